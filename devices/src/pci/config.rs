@@ -1,0 +1,196 @@
+//! Configuration space bit by bit: which bits are ours, and which of those the guest may write.
+
+use super::bars::{BarKind, BarSpec};
+use super::regs::{BAR0, EXTENDED_CONFIG_SIZE};
+
+/// Values, ownership and write permission for each bit of configuration space.
+///
+/// A bit is *emulated* when it is answered from here and never reaches the device. Of the
+/// emulated bits the *writable* ones take what the guest writes; the others stay.
+#[derive(Clone, Debug)]
+pub struct ConfigSpace {
+    value: Vec<u8>,
+    emulated: Vec<u8>,
+    writable: Vec<u8>,
+}
+
+impl Default for ConfigSpace {
+    fn default() -> Self {
+        let zeros = vec![0; EXTENDED_CONFIG_SIZE];
+        Self {
+            value: zeros.clone(),
+            emulated: zeros.clone(),
+            writable: zeros,
+        }
+    }
+}
+
+impl ConfigSpace {
+    /// Emulates `value.len()` bytes at `offset`, of which the guest may write the bits of
+    /// `writable`.
+    ///
+    /// # Panics
+    /// The bytes do not lie in configuration space: our tables are wrong.
+    pub fn emulate(&mut self, offset: u16, value: &[u8], writable: &[u8]) {
+        let bytes = usize::from(offset)..usize::from(offset) + value.len();
+        self.value[bytes.clone()].copy_from_slice(value);
+        self.writable[bytes.clone()].copy_from_slice(writable);
+        self.emulated[bytes].fill(0xff);
+    }
+
+    /// Emulates bytes that the guest may not write.
+    pub fn fix(&mut self, offset: u16, value: &[u8]) {
+        self.emulate(offset, value, &vec![0; value.len()]);
+    }
+
+    /// Emulates the six BARs and the expansion ROM's: those of `bars` can be sized and moved, the
+    /// rest read zero.
+    pub fn emulate_bars(&mut self, bars: &[BarSpec]) {
+        self.fix(BAR0, &[0; 24]);
+        for spec in bars {
+            let mask = !(spec.size - 1);
+            let low = spec.kind.low_bits();
+            let value = (spec.address as u32 & mask as u32) | low;
+            // Bits of type are read-only even where the size would let them be written.
+            let keep = if spec.kind == BarKind::Io {
+                0b11
+            } else {
+                0b1111
+            };
+            let writable = mask as u32 & !keep;
+            self.emulate(
+                spec.bar.register(),
+                &value.to_le_bytes(),
+                &writable.to_le_bytes(),
+            );
+            if matches!(spec.kind, BarKind::Memory64 { .. }) {
+                let (high, writable) = ((spec.address >> 32) as u32, (mask >> 32) as u32);
+                let register = spec.bar.register() + 4;
+                self.emulate(register, &high.to_le_bytes(), &writable.to_le_bytes());
+            }
+        }
+    }
+
+    /// The address in a BAR's register.
+    pub fn bar_address(&self, spec: &BarSpec) -> u64 {
+        let low = u64::from(self.word(spec.bar.register()));
+        match spec.kind {
+            BarKind::Io => low & 0xffff_fffc,
+            BarKind::Memory32 { .. } => low & 0xffff_fff0,
+            BarKind::Memory64 { .. } => {
+                low & 0xffff_fff0 | u64::from(self.word(spec.bar.register() + 4)) << 32
+            }
+        }
+    }
+
+    /// Whether every bit of the access is emulated, so that the device need not be asked.
+    pub fn is_emulated(&self, offset: u16, length: usize) -> bool {
+        let start = usize::from(offset);
+        self.emulated
+            .get(start..start + length)
+            .is_some_and(|bits| bits.iter().all(|b| *b == 0xff))
+    }
+
+    /// Puts the emulated bits over what the device said.
+    pub fn read(&self, offset: u16, data: &mut [u8]) {
+        for (index, byte) in (usize::from(offset)..).zip(data) {
+            if let (Some(value), Some(emulated)) = (self.value.get(index), self.emulated.get(index))
+            {
+                *byte = *byte & !emulated | value & emulated;
+            }
+        }
+    }
+
+    /// Takes the writable emulated bits of what the guest writes.
+    pub fn write(&mut self, offset: u16, data: &[u8]) {
+        for (index, byte) in (usize::from(offset)..).zip(data) {
+            if let Some(value) = self.value.get_mut(index) {
+                let mask = self.writable[index] & self.emulated[index];
+                *value = *value & !mask | byte & mask;
+            }
+        }
+    }
+
+    /// Two emulated bytes.
+    pub fn half(&self, offset: u16) -> u16 {
+        self.word(offset) as u16
+    }
+
+    fn word(&self, offset: u16) -> u32 {
+        super::capability::read_u32(&self.value, offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pci::Bar;
+
+    fn spec(bar: u8, kind: BarKind, size: u64, address: u64) -> BarSpec {
+        BarSpec {
+            bar: Bar::new(bar).expect("below 6"),
+            kind,
+            size,
+            address,
+        }
+    }
+
+    fn read(config: &ConfigSpace, offset: u16) -> u32 {
+        let mut data = [0; 4];
+        config.read(offset, &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    #[test]
+    fn a_bar_is_sized_by_writing_ones() {
+        let mut config = ConfigSpace::default();
+        let bars = [
+            spec(
+                0,
+                BarKind::Memory32 {
+                    prefetchable: false,
+                },
+                0x2_0000,
+                0xc000_0000,
+            ),
+            spec(2, BarKind::Io, 0x20, 0x1000),
+            spec(
+                3,
+                BarKind::Memory64 { prefetchable: true },
+                1 << 36,
+                1 << 40,
+            ),
+        ];
+        config.emulate_bars(&bars);
+        assert_eq!(
+            bars.map(|b| config.bar_address(&b)),
+            [0xc000_0000, 0x1000, 1 << 40]
+        );
+        for register in (0x10..0x28).step_by(4) {
+            config.write(register, &[0xff; 4]);
+        }
+        let sizes = [0xfffe_0000, 0, 0xffff_ffe1, 0x0000_000c, 0xffff_fff0, 0];
+        let found: Vec<u32> = (0x10..0x28).step_by(4).map(|r| read(&config, r)).collect();
+        assert_eq!(found, sizes);
+    }
+
+    #[test]
+    fn the_device_answers_for_bits_that_are_not_emulated() {
+        let mut config = ConfigSpace::default();
+        config.emulate(0x3c, &[0x0b], &[0xff]);
+        let mut data = [1, 2, 3, 4];
+        config.read(0x3c, &mut data);
+        assert_eq!(data, [0x0b, 2, 3, 4]);
+        assert!(config.is_emulated(0x3c, 1) && !config.is_emulated(0x3c, 2));
+    }
+
+    #[test]
+    fn accesses_at_the_end_do_not_run_over() {
+        let mut config = ConfigSpace::default();
+        config.write(0xfff, &[1, 2, 3, 4]);
+        let mut data = [7; 4];
+        config.read(0xffe, &mut data);
+        assert_eq!(data, [7; 4]);
+        assert!(!config.is_emulated(0xffe, 4));
+    }
+}

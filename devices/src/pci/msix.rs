@@ -1,0 +1,228 @@
+//! The MSI-X table and pending bits that the guest sees (PCI Local Bus 3.0, section 6.8.2).
+
+use std::ops::Range;
+
+use super::Bar;
+use super::capability::{read_u16, read_u32};
+use super::regs::{MSIX_CONTROL, MSIX_PBA, MSIX_SIZE, MSIX_TABLE};
+use crate::irq::MsiMessage;
+
+/// Bytes of a table entry: address, upper address, data, vector control.
+pub const ENTRY_SIZE: u64 = 16;
+/// Vector control: masked.
+const VECTOR_MASKED: u32 = 1;
+
+/// What the MSI-X capability says: how many vectors, and where table and pending bits lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MsixCapability {
+    /// Offset of the capability in configuration space.
+    pub offset: u16,
+    /// Vectors, 1..=2048.
+    pub vectors: u16,
+    /// BAR that holds the table.
+    pub table_bar: Bar,
+    /// Offset of the table in its BAR.
+    pub table_offset: u64,
+    /// BAR that holds the pending bits.
+    pub pba_bar: Bar,
+    /// Offset of the pending bits in their BAR.
+    pub pba_offset: u64,
+}
+
+impl MsixCapability {
+    /// Reads the capability at `offset`; `None` when it names a BAR that can not exist.
+    pub fn parse(config: &[u8], offset: u16) -> Option<Self> {
+        let place = |register: u16| {
+            let value = read_u32(config, offset + register);
+            Some((Bar::new((value & 7) as u8)?, u64::from(value & !7)))
+        };
+        let (table_bar, table_offset) = place(MSIX_TABLE)?;
+        let (pba_bar, pba_offset) = place(MSIX_PBA)?;
+        let vectors = (read_u16(config, offset + MSIX_CONTROL) & MSIX_SIZE) + 1;
+        Some(Self {
+            offset,
+            vectors,
+            table_bar,
+            table_offset,
+            pba_bar,
+            pba_offset,
+        })
+    }
+
+    /// Bytes of the table in its BAR.
+    pub fn table(&self) -> Range<u64> {
+        self.table_offset..self.table_offset + u64::from(self.vectors) * ENTRY_SIZE
+    }
+
+    /// Bytes of the pending bits in their BAR; 64 vectors to a quadword.
+    pub fn pba(&self) -> Range<u64> {
+        self.pba_offset..self.pba_offset + u64::from(self.vectors).div_ceil(64) * 8
+    }
+}
+
+/// One vector as the guest programmed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableEntry {
+    /// Address and data.
+    pub message: MsiMessage,
+    /// The vector's own mask bit.
+    pub masked: bool,
+}
+
+/// The table's memory. Every vector starts masked.
+#[derive(Clone, Debug)]
+pub struct MsixTable {
+    words: Vec<u32>,
+}
+
+impl MsixTable {
+    /// A table out of reset.
+    pub fn new(vectors: u16) -> Self {
+        Self {
+            words: [0, 0, 0, VECTOR_MASKED].repeat(usize::from(vectors)),
+        }
+    }
+
+    /// Vectors.
+    pub fn len(&self) -> u16 {
+        (self.words.len() / 4) as u16
+    }
+
+    /// Never: a table has at least one vector.
+    pub fn is_empty(&self) -> bool {
+        self.words.is_empty()
+    }
+
+    /// What the guest programmed.
+    ///
+    /// # Panics
+    /// `vector` is not below [`Self::len`].
+    pub fn entry(&self, vector: u16) -> TableEntry {
+        let words = &self.words[usize::from(vector) * 4..][..4];
+        TableEntry {
+            message: MsiMessage {
+                address: u64::from(words[0]) | u64::from(words[1]) << 32,
+                data: words[2],
+            },
+            masked: words[3] & VECTOR_MASKED != 0,
+        }
+    }
+
+    /// Reads at a byte offset into the table; zeros behind its end.
+    ///
+    /// The specification allows aligned accesses of 4 and 8 bytes; any other reads bytes.
+    pub fn read(&self, offset: u64, data: &mut [u8]) {
+        for (at, byte) in (offset..).zip(data) {
+            let word = usize::try_from(at / 4)
+                .ok()
+                .and_then(|index| self.words.get(index));
+            *byte = word.map_or(0, |word| word.to_le_bytes()[(at % 4) as usize]);
+        }
+    }
+
+    /// Writes at a byte offset into the table; returns the vectors that were touched. Accesses
+    /// that are not whole aligned words are dropped, as the specification leaves them undefined.
+    pub fn write(&mut self, offset: u64, data: &[u8]) -> Range<u16> {
+        if !offset.is_multiple_of(4) || !data.len().is_multiple_of(4) {
+            return 0..0;
+        }
+        let first = usize::try_from(offset / 4).unwrap_or(usize::MAX);
+        let mut end = first;
+        for (index, bytes) in (first..).zip(data.chunks_exact(4)) {
+            let Some(word) = self.words.get_mut(index) else {
+                break;
+            };
+            let value = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            *word = match index % 4 {
+                0 => value & !3,
+                // The rest of vector control is reserved or belongs to TPH.
+                3 => value & VECTOR_MASKED,
+                _ => value,
+            };
+            end = index + 1;
+        }
+        if end == first {
+            0..0
+        } else {
+            (first / 4) as u16..end.div_ceil(4) as u16
+        }
+    }
+}
+
+/// Reads pending bits at a byte offset; `pending` tells each vector's.
+pub fn read_pba(vectors: u16, offset: u64, data: &mut [u8], pending: impl Fn(u16) -> bool) {
+    for (at, byte) in (offset..).zip(data) {
+        let bit = |n: u64| {
+            let vector = at
+                .checked_mul(8)
+                .map(|first| first + n)
+                .filter(|v| *v < u64::from(vectors));
+            vector.is_some_and(|vector| pending(vector as u16))
+        };
+        *byte = (0..8).map(|n| u8::from(bit(n)) << n).sum();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn parses_what_an_82576_says() {
+        // MSI-X of the 82576: 10 vectors, table at 0 and pending bits at 0x2000 of BAR 3.
+        let mut config = [0u8; 256];
+        config[0x70..0x7c].copy_from_slice(&[0x11, 0xa0, 9, 0, 3, 0, 0, 0, 3, 0x20, 0, 0]);
+        let msix = MsixCapability::parse(&config, 0x70).expect("BAR 3 exists");
+        assert_eq!(
+            (msix.vectors, msix.table_bar.index(), msix.table()),
+            (10, 3, 0..160)
+        );
+        assert_eq!((msix.pba_bar.index(), msix.pba()), (3, 0x2000..0x2008));
+        config[0x74] = 7;
+        assert_eq!(MsixCapability::parse(&config, 0x70), None);
+    }
+
+    #[test]
+    fn an_entry_is_what_was_written() {
+        let mut table = MsixTable::new(3);
+        assert!(table.entry(2).masked);
+        assert_eq!(table.write(32, &0xfee0_2000_u64.to_le_bytes()), 2..3);
+        assert_eq!(table.write(40, &0x41_u64.to_le_bytes()), 2..3);
+        let message = MsiMessage {
+            address: 0xfee0_2000,
+            data: 0x41,
+        };
+        assert_eq!(
+            table.entry(2),
+            TableEntry {
+                message,
+                masked: false
+            }
+        );
+        assert!(table.entry(1).masked);
+    }
+
+    proptest! {
+        #[test]
+        fn any_access_stays_in_the_table(
+            vectors in 1u16..=2048,
+            steps in prop::collection::vec((0u64..0x9000, prop::collection::vec(any::<u8>(), 0..9)), 0..40),
+        ) {
+            let mut table = MsixTable::new(vectors);
+            for (offset, data) in steps {
+                let touched = table.write(offset, &data);
+                prop_assert!(touched.is_empty() || touched.end <= vectors);
+                let mut back = vec![0; data.len()];
+                table.read(offset, &mut back);
+                let mut bits = vec![0xff; data.len()];
+                read_pba(vectors, offset, &mut bits, |vector| { assert!(vector < vectors); true });
+                prop_assert!(table.len() == vectors);
+            }
+            let mut far = [1; 4];
+            table.read(u64::MAX - 7, &mut far);
+            prop_assert_eq!(far, [0; 4]);
+        }
+    }
+}

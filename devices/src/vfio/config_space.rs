@@ -1,0 +1,263 @@
+//! The configuration space of an assigned function: what the guest sees of the device's own.
+//!
+//! The host's vfio-pci already virtualises what could hurt the host. On top of that berth answers
+//! for what it owns: BARs, the MSI-X enable bits (VFIO owns the real ones), the interrupt pin, and
+//! the list of capabilities, from which those go that a guest can not use.
+
+use crate::pci::capability::{Capability, ExtendedCapability, capabilities, extended_capabilities};
+use crate::pci::msix::MsixCapability;
+use crate::pci::regs::{
+    CAP_MSI, CAP_MSIX, CAP_POWER, CAPABILITY_POINTER, CONFIG_SIZE, EXT_ARI, EXT_ATS, EXT_PASID,
+    EXT_PRI, EXT_RESIZABLE_BAR, EXT_SRIOV, EXT_VF_RESIZABLE_BAR, EXTENDED, EXTENDED_CONFIG_SIZE,
+    HEADER_END, HEADER_MULTI_FUNCTION, HEADER_TYPE, INTERRUPT_LINE, INTERRUPT_PIN, MSIX_CONTROL,
+    MSIX_ENABLE, MSIX_FUNCTION_MASK, ROM_ADDRESS, STATUS, STATUS_CAPABILITY_LIST,
+};
+use crate::pci::{BarSpec, ConfigSpace};
+
+/// Capabilities that need what berth does not give a guest. MSI is hidden because MSI-X is what
+/// berth routes.
+const HIDDEN: [u8; 1] = [CAP_MSI];
+
+/// Extended capabilities that a guest can not use: those of a physical function's virtual
+/// functions and of their routing, translation services that need a guest IOMMU, and BAR sizes
+/// that the host has already chosen.
+const HIDDEN_EXTENDED: [u16; 7] = [
+    EXT_ARI,
+    EXT_ATS,
+    EXT_SRIOV,
+    EXT_PRI,
+    EXT_RESIZABLE_BAR,
+    EXT_PASID,
+    EXT_VF_RESIZABLE_BAR,
+];
+
+/// A function's configuration space and what berth looks up in it.
+#[derive(Clone, Debug)]
+pub struct FunctionConfig {
+    /// Emulated bits over the device's.
+    pub space: ConfigSpace,
+    /// The MSI-X capability, when there is a usable one.
+    pub msix: Option<MsixCapability>,
+    /// Offset of the power management capability.
+    pub power: Option<u16>,
+}
+
+impl FunctionConfig {
+    /// From the device's configuration space `raw`, its BARs and whether its device has several
+    /// functions in the guest.
+    pub fn new(raw: &[u8], bars: &[BarSpec], multi_function: bool) -> Self {
+        let mut space = ConfigSpace::default();
+        if raw.len() < EXTENDED_CONFIG_SIZE {
+            // Nothing behind a conventional function's 256 bytes; asking the device would fail.
+            space.fix(EXTENDED, &[0; EXTENDED_CONFIG_SIZE - CONFIG_SIZE]);
+        }
+        space.emulate_bars(bars);
+        space.fix(ROM_ADDRESS, &[0; 4]);
+        let header = raw.get(usize::from(HEADER_TYPE)).copied().unwrap_or(0);
+        let several = if multi_function {
+            HEADER_MULTI_FUNCTION
+        } else {
+            0
+        };
+        space.fix(HEADER_TYPE, &[header & !HEADER_MULTI_FUNCTION | several]);
+        space.emulate(INTERRUPT_LINE, &[0xff], &[0xff]);
+        space.fix(INTERRUPT_PIN, &[0]);
+
+        let found = capabilities(raw);
+        let power = found.iter().find(|c| c.id == CAP_POWER).map(|c| c.offset);
+        let msix = found.iter().find(|c| c.id == CAP_MSIX);
+        let msix = msix.and_then(|c| MsixCapability::parse(raw, c.offset));
+        if let Some(msix) = &msix {
+            let writable = (MSIX_ENABLE | MSIX_FUNCTION_MASK).to_le_bytes();
+            space.emulate(
+                msix.offset + MSIX_CONTROL,
+                &(msix.vectors - 1).to_le_bytes(),
+                &writable,
+            );
+        }
+        let hidden =
+            |c: &Capability| HIDDEN.contains(&c.id) || (c.id == CAP_MSIX && msix.is_none());
+        relink(&mut space, raw, &found, hidden);
+        relink_extended(&mut space, &extended_capabilities(raw));
+        Self { space, msix, power }
+    }
+}
+
+/// Links the capabilities that stay, and clears the others: what is left of a hidden capability
+/// would be found by a driver that knows its offset.
+fn relink(
+    space: &mut ConfigSpace,
+    raw: &[u8],
+    found: &[Capability],
+    hidden: impl Fn(&Capability) -> bool,
+) {
+    for capability in found.iter().filter(|c| hidden(c)) {
+        let behind = found
+            .iter()
+            .map(|c| c.offset)
+            .filter(|o| *o > capability.offset)
+            .min();
+        // MSI with 64-bit address and per-vector masking, the longest of those hidden, has 24 bytes.
+        let end = behind
+            .unwrap_or(CONFIG_SIZE as u16)
+            .min(capability.offset + 24);
+        space.fix(
+            capability.offset,
+            &vec![0; usize::from(end - capability.offset)],
+        );
+    }
+    let visible: Vec<u16> = found
+        .iter()
+        .filter(|c| !hidden(c))
+        .map(|c| c.offset)
+        .collect();
+    let mut pointer = CAPABILITY_POINTER;
+    for next in visible.iter().chain([&0]) {
+        space.fix(pointer, &[*next as u8]);
+        pointer = next + 1;
+    }
+    if visible.is_empty() {
+        let status = raw.get(usize::from(STATUS)).copied().unwrap_or(0);
+        let list = STATUS_CAPABILITY_LIST as u8;
+        // Only the list's bit matters in this byte; the others in it are read-only.
+        space.fix(STATUS, &[status & !list]);
+    }
+    debug_assert!(visible.iter().all(|offset| *offset >= HEADER_END));
+}
+
+/// The same for extended capabilities. Their list starts at a fixed offset: when that one is
+/// hidden, a null capability (ID 0) stays in its place and carries the link.
+fn relink_extended(space: &mut ConfigSpace, found: &[ExtendedCapability]) {
+    let hidden = |c: &ExtendedCapability| HIDDEN_EXTENDED.contains(&c.id);
+    for capability in found.iter().filter(|c| hidden(c)) {
+        let behind = found
+            .iter()
+            .map(|c| c.offset)
+            .filter(|o| *o > capability.offset)
+            .min();
+        // SR-IOV, the longest of those hidden, has 64 bytes.
+        let end = behind
+            .unwrap_or(EXTENDED_CONFIG_SIZE as u16)
+            .min(capability.offset + 64);
+        space.fix(
+            capability.offset,
+            &vec![0; usize::from(end - capability.offset)],
+        );
+    }
+    let visible: Vec<&ExtendedCapability> = found.iter().filter(|c| !hidden(c)).collect();
+    let header = |id: u16, version: u8, next: u16| {
+        (u32::from(id) | u32::from(version) << 16 | u32::from(next) << 20).to_le_bytes()
+    };
+    if found.first().is_some_and(hidden)
+        && let Some(first) = visible.first()
+    {
+        space.fix(EXTENDED, &header(0, 1, first.offset));
+    }
+    for (index, capability) in visible.iter().enumerate() {
+        let next = visible.get(index + 1).map_or(0, |c| c.offset);
+        space.fix(
+            capability.offset,
+            &header(capability.id, capability.version, next),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::pci::regs::CAP_EXPRESS;
+
+    /// Like an 82576: power management, MSI, MSI-X, PCI Express; AER, ARI, SR-IOV.
+    fn raw() -> Vec<u8> {
+        let mut raw = vec![0; EXTENDED_CONFIG_SIZE];
+        raw[0x06] = 0x10;
+        raw[0x0e] = 0x80;
+        raw[0x34] = 0x40;
+        raw[0x3d] = 1;
+        for (offset, id, next) in [
+            (0x40, CAP_POWER, 0x50),
+            (0x50, CAP_MSI, 0x70),
+            (0x70, CAP_MSIX, 0xa0),
+            (0xa0, CAP_EXPRESS, 0),
+        ] {
+            raw[offset..offset + 2].copy_from_slice(&[id, next]);
+        }
+        raw[0x52..0x54].copy_from_slice(&[0x80, 0x01]);
+        raw[0x72..0x7c].copy_from_slice(&[9, 0, 3, 0, 0, 0, 3, 0x20, 0, 0]);
+        for (offset, id, next) in [(0x100, 1u32, 0x150), (0x150, 0x0e, 0x160), (0x160, 0x10, 0)] {
+            raw[offset..offset + 4].copy_from_slice(&(id | 1 << 16 | next << 20).to_le_bytes());
+        }
+        raw[0x164] = 0xff;
+        raw
+    }
+
+    fn seen(raw: &[u8]) -> Vec<u8> {
+        let config = FunctionConfig::new(raw, &[], false);
+        let mut data = raw.to_vec();
+        config.space.read(0, &mut data);
+        data
+    }
+
+    #[test]
+    fn hidden_capabilities_leave_neither_link_nor_residue() {
+        let seen = seen(&raw());
+        let ids = |list: Vec<Capability>| list.iter().map(|c| c.id).collect::<Vec<_>>();
+        assert_eq!(ids(capabilities(&seen)), [CAP_POWER, CAP_MSIX, CAP_EXPRESS]);
+        assert_eq!(seen[0x50..0x68], [0; 24]);
+        let extended = extended_capabilities(&seen);
+        assert_eq!(extended.iter().map(|c| c.id).collect::<Vec<_>>(), [1]);
+        assert_eq!(seen[0x150..0x1a0], [0; 0x50]);
+    }
+
+    #[test]
+    fn a_hidden_first_extended_capability_becomes_a_null_one() {
+        let mut raw = raw();
+        raw[0x100..0x104].copy_from_slice(&(0x0010u32 | 1 << 16 | 0x150 << 20).to_le_bytes());
+        raw[0x150..0x154].copy_from_slice(&(0x0003u32 | 1 << 16).to_le_bytes());
+        let found = extended_capabilities(&seen(&raw));
+        assert_eq!(
+            found.iter().map(|c| (c.id, c.offset)).collect::<Vec<_>>(),
+            [(0, 0x100), (3, 0x150)]
+        );
+        raw[0x150..0x154].copy_from_slice(&(0x000eu32 | 1 << 16).to_le_bytes());
+        assert!(extended_capabilities(&seen(&raw)).is_empty());
+    }
+
+    #[test]
+    fn the_enable_bit_is_the_guests_own() {
+        let mut config = FunctionConfig::new(&raw(), &[], false);
+        assert_eq!(config.msix.map(|m| m.vectors), Some(10));
+        config.space.write(0x72, &[0xff, 0xff]);
+        assert_eq!(
+            config.space.half(0x72),
+            MSIX_ENABLE | MSIX_FUNCTION_MASK | 9
+        );
+        assert!(config.space.is_emulated(0x72, 2));
+    }
+
+    #[test]
+    fn header_bits_are_berths() {
+        let seen = seen(&raw());
+        assert_eq!((seen[0x0e], seen[0x3c], seen[0x3d]), (0, 0xff, 0));
+        let several = FunctionConfig::new(&raw(), &[], true);
+        let mut data = [0];
+        several.space.read(HEADER_TYPE, &mut data);
+        assert_eq!(data, [HEADER_MULTI_FUNCTION]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_device_gives_a_sound_list(seed in prop::collection::vec(any::<u8>(), 512), long in any::<bool>()) {
+            let length = if long { EXTENDED_CONFIG_SIZE } else { CONFIG_SIZE };
+            let raw: Vec<u8> = seed.iter().cycle().take(length).copied().collect();
+            let seen = seen(&raw);
+            // Overlapping capabilities can clear each other's header; what is hidden never shows.
+            for capability in extended_capabilities(&seen) {
+                let was = extended_capabilities(&raw);
+                prop_assert!(capability.id == 0 || was.iter().any(|c| c.id == capability.id) || !long);
+            }
+        }
+    }
+}

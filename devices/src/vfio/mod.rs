@@ -1,0 +1,22 @@
+//! How a passthrough function works.
+//!
+//! The guest's driver talks to the device itself: BARs are mapped into the guest as memory slots,
+//! DMA goes through the IOMMU to guest RAM, and each MSI-X vector is an eventfd between VFIO and
+//! KVM. What is left for berth is rare and slow: configuration space, the pages of the MSI-X
+//! table, and following the guest when it moves a BAR or programs a vector.
+//!
+//! Everything that follows a guest's write is one idempotent step from what is to what should
+//! be: [`VfioFunction::sync`] for BARs, [`msix::MsixVectors`] for vectors.
+
+mod backend;
+mod config_space;
+mod function;
+mod kernel;
+mod mapping;
+mod msix;
+mod regions;
+
+pub use backend::{DeviceProfile, IrqKind, Region, RegionProfile, VfioBackend};
+pub use function::{FunctionError, Notifications, Place, VfioFunction, Wiring};
+pub use kernel::{Container, KernelDevice, OpenError};
+pub use mapping::HostMapping;
