@@ -46,34 +46,21 @@ impl FakePort {
 
     /// What the guest reaches directly now.
     pub fn mapped(&self) -> Vec<Range<u64>> {
-        self.slots
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .cloned()
-            .collect()
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     fn log(&self, call: PortCall) -> io::Result<()> {
         if self.fail.swap(false, Ordering::Relaxed) {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
-        self.calls
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(call);
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).push(call);
         Ok(())
     }
 }
 
 impl VmPort for FakePort {
     fn set_msi_routes(&self, routes: &BTreeMap<Gsi, MsiMessage>) -> io::Result<()> {
-        self.log(PortCall::Routes(
-            routes
-                .iter()
-                .map(|(gsi, message)| (*gsi, *message))
-                .collect(),
-        ))
+        self.log(PortCall::Routes(routes.iter().map(|(gsi, message)| (*gsi, *message)).collect()))
     }
 
     fn attach_irqfd(&self, gsi: Gsi, _fd: &EventFd) -> io::Result<()> {
@@ -94,27 +81,17 @@ impl VmPort for FakePort {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let range = guest..guest + length;
         // KVM refuses overlapping slots (kvm_set_memory_region).
-        if slots
-            .values()
-            .any(|other| other.start < range.end && range.start < other.end)
-        {
+        if slots.values().any(|other| other.start < range.end && range.start < other.end) {
             return Err(io::Error::from_raw_os_error(libc::EEXIST));
         }
-        self.log(PortCall::Map {
-            slot,
-            guest,
-            length,
-        })?;
+        self.log(PortCall::Map { slot, guest, length })?;
         slots.insert(slot, range);
         Ok(())
     }
 
     fn unmap_slot(&self, slot: u32) -> io::Result<()> {
         self.log(PortCall::Unmap(slot))?;
-        self.slots
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&slot);
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
         Ok(())
     }
 }
@@ -151,21 +128,11 @@ impl FakeDevice {
     pub fn new(profile: DeviceProfile) -> (Self, DeviceLog) {
         let log = DeviceLog::default();
         let config = RefCell::new(profile.config.clone());
-        (
-            Self {
-                profile,
-                config,
-                calls: log.0.clone(),
-            },
-            log,
-        )
+        (Self { profile, config, calls: log.0.clone() }, log)
     }
 
     fn log(&self, call: DeviceCall) -> io::Result<()> {
-        self.calls
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(call);
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).push(call);
         Ok(())
     }
 }
@@ -191,9 +158,7 @@ impl VfioBackend for FakeDevice {
         if region == Region::Config {
             let mut config = self.config.borrow_mut();
             let bytes = config.get_mut(offset as usize..offset as usize + data.len());
-            bytes
-                .ok_or(io::ErrorKind::InvalidInput)?
-                .copy_from_slice(data);
+            bytes.ok_or(io::ErrorKind::InvalidInput)?.copy_from_slice(data);
         }
         self.log(DeviceCall::Write(region, offset, data.to_vec()))
     }
@@ -204,11 +169,7 @@ impl VfioBackend for FakeDevice {
     }
 
     fn set_irqs(&self, kind: IrqKind, start: u32, irqfds: &[Option<&EventFd>]) -> io::Result<()> {
-        self.log(DeviceCall::SetIrqs(
-            kind,
-            start,
-            irqfds.iter().map(Option::is_some).collect(),
-        ))
+        self.log(DeviceCall::SetIrqs(kind, start, irqfds.iter().map(Option::is_some).collect()))
     }
 
     fn disable_irqs(&self, kind: IrqKind) -> io::Result<()> {

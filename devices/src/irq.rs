@@ -61,10 +61,7 @@ struct RouterState {
 impl MsiRouter {
     /// A router without routes.
     pub fn new(port: Arc<dyn VmPort>) -> Arc<Self> {
-        Arc::new(Self {
-            port,
-            state: Mutex::default(),
-        })
+        Arc::new(Self { port, state: Mutex::default() })
     }
 
     /// A vector's eventfd and GSI. Silent until [`MsiRoute::deliver`].
@@ -74,13 +71,7 @@ impl MsiRouter {
         let free = MSI_GSIS.map(Gsi).find(|gsi| !state.taken.contains(gsi));
         let gsi = free.ok_or_else(|| io::Error::other("all 4,072 MSI routes of KVM are taken"))?;
         state.taken.insert(gsi);
-        Ok(MsiRoute {
-            router: self.clone(),
-            gsi,
-            irqfd,
-            message: None,
-            attached: false,
-        })
+        Ok(MsiRoute { router: self.clone(), gsi, irqfd, message: None, attached: false })
     }
 
     fn lock(&self) -> MutexGuard<'_, RouterState> {
@@ -188,10 +179,7 @@ mod tests {
     use super::*;
     use crate::fake::{FakePort, PortCall};
 
-    const MESSAGE: MsiMessage = MsiMessage {
-        address: 0xfee0_1000,
-        data: 0x23,
-    };
+    const MESSAGE: MsiMessage = MsiMessage { address: 0xfee0_1000, data: 0x23 };
 
     #[test]
     fn routes_before_attaching_and_detaches_before_unrouting() {
@@ -215,9 +203,7 @@ mod tests {
     #[test]
     fn masking_keeps_the_route_and_what_is_pending() {
         let port = Arc::new(FakePort::default());
-        let mut route = MsiRouter::new(port.clone())
-            .allocate()
-            .expect("a GSI is free");
+        let mut route = MsiRouter::new(port.clone()).allocate().expect("a GSI is free");
         assert!(route.deliver(MESSAGE).is_ok());
         assert!(route.hold().is_ok());
         assert!(!route.pending());
@@ -248,14 +234,8 @@ mod tests {
         port.fail_next();
         assert!(refused.deliver(MESSAGE).is_err());
         port.take_calls();
-        let other = MsiMessage {
-            data: 0x24,
-            ..MESSAGE
-        };
+        let other = MsiMessage { data: 0x24, ..MESSAGE };
         assert!(kept.deliver(other).is_ok());
-        assert_eq!(
-            port.take_calls(),
-            [PortCall::Routes(vec![(kept.gsi(), other)])]
-        );
+        assert_eq!(port.take_calls(), [PortCall::Routes(vec![(kept.gsi(), other)])]);
     }
 }

@@ -7,8 +7,10 @@
 #[cfg(test)]
 mod fake;
 pub mod irq;
+pub mod panic_port;
 pub mod pci;
 pub mod power;
 pub mod range_map;
 pub mod serial;
 pub mod vfio;
+mod warnings;

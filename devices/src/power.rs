@@ -1,4 +1,4 @@
-//! ACPI fixed power registers: power button, soft off, reset (ACPI 6.5, section 4.8.3).
+//! ACPI fixed power registers: power button and soft off (ACPI 6.5, section 4.8.3).
 
 use std::io;
 
@@ -16,8 +16,6 @@ const SLEEP_ENABLE: u16 = 1 << 13;
 pub enum PowerRequest {
     /// Soft off, S5.
     Off,
-    /// Reset of the machine.
-    Reset,
 }
 
 /// PM1 event and control blocks. Only S5 is described to the guest, so that any sleep means off.
@@ -36,11 +34,7 @@ impl PowerRegisters {
 
     /// `sci` raises the system control interrupt.
     pub fn new(sci: EventFd) -> Self {
-        Self {
-            status: 0,
-            enable: 0,
-            sci,
-        }
+        Self { status: 0, enable: 0, sci }
     }
 
     /// Presses the power button.
@@ -84,16 +78,9 @@ impl PowerRegisters {
     }
 
     fn raise(&self) -> io::Result<()> {
-        if self.status & self.enable != 0 {
-            self.sci.write(1)
-        } else {
-            Ok(())
-        }
+        if self.status & self.enable != 0 { self.sci.write(1) } else { Ok(()) }
     }
 }
-
-/// Value of the reset register that resets (the FADT's RESET_VALUE).
-pub const RESET_VALUE: u8 = 0x06;
 
 fn copy(register: &[u8], offset: u16, data: &mut [u8]) {
     for (at, byte) in (usize::from(offset)..).zip(data) {
@@ -109,10 +96,7 @@ mod tests {
 
     fn registers() -> (PowerRegisters, EventFd) {
         let sci = EventFd::new(EFD_NONBLOCK).expect("an eventfd");
-        (
-            PowerRegisters::new(sci.try_clone().expect("a second handle")),
-            sci,
-        )
+        (PowerRegisters::new(sci.try_clone().expect("a second handle")), sci)
     }
 
     #[test]
@@ -136,10 +120,7 @@ mod tests {
         power.read_control(0, &mut control);
         assert_eq!(control, [1, 0]);
         assert_eq!(power.write_control(0, &[0x01, 0x14]), None);
-        assert_eq!(
-            power.write_control(0, &[0x01, 0x34]),
-            Some(PowerRequest::Off)
-        );
+        assert_eq!(power.write_control(0, &[0x01, 0x34]), Some(PowerRequest::Off));
         assert_eq!(power.write_control(1, &[0x20]), Some(PowerRequest::Off));
         assert_eq!(power.write_control(7, &[0xff; 4]), None);
     }

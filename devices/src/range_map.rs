@@ -17,9 +17,7 @@ pub struct Overlap(pub Range<u64>);
 
 impl<T> Default for RangeMap<T> {
     fn default() -> Self {
-        Self {
-            ranges: BTreeMap::new(),
-        }
+        Self { ranges: BTreeMap::new() }
     }
 }
 
@@ -51,9 +49,7 @@ impl<T> RangeMap<T> {
 
     /// Ranges in address order.
     pub fn iter(&self) -> impl Iterator<Item = (Range<u64>, &T)> {
-        self.ranges
-            .iter()
-            .map(|(start, (end, value))| (*start..*end, value))
+        self.ranges.iter().map(|(start, (end, value))| (*start..*end, value))
     }
 }
 

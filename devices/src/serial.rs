@@ -28,10 +28,7 @@ pub struct SerialPort {
 impl SerialPort {
     /// `irq` raises its interrupt.
     pub fn new(irq: EventFd, out: Box<dyn Write + Send>) -> Self {
-        Self {
-            serial: Serial::new(IrqTrigger(irq), out),
-            out_failed: false,
-        }
+        Self { serial: Serial::new(IrqTrigger(irq), out), out_failed: false }
     }
 
     /// Reads registers, one per byte.
@@ -41,7 +38,7 @@ impl SerialPort {
         }
     }
 
-    /// Writes registers, one per byte. A console that can not be written any more does not stop
+    /// Writes registers, one per byte. A console that cannot be written any more does not stop
     /// the guest.
     pub fn write(&mut self, offset: u16, data: &[u8]) {
         for (at, byte) in (offset..).zip(data) {
@@ -49,7 +46,7 @@ impl SerialPort {
             if let Err(error) = self.serial.write(at, *byte)
                 && !std::mem::replace(&mut self.out_failed, true)
             {
-                log::warn!("the console can not be written: {error:?}");
+                log::warn!("the console cannot be written: {error:?}");
             }
         }
     }

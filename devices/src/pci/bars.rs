@@ -94,11 +94,7 @@ pub enum Space {
 
 impl From<BarKind> for Space {
     fn from(kind: BarKind) -> Self {
-        if kind == BarKind::Io {
-            Self::Io
-        } else {
-            Self::Memory
-        }
+        if kind == BarKind::Io { Self::Io } else { Self::Memory }
     }
 }
 
@@ -121,7 +117,7 @@ pub struct BarHit {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// The host bridge forwards only its windows, as its `_CRS` says; RAM, the interrupt
-    /// controllers and ECAM lie outside and can not be hidden by a BAR.
+    /// controllers and ECAM lie outside and cannot be hidden by a BAR.
     #[error("{:#x}..{:#x} is in no window of the host bridge", .0.start, .0.end)]
     OutsideWindows(Range<u64>),
     /// Another BAR answers there.
@@ -156,10 +152,7 @@ impl Maps {
 impl BarRoutes {
     /// No BARs yet in these windows.
     pub fn new(windows: Vec<(Space, Range<u64>)>) -> Self {
-        Self {
-            windows,
-            maps: RwLock::default(),
-        }
+        Self { windows, maps: RwLock::default() }
     }
 
     /// Lets `bar` answer at `range`, or changes nothing.
@@ -221,26 +214,15 @@ mod tests {
             (Space::Memory, 0xc000_0000..0xe000_0000),
             (Space::Io, 0x1000..0x1_0000),
         ]);
-        for range in [
-            0..0x1000,
-            0xbfff_f000..0xc000_1000,
-            0xfee0_0000..0xfee0_1000,
-            0x1000..0x1100,
-        ] {
+        for range in [0..0x1000, 0xbfff_f000..0xc000_1000, 0xfee0_0000..0xfee0_1000, 0x1000..0x1100]
+        {
             let refused = routes.insert(Space::Memory, range.clone(), FUNCTION, BAR0);
             assert_eq!(refused, Err(Refused::OutsideWindows(range)));
         }
-        assert_eq!(
-            routes.insert(Space::Memory, 0xc000_0000..0xc000_4000, FUNCTION, BAR0),
-            Ok(())
-        );
+        assert_eq!(routes.insert(Space::Memory, 0xc000_0000..0xc000_4000, FUNCTION, BAR0), Ok(()));
         assert_eq!(
             routes.find(Space::Memory, 0xc000_3ffc),
-            Some(BarHit {
-                function: FUNCTION,
-                bar: BAR0,
-                offset: 0x3ffc
-            })
+            Some(BarHit { function: FUNCTION, bar: BAR0, offset: 0x3ffc })
         );
         assert_eq!(routes.find(Space::Io, 0xc000_3ffc), None);
     }

@@ -30,12 +30,7 @@ impl Bdf {
         if device > 31 || function > 7 {
             return None;
         }
-        Some(Self {
-            domain,
-            bus,
-            device,
-            function,
-        })
+        Some(Self { domain, bus, device, function })
     }
 
     /// Linux's PCI domain (segment group).
@@ -61,11 +56,7 @@ impl Bdf {
 
 impl fmt::Display for Bdf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:04x}:{:02x}:{:02x}.{:x}",
-            self.domain, self.bus, self.device, self.function
-        )
+        write!(f, "{:04x}:{:02x}:{:02x}.{:x}", self.domain, self.bus, self.device, self.function)
     }
 }
 
@@ -97,9 +88,7 @@ impl Serialize for Bdf {
 
 impl<'de> Deserialize<'de> for Bdf {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -110,29 +99,15 @@ mod tests {
     #[test]
     fn reads_and_prints_like_lspci() {
         for text in ["0000:41:00.0", "10000:e1:1f.7"] {
-            assert_eq!(
-                text.parse::<Bdf>().map(|b| b.to_string()),
-                Ok(text.to_owned())
-            );
+            assert_eq!(text.parse::<Bdf>().map(|b| b.to_string()), Ok(text.to_owned()));
         }
-        assert_eq!(
-            "41:00.0".parse::<Bdf>().map(|b| b.to_string()),
-            Ok("0000:41:00.0".to_owned())
-        );
+        assert_eq!("41:00.0".parse::<Bdf>().map(|b| b.to_string()), Ok("0000:41:00.0".to_owned()));
     }
 
     #[test]
     fn refuses_what_is_not_an_address() {
-        for text in [
-            "",
-            "41",
-            "41:00",
-            "41:20.0",
-            "41:00.8",
-            "+1:00.0",
-            "0:41:00.0 ",
-            "1:2:3:4.5",
-        ] {
+        for text in ["", "41", "41:00", "41:20.0", "41:00.8", "+1:00.0", "0:41:00.0 ", "1:2:3:4.5"]
+        {
             assert!(text.parse::<Bdf>().is_err(), "{text}");
         }
     }

@@ -30,9 +30,7 @@ pub struct ExtendedCapability {
 /// Two bytes of configuration space; ones where there is none.
 pub fn read_u16(config: &[u8], offset: u16) -> u16 {
     let at = usize::from(offset);
-    config
-        .get(at..at + 2)
-        .map_or(!0, |bytes| u16::from_le_bytes([bytes[0], bytes[1]]))
+    config.get(at..at + 2).map_or(!0, |bytes| u16::from_le_bytes([bytes[0], bytes[1]]))
 }
 
 /// Four bytes of configuration space; ones where there is none.
@@ -79,11 +77,7 @@ pub fn extended_capabilities(config: &[u8]) -> Vec<ExtendedCapability> {
             return found;
         }
         let (id, version) = (header as u16, (header >> 16) as u8 & 0xf);
-        found.push(ExtendedCapability {
-            id,
-            version,
-            offset,
-        });
+        found.push(ExtendedCapability { id, version, offset });
         offset = (header >> 20) as u16 & !3;
     }
 }

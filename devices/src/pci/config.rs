@@ -17,11 +17,7 @@ pub struct ConfigSpace {
 impl Default for ConfigSpace {
     fn default() -> Self {
         let zeros = vec![0; EXTENDED_CONFIG_SIZE];
-        Self {
-            value: zeros.clone(),
-            emulated: zeros.clone(),
-            writable: zeros,
-        }
+        Self { value: zeros.clone(), emulated: zeros.clone(), writable: zeros }
     }
 }
 
@@ -52,17 +48,9 @@ impl ConfigSpace {
             let low = spec.kind.low_bits();
             let value = (spec.address as u32 & mask as u32) | low;
             // Bits of type are read-only even where the size would let them be written.
-            let keep = if spec.kind == BarKind::Io {
-                0b11
-            } else {
-                0b1111
-            };
+            let keep = if spec.kind == BarKind::Io { 0b11 } else { 0b1111 };
             let writable = mask as u32 & !keep;
-            self.emulate(
-                spec.bar.register(),
-                &value.to_le_bytes(),
-                &writable.to_le_bytes(),
-            );
+            self.emulate(spec.bar.register(), &value.to_le_bytes(), &writable.to_le_bytes());
             if matches!(spec.kind, BarKind::Memory64 { .. }) {
                 let (high, writable) = ((spec.address >> 32) as u32, (mask >> 32) as u32);
                 let register = spec.bar.register() + 4;
@@ -86,9 +74,7 @@ impl ConfigSpace {
     /// Whether every bit of the access is emulated, so that the device need not be asked.
     pub fn is_emulated(&self, offset: u16, length: usize) -> bool {
         let start = usize::from(offset);
-        self.emulated
-            .get(start..start + length)
-            .is_some_and(|bits| bits.iter().all(|b| *b == 0xff))
+        self.emulated.get(start..start + length).is_some_and(|bits| bits.iter().all(|b| *b == 0xff))
     }
 
     /// Puts the emulated bits over what the device said.
@@ -127,12 +113,7 @@ mod tests {
     use crate::pci::Bar;
 
     fn spec(bar: u8, kind: BarKind, size: u64, address: u64) -> BarSpec {
-        BarSpec {
-            bar: Bar::new(bar).expect("below 6"),
-            kind,
-            size,
-            address,
-        }
+        BarSpec { bar: Bar::new(bar).expect("below 6"), kind, size, address }
     }
 
     fn read(config: &ConfigSpace, offset: u16) -> u32 {
@@ -145,27 +126,12 @@ mod tests {
     fn a_bar_is_sized_by_writing_ones() {
         let mut config = ConfigSpace::default();
         let bars = [
-            spec(
-                0,
-                BarKind::Memory32 {
-                    prefetchable: false,
-                },
-                0x2_0000,
-                0xc000_0000,
-            ),
+            spec(0, BarKind::Memory32 { prefetchable: false }, 0x2_0000, 0xc000_0000),
             spec(2, BarKind::Io, 0x20, 0x1000),
-            spec(
-                3,
-                BarKind::Memory64 { prefetchable: true },
-                1 << 36,
-                1 << 40,
-            ),
+            spec(3, BarKind::Memory64 { prefetchable: true }, 1 << 36, 1 << 40),
         ];
         config.emulate_bars(&bars);
-        assert_eq!(
-            bars.map(|b| config.bar_address(&b)),
-            [0xc000_0000, 0x1000, 1 << 40]
-        );
+        assert_eq!(bars.map(|b| config.bar_address(&b)), [0xc000_0000, 0x1000, 1 << 40]);
         for register in (0x10..0x28).step_by(4) {
             config.write(register, &[0xff; 4]);
         }

@@ -30,7 +30,7 @@ pub struct MsixCapability {
 }
 
 impl MsixCapability {
-    /// Reads the capability at `offset`; `None` when it names a BAR that can not exist.
+    /// Reads the capability at `offset`; `None` when it names a BAR that cannot exist.
     pub fn parse(config: &[u8], offset: u16) -> Option<Self> {
         let place = |register: u16| {
             let value = read_u32(config, offset + register);
@@ -39,14 +39,7 @@ impl MsixCapability {
         let (table_bar, table_offset) = place(MSIX_TABLE)?;
         let (pba_bar, pba_offset) = place(MSIX_PBA)?;
         let vectors = (read_u16(config, offset + MSIX_CONTROL) & MSIX_SIZE) + 1;
-        Some(Self {
-            offset,
-            vectors,
-            table_bar,
-            table_offset,
-            pba_bar,
-            pba_offset,
-        })
+        Some(Self { offset, vectors, table_bar, table_offset, pba_bar, pba_offset })
     }
 
     /// Bytes of the table in its BAR.
@@ -78,9 +71,7 @@ pub struct MsixTable {
 impl MsixTable {
     /// A table out of reset.
     pub fn new(vectors: u16) -> Self {
-        Self {
-            words: [0, 0, 0, VECTOR_MASKED].repeat(usize::from(vectors)),
-        }
+        Self { words: [0, 0, 0, VECTOR_MASKED].repeat(usize::from(vectors)) }
     }
 
     /// Vectors.
@@ -113,9 +104,7 @@ impl MsixTable {
     /// The specification allows aligned accesses of 4 and 8 bytes; any other reads bytes.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         for (at, byte) in (offset..).zip(data) {
-            let word = usize::try_from(at / 4)
-                .ok()
-                .and_then(|index| self.words.get(index));
+            let word = usize::try_from(at / 4).ok().and_then(|index| self.words.get(index));
             *byte = word.map_or(0, |word| word.to_le_bytes()[(at % 4) as usize]);
         }
     }
@@ -141,11 +130,7 @@ impl MsixTable {
             };
             end = index + 1;
         }
-        if end == first {
-            0..0
-        } else {
-            (first / 4) as u16..end.div_ceil(4) as u16
-        }
+        if end == first { 0..0 } else { (first / 4) as u16..end.div_ceil(4) as u16 }
     }
 }
 
@@ -153,10 +138,8 @@ impl MsixTable {
 pub fn read_pba(vectors: u16, offset: u64, data: &mut [u8], pending: impl Fn(u16) -> bool) {
     for (at, byte) in (offset..).zip(data) {
         let bit = |n: u64| {
-            let vector = at
-                .checked_mul(8)
-                .map(|first| first + n)
-                .filter(|v| *v < u64::from(vectors));
+            let vector =
+                at.checked_mul(8).map(|first| first + n).filter(|v| *v < u64::from(vectors));
             vector.is_some_and(|vector| pending(vector as u16))
         };
         *byte = (0..8).map(|n| u8::from(bit(n)) << n).sum();
@@ -175,10 +158,7 @@ mod tests {
         let mut config = [0u8; 256];
         config[0x70..0x7c].copy_from_slice(&[0x11, 0xa0, 9, 0, 3, 0, 0, 0, 3, 0x20, 0, 0]);
         let msix = MsixCapability::parse(&config, 0x70).expect("BAR 3 exists");
-        assert_eq!(
-            (msix.vectors, msix.table_bar.index(), msix.table()),
-            (10, 3, 0..160)
-        );
+        assert_eq!((msix.vectors, msix.table_bar.index(), msix.table()), (10, 3, 0..160));
         assert_eq!((msix.pba_bar.index(), msix.pba()), (3, 0x2000..0x2008));
         config[0x74] = 7;
         assert_eq!(MsixCapability::parse(&config, 0x70), None);
@@ -190,17 +170,8 @@ mod tests {
         assert!(table.entry(2).masked);
         assert_eq!(table.write(32, &0xfee0_2000_u64.to_le_bytes()), 2..3);
         assert_eq!(table.write(40, &0x41_u64.to_le_bytes()), 2..3);
-        let message = MsiMessage {
-            address: 0xfee0_2000,
-            data: 0x41,
-        };
-        assert_eq!(
-            table.entry(2),
-            TableEntry {
-                message,
-                masked: false
-            }
-        );
+        let message = MsiMessage { address: 0xfee0_2000, data: 0x41 };
+        assert_eq!(table.entry(2), TableEntry { message, masked: false });
         assert!(table.entry(1).masked);
     }
 

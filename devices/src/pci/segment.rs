@@ -24,36 +24,19 @@ impl Segment {
         functions: impl IntoIterator<Item = (Bdf, Box<dyn PciFunction>)>,
         routes: Arc<BarRoutes>,
     ) -> Self {
-        let functions = functions
-            .into_iter()
-            .map(|(bdf, f)| (bdf, Mutex::new(f)))
-            .collect();
-        Self {
-            functions,
-            routes,
-            config_address: Mutex::new(0),
-        }
+        let functions = functions.into_iter().map(|(bdf, f)| (bdf, Mutex::new(f))).collect();
+        Self { functions, routes, config_address: Mutex::new(0) }
     }
 
     /// Reads through ECAM; `offset` counts from the start of bus 0
     /// (PCI Express Base, section 7.2.2).
     pub fn ecam_read(&self, offset: u64, data: &mut [u8]) {
-        self.config_read(
-            ecam_target(offset),
-            (offset & 0xfff) as u16,
-            EXTENDED_CONFIG_SIZE,
-            data,
-        );
+        self.config_read(ecam_target(offset), (offset & 0xfff) as u16, EXTENDED_CONFIG_SIZE, data);
     }
 
     /// Writes through ECAM.
     pub fn ecam_write(&self, offset: u64, data: &[u8]) {
-        self.config_write(
-            ecam_target(offset),
-            (offset & 0xfff) as u16,
-            EXTENDED_CONFIG_SIZE,
-            data,
-        );
+        self.config_write(ecam_target(offset), (offset & 0xfff) as u16, EXTENDED_CONFIG_SIZE, data);
     }
 
     /// Reads port 0xCF8 + `port`, 0..=7.
@@ -138,9 +121,7 @@ impl Segment {
     ) -> Option<MutexGuard<'_, Box<dyn PciFunction>>> {
         let end = usize::from(offset) + length;
         let aligned = matches!(length, 1 | 2 | 4) && usize::from(offset).is_multiple_of(length);
-        (aligned && end <= size)
-            .then(|| self.function(target?))
-            .flatten()
+        (aligned && end <= size).then(|| self.function(target?)).flatten()
     }
 
     fn function(&self, bdf: Bdf) -> Option<MutexGuard<'_, Box<dyn PciFunction>>> {
@@ -148,9 +129,7 @@ impl Segment {
     }
 
     fn address(&self) -> MutexGuard<'_, u32> {
-        self.config_address
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.config_address.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn address_target(&self) -> Option<(Bdf, u16)> {
@@ -168,12 +147,7 @@ fn lock(function: &Mutex<Box<dyn PciFunction>>) -> MutexGuard<'_, Box<dyn PciFun
 
 fn ecam_target(offset: u64) -> Option<Bdf> {
     let bus = u8::try_from(offset >> 20).ok()?;
-    Bdf::new(
-        0,
-        bus,
-        (offset >> 15) as u8 & 0x1f,
-        (offset >> 12) as u8 & 7,
-    )
+    Bdf::new(0, bus, (offset >> 15) as u8 & 0x1f, (offset >> 12) as u8 & 7)
 }
 
 #[cfg(test)]
@@ -206,14 +180,9 @@ mod tests {
     #[test]
     fn nothing_reads_as_ones() {
         let segment = segment();
-        for (offset, length) in [
-            (0x8000, 4),
-            (0x1000, 2),
-            (0x2, 4),
-            (0xfff, 2),
-            (0, 8),
-            (u64::MAX, 1),
-        ] {
+        for (offset, length) in
+            [(0x8000, 4), (0x1000, 2), (0x2, 4), (0xfff, 2), (0, 8), (u64::MAX, 1)]
+        {
             let mut data = vec![0; length];
             segment.ecam_read(offset, &mut data);
             assert!(data.iter().all(|b| *b == 0xff), "{offset:#x}");

@@ -2,7 +2,7 @@
 //!
 //! The host's vfio-pci already virtualises what could hurt the host. On top of that berth answers
 //! for what it owns: BARs, the MSI-X enable bits (VFIO owns the real ones), the interrupt pin, and
-//! the list of capabilities, from which those go that a guest can not use.
+//! the list of capabilities, from which those go that a guest cannot use.
 
 use crate::pci::capability::{Capability, ExtendedCapability, capabilities, extended_capabilities};
 use crate::pci::msix::MsixCapability;
@@ -18,18 +18,11 @@ use crate::pci::{BarSpec, ConfigSpace};
 /// berth routes.
 const HIDDEN: [u8; 1] = [CAP_MSI];
 
-/// Extended capabilities that a guest can not use: those of a physical function's virtual
+/// Extended capabilities that a guest cannot use: those of a physical function's virtual
 /// functions and of their routing, translation services that need a guest IOMMU, and BAR sizes
 /// that the host has already chosen.
-const HIDDEN_EXTENDED: [u16; 7] = [
-    EXT_ARI,
-    EXT_ATS,
-    EXT_SRIOV,
-    EXT_PRI,
-    EXT_RESIZABLE_BAR,
-    EXT_PASID,
-    EXT_VF_RESIZABLE_BAR,
-];
+const HIDDEN_EXTENDED: [u16; 7] =
+    [EXT_ARI, EXT_ATS, EXT_SRIOV, EXT_PRI, EXT_RESIZABLE_BAR, EXT_PASID, EXT_VF_RESIZABLE_BAR];
 
 /// A function's configuration space and what berth looks up in it.
 #[derive(Clone, Debug)]
@@ -54,11 +47,7 @@ impl FunctionConfig {
         space.emulate_bars(bars);
         space.fix(ROM_ADDRESS, &[0; 4]);
         let header = raw.get(usize::from(HEADER_TYPE)).copied().unwrap_or(0);
-        let several = if multi_function {
-            HEADER_MULTI_FUNCTION
-        } else {
-            0
-        };
+        let several = if multi_function { HEADER_MULTI_FUNCTION } else { 0 };
         space.fix(HEADER_TYPE, &[header & !HEADER_MULTI_FUNCTION | several]);
         space.emulate(INTERRUPT_LINE, &[0xff], &[0xff]);
         space.fix(INTERRUPT_PIN, &[0]);
@@ -69,11 +58,7 @@ impl FunctionConfig {
         let msix = msix.and_then(|c| MsixCapability::parse(raw, c.offset));
         if let Some(msix) = &msix {
             let writable = (MSIX_ENABLE | MSIX_FUNCTION_MASK).to_le_bytes();
-            space.emulate(
-                msix.offset + MSIX_CONTROL,
-                &(msix.vectors - 1).to_le_bytes(),
-                &writable,
-            );
+            space.emulate(msix.offset + MSIX_CONTROL, &(msix.vectors - 1).to_le_bytes(), &writable);
         }
         let hidden =
             |c: &Capability| HIDDEN.contains(&c.id) || (c.id == CAP_MSIX && msix.is_none());
@@ -92,25 +77,12 @@ fn relink(
     hidden: impl Fn(&Capability) -> bool,
 ) {
     for capability in found.iter().filter(|c| hidden(c)) {
-        let behind = found
-            .iter()
-            .map(|c| c.offset)
-            .filter(|o| *o > capability.offset)
-            .min();
+        let behind = found.iter().map(|c| c.offset).filter(|o| *o > capability.offset).min();
         // MSI with 64-bit address and per-vector masking, the longest of those hidden, has 24 bytes.
-        let end = behind
-            .unwrap_or(CONFIG_SIZE as u16)
-            .min(capability.offset + 24);
-        space.fix(
-            capability.offset,
-            &vec![0; usize::from(end - capability.offset)],
-        );
+        let end = behind.unwrap_or(CONFIG_SIZE as u16).min(capability.offset + 24);
+        space.fix(capability.offset, &vec![0; usize::from(end - capability.offset)]);
     }
-    let visible: Vec<u16> = found
-        .iter()
-        .filter(|c| !hidden(c))
-        .map(|c| c.offset)
-        .collect();
+    let visible: Vec<u16> = found.iter().filter(|c| !hidden(c)).map(|c| c.offset).collect();
     let mut pointer = CAPABILITY_POINTER;
     for next in visible.iter().chain([&0]) {
         space.fix(pointer, &[*next as u8]);
@@ -130,19 +102,10 @@ fn relink(
 fn relink_extended(space: &mut ConfigSpace, found: &[ExtendedCapability]) {
     let hidden = |c: &ExtendedCapability| HIDDEN_EXTENDED.contains(&c.id);
     for capability in found.iter().filter(|c| hidden(c)) {
-        let behind = found
-            .iter()
-            .map(|c| c.offset)
-            .filter(|o| *o > capability.offset)
-            .min();
+        let behind = found.iter().map(|c| c.offset).filter(|o| *o > capability.offset).min();
         // SR-IOV, the longest of those hidden, has 64 bytes.
-        let end = behind
-            .unwrap_or(EXTENDED_CONFIG_SIZE as u16)
-            .min(capability.offset + 64);
-        space.fix(
-            capability.offset,
-            &vec![0; usize::from(end - capability.offset)],
-        );
+        let end = behind.unwrap_or(EXTENDED_CONFIG_SIZE as u16).min(capability.offset + 64);
+        space.fix(capability.offset, &vec![0; usize::from(end - capability.offset)]);
     }
     let visible: Vec<&ExtendedCapability> = found.iter().filter(|c| !hidden(c)).collect();
     let header = |id: u16, version: u8, next: u16| {
@@ -155,10 +118,7 @@ fn relink_extended(space: &mut ConfigSpace, found: &[ExtendedCapability]) {
     }
     for (index, capability) in visible.iter().enumerate() {
         let next = visible.get(index + 1).map_or(0, |c| c.offset);
-        space.fix(
-            capability.offset,
-            &header(capability.id, capability.version, next),
-        );
+        space.fix(capability.offset, &header(capability.id, capability.version, next));
     }
 }
 
@@ -230,10 +190,7 @@ mod tests {
         let mut config = FunctionConfig::new(&raw(), &[], false);
         assert_eq!(config.msix.map(|m| m.vectors), Some(10));
         config.space.write(0x72, &[0xff, 0xff]);
-        assert_eq!(
-            config.space.half(0x72),
-            MSIX_ENABLE | MSIX_FUNCTION_MASK | 9
-        );
+        assert_eq!(config.space.half(0x72), MSIX_ENABLE | MSIX_FUNCTION_MASK | 9);
         assert!(config.space.is_emulated(0x72, 2));
     }
 

@@ -1,7 +1,7 @@
 //! The real door to VFIO: the legacy group and container, through vfio-ioctls.
 //!
 //! vfio-ioctls opens, binds and describes. Reads, writes, maps and interrupts go through the
-//! device's descriptor here, because that crate swallows their errors, and can not bind one vector.
+//! device's descriptor here, because that crate swallows their errors, and cannot bind one vector.
 
 use std::fs::File;
 use std::io;
@@ -64,7 +64,7 @@ pub enum OpenError {
     #[error("VFIO does not hand it out")]
     Attach(#[source] VfioError),
     /// It was opened, but does not answer.
-    #[error("its configuration space can not be read")]
+    #[error("its configuration space cannot be read")]
     Describe(#[source] io::Error),
 }
 
@@ -86,15 +86,8 @@ impl KernelDevice {
             _ => CONFIG_SIZE,
         };
         let mut config = vec![0; size];
-        file.read_exact_at(
-            &mut config,
-            device.get_region_offset(Region::Config.index()),
-        )?;
-        let irq = |kind: IrqKind| {
-            device
-                .get_irq_info(kind.index())
-                .filter(|irq| irq.count > 0)
-        };
+        file.read_exact_at(&mut config, device.get_region_offset(Region::Config.index()))?;
+        let irq = |kind: IrqKind| device.get_irq_info(kind.index()).filter(|irq| irq.count > 0);
         let profile = DeviceProfile {
             config,
             bars: std::array::from_fn(|index| region_profile(&device, index as u32)),
@@ -104,11 +97,7 @@ impl KernelDevice {
             has_error_irq: irq(IrqKind::Error).is_some(),
             has_request_irq: irq(IrqKind::Request).is_some(),
         };
-        Ok(Self {
-            profile,
-            file,
-            device,
-        })
+        Ok(Self { profile, file, device })
     }
 
     fn region_offset(&self, region: Region, offset: u64, length: usize) -> io::Result<u64> {
@@ -145,23 +134,14 @@ impl KernelDevice {
 fn region_profile(device: &VfioDevice, index: u32) -> RegionProfile {
     let size = device.get_region_size(index);
     if size == 0 || device.get_region_flags(index) & VFIO_REGION_INFO_FLAG_MMAP == 0 {
-        return RegionProfile {
-            size,
-            mappable: Vec::new(),
-        };
+        return RegionProfile { size, mappable: Vec::new() };
     }
-    let sparse = device
-        .get_region_caps(index)
-        .into_iter()
-        .find_map(|cap| match cap {
-            VfioRegionInfoCap::SparseMmap(sparse) => Some(sparse.areas),
-            _ => None,
-        });
+    let sparse = device.get_region_caps(index).into_iter().find_map(|cap| match cap {
+        VfioRegionInfoCap::SparseMmap(sparse) => Some(sparse.areas),
+        _ => None,
+    });
     let mappable = match sparse {
-        Some(areas) => areas
-            .iter()
-            .map(|area| area.offset..area.offset + area.size)
-            .collect(),
+        Some(areas) => areas.iter().map(|area| area.offset..area.offset + area.size).collect(),
         None => std::iter::once(0..size).collect(),
     };
     RegionProfile { size, mappable }
@@ -173,33 +153,21 @@ impl VfioBackend for KernelDevice {
     }
 
     fn read(&self, region: Region, offset: u64, data: &mut [u8]) -> io::Result<()> {
-        self.file
-            .read_exact_at(data, self.region_offset(region, offset, data.len())?)
+        self.file.read_exact_at(data, self.region_offset(region, offset, data.len())?)
     }
 
     fn write(&self, region: Region, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.file
-            .write_all_at(data, self.region_offset(region, offset, data.len())?)
+        self.file.write_all_at(data, self.region_offset(region, offset, data.len())?)
     }
 
     fn mmap(&self, bar: Bar, part: &Range<u64>) -> io::Result<HostMapping> {
-        let start = self.region_offset(
-            Region::Bar(bar),
-            part.start,
-            (part.end - part.start) as usize,
-        )?;
-        HostMapping::new(
-            &self.file,
-            &(start..start + part.end - part.start),
-            part.start,
-        )
+        let start =
+            self.region_offset(Region::Bar(bar), part.start, (part.end - part.start) as usize)?;
+        HostMapping::new(&self.file, &(start..start + part.end - part.start), part.start)
     }
 
     fn set_irqs(&self, kind: IrqKind, start: u32, irqfds: &[Option<&EventFd>]) -> io::Result<()> {
-        let fds: Vec<i32> = irqfds
-            .iter()
-            .map(|fd| fd.map_or(-1, AsRawFd::as_raw_fd))
-            .collect();
+        let fds: Vec<i32> = irqfds.iter().map(|fd| fd.map_or(-1, AsRawFd::as_raw_fd)).collect();
         let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
         self.set_irqs_raw(flags, kind, start, &fds, fds.len() as u32)
     }

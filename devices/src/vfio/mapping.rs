@@ -106,11 +106,9 @@ mod tests {
     #[test]
     fn addresses_agree_with_bar_offsets_modulo_the_largest_page() {
         let file = crate::fake::memory_file(8 << 20);
-        for (part, offset) in [
-            (0..4 << 20, 0),
-            (0x3000..0x5000, 0x3000),
-            (0x1000..(4 << 20), 0x1000),
-        ] {
+        for (part, offset) in
+            [(0..4 << 20, 0), (0x3000..0x5000, 0x3000), (0x1000..(4 << 20), 0x1000)]
+        {
             let mapping = HostMapping::new(&file, &part, offset).expect("a memfd can be mapped");
             let align = (part.end - part.start).next_power_of_two();
             assert_eq!(mapping.address() as u64 % align, offset % align);

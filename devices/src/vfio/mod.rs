@@ -9,6 +9,7 @@
 //! be: [`VfioFunction::sync`] for BARs, [`msix::MsixVectors`] for vectors.
 
 mod backend;
+mod bars;
 mod config_space;
 mod function;
 mod kernel;

@@ -34,23 +34,10 @@ struct Vector {
 impl MsixVectors {
     /// All eventfds are made here, before the guest runs: nothing is opened later.
     pub fn new(capability: MsixCapability, router: &Arc<MsiRouter>) -> io::Result<Self> {
-        let vector = |_| {
-            Ok(Vector {
-                route: router.allocate()?,
-                bound: false,
-            })
-        };
-        let vectors = (0..capability.vectors)
-            .map(vector)
-            .collect::<io::Result<_>>()?;
+        let vector = |_| Ok(Vector { route: router.allocate()?, bound: false });
+        let vectors = (0..capability.vectors).map(vector).collect::<io::Result<_>>()?;
         let table = MsixTable::new(capability.vectors);
-        Ok(Self {
-            capability,
-            table,
-            vectors,
-            enabled: false,
-            control: capability.vectors - 1,
-        })
+        Ok(Self { capability, table, vectors, enabled: false, control: capability.vectors - 1 })
     }
 
     /// Where table and pending bits lie.
@@ -98,7 +85,7 @@ impl MsixVectors {
     }
 
     /// Where the kernel can add vectors later, MSI-X starts with the first one unbound, so that a
-    /// large table costs the host only the vectors that the guest uses. Where it can not, all
+    /// large table costs the host only the vectors that the guest uses. Where it cannot, all
     /// are bound at once.
     fn enable(&mut self, device: &dyn VfioBackend) -> io::Result<()> {
         if device.profile().msix_grows {
@@ -107,9 +94,7 @@ impl MsixVectors {
             let fds: Vec<Option<&EventFd>> =
                 self.vectors.iter().map(|v| Some(v.route.irqfd())).collect();
             device.set_irqs(IrqKind::Msix, 0, &fds)?;
-            self.vectors
-                .iter_mut()
-                .for_each(|vector| vector.bound = true);
+            self.vectors.iter_mut().for_each(|vector| vector.bound = true);
         }
         self.enabled = true;
         Ok(())

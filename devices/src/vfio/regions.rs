@@ -26,9 +26,7 @@ pub fn direct_parts(
     if kind == BarKind::Io {
         return Vec::new();
     }
-    let table = msix
-        .filter(|msix| msix.table_bar == bar)
-        .map(|msix| pages_around(&msix.table()));
+    let table = msix.filter(|msix| msix.table_bar == bar).map(|msix| pages_around(&msix.table()));
     let mut parts = Vec::new();
     for area in &region.mappable {
         let area = area.start.next_multiple_of(PAGE)..area.end.min(region.size) / PAGE * PAGE;
@@ -56,9 +54,7 @@ mod tests {
     use super::*;
 
     const BAR: Bar = Bar::new(3).expect("below 6");
-    const KIND: BarKind = BarKind::Memory32 {
-        prefetchable: false,
-    };
+    const KIND: BarKind = BarKind::Memory32 { prefetchable: false };
 
     fn profile(size: u64, mappable: Vec<Range<u64>>) -> DeviceProfile {
         let mut profile = DeviceProfile::default();

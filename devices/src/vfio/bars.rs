@@ -1,0 +1,166 @@
+//! The BARs of an assigned function, following the guest: from where they are to where they
+//! should be.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::backend::VfioBackend;
+use super::function::{FunctionError, Place, Wiring};
+use super::mapping::HostMapping;
+use super::regions::direct_parts;
+use crate::irq::VmPort;
+use crate::pci::msix::MsixCapability;
+use crate::pci::regs::{COMMAND_IO, COMMAND_MEMORY};
+use crate::pci::{BarDecode, BarRoutes, BarSpec, Bdf, ConfigSpace, Space};
+use crate::warnings::Warnings;
+
+/// All BARs of a function, and where each answers now.
+pub struct FunctionBars {
+    bdf: Bdf,
+    port: Arc<dyn VmPort>,
+    routes: Arc<BarRoutes>,
+    bars: Vec<FunctionBar>,
+}
+
+struct FunctionBar {
+    spec: BarSpec,
+    parts: Vec<DirectPart>,
+    /// Where it answers now.
+    at: Option<Range<u64>>,
+    /// Where it was last refused, so that it is said once.
+    refused: Option<Range<u64>>,
+}
+
+/// A part of a BAR that the guest reaches without an exit.
+struct DirectPart {
+    slot: u32,
+    offset: u64,
+    mapping: HostMapping,
+}
+
+impl FunctionBars {
+    /// Maps what the guest will reach directly, which stays mapped here for good. Nothing
+    /// answers yet. Takes one of `slots` per part.
+    pub fn new(
+        device: &dyn VfioBackend,
+        place: &Place,
+        msix: Option<&MsixCapability>,
+        slots: &mut impl Iterator<Item = u32>,
+        wiring: &Wiring,
+    ) -> Result<Self, FunctionError> {
+        let mut bars = Vec::new();
+        for spec in &place.bars {
+            let (bar, profile) = (spec.bar.index(), device.profile());
+            let (found, planned) = (profile.bars[bar].size, spec.size);
+            if found != planned {
+                return Err(FunctionError::BarSize { bar, found, planned });
+            }
+            let mut parts = Vec::new();
+            for part in direct_parts(profile, spec.bar, spec.kind, msix) {
+                let offset = part.start;
+                let mapping = device.mmap(spec.bar, &part);
+                let mapping = mapping.map_err(|source| FunctionError::Map { bar, part, source })?;
+                let slot = slots.next().expect("memory slots are a range that does not end");
+                parts.push(DirectPart { slot, offset, mapping });
+            }
+            bars.push(FunctionBar { spec: *spec, parts, at: None, refused: None });
+        }
+        let (port, routes) = (wiring.port.clone(), wiring.routes.clone());
+        Ok(Self { bdf: place.bdf, port, routes, bars })
+    }
+
+    /// Where each BAR should answer, from its register in `config` and the spaces that `command`
+    /// enables.
+    pub fn decode(&self, config: &ConfigSpace, command: u16) -> BarDecode {
+        let mut decode = BarDecode::default();
+        for FunctionBar { spec, .. } in &self.bars {
+            let space = Space::from(spec.kind);
+            let enable = if space == Space::Io { COMMAND_IO } else { COMMAND_MEMORY };
+            let address = config.bar_address(spec);
+            let end = address.checked_add(spec.size).filter(|_| command & enable != 0);
+            decode.0[spec.bar.index()] = end.map(|end| (space, address..end));
+        }
+        decode
+    }
+
+    /// Brings every BAR where `wanted` says, as far as the addresses are free: first all that
+    /// leave, then all that come, so that two can change places. Returns whether addresses became
+    /// free.
+    pub fn sync(&mut self, wanted: &BarDecode, warnings: &mut Warnings) -> bool {
+        let mut freed = false;
+        for bar in &mut self.bars {
+            let wanted = wanted.0[bar.spec.bar.index()].as_ref().map(|(_, range)| range);
+            if bar.at.is_some() && bar.at.as_ref() != wanted {
+                freed |= bar.leave(&*self.port, &self.routes, warnings);
+            }
+        }
+        for bar in &mut self.bars {
+            if let (None, Some((space, range))) = (&bar.at, &wanted.0[bar.spec.bar.index()]) {
+                bar.answer(self.bdf, (*space, range), &*self.port, &self.routes, warnings);
+            }
+        }
+        freed
+    }
+}
+
+impl FunctionBar {
+    /// Starts to answer at a range, wholly or not at all.
+    fn answer(
+        &mut self,
+        bdf: Bdf,
+        (space, range): (Space, &Range<u64>),
+        port: &dyn VmPort,
+        routes: &BarRoutes,
+        warnings: &mut Warnings,
+    ) {
+        let bar = self.spec.bar;
+        if let Err(error) = routes.insert(space, range.clone(), bdf, bar) {
+            let known = self.refused.replace(range.clone()).as_ref() == Some(range);
+            // Zero is what a BAR holds before anyone gave it an address.
+            if !known && range.start != 0 {
+                warnings.say(format_args!("BAR {} does not answer: {error}", bar.index()));
+            }
+            return;
+        }
+        for (index, DirectPart { slot, offset, mapping }) in self.parts.iter().enumerate() {
+            let (guest, host, length) = (range.start + offset, mapping.address(), mapping.length());
+            // SAFETY: the mapping lives as long as the BAR, which leaves in `drop` at the latest,
+            // and is never borrowed.
+            let mapped = unsafe { port.map_slot(*slot, guest, host, length) };
+            if let Err(error) = mapped {
+                for undone in &self.parts[..index] {
+                    // What was mapped a moment ago can be unmapped.
+                    let _ = port.unmap_slot(undone.slot);
+                }
+                routes.remove(space, range);
+                warnings.say(format_args!(
+                    "BAR {} cannot be mapped at {guest:#x}: {error}",
+                    bar.index()
+                ));
+                return;
+            }
+        }
+        self.at = Some(range.clone());
+        self.refused = None;
+    }
+
+    /// Stops to answer; returns whether it did.
+    fn leave(&mut self, port: &dyn VmPort, routes: &BarRoutes, warnings: &mut Warnings) -> bool {
+        let Some(range) = self.at.clone() else { return false };
+        for DirectPart { slot, .. } in &self.parts {
+            if let Err(error) = port.unmap_slot(*slot) {
+                warnings.say(format_args!("memory slot {slot} cannot be removed: {error}"));
+                return false;
+            }
+        }
+        routes.remove(self.spec.kind.into(), &range);
+        self.at = None;
+        true
+    }
+}
+
+impl Drop for FunctionBars {
+    fn drop(&mut self) {
+        self.sync(&BarDecode::default(), &mut Warnings::about(self.bdf));
+    }
+}

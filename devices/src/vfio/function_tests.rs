@@ -1,0 +1,207 @@
+//! An assigned function against fake doors: the order of calls is what is asserted.
+
+use super::*;
+use crate::fake::{DeviceCall, DeviceLog, FakeDevice, FakePort, PortCall};
+use crate::irq::{Gsi, MsiMessage};
+use crate::pci::regs::COMMAND_MEMORY;
+use crate::pci::{BarKind, Space};
+use crate::vfio::{DeviceProfile, RegionProfile};
+
+const BDF: Bdf = Bdf::new(0, 0, 1, 0).expect("device 1, function 0");
+const CONTROL: u16 = 0x72;
+/// BAR 3 without the table's page.
+const BAR3_DIRECT: std::ops::Range<u64> = 0xc002_1000..0xc002_4000;
+const MESSAGE: MsiMessage = MsiMessage { address: 0xfee0_0000, data: 0x31 };
+
+struct Rig {
+    function: VfioFunction,
+    device: DeviceLog,
+    port: Arc<FakePort>,
+    routes: Arc<BarRoutes>,
+}
+
+fn bar(index: u8) -> Bar {
+    Bar::new(index).expect("below 6")
+}
+
+/// Like an 82576: registers in BAR 0, ports in BAR 2, the MSI-X table alone in a page of
+/// BAR 3; power management at 0x40.
+fn rig(msix_grows: bool) -> Rig {
+    let mut config = vec![0; 4096];
+    config[0x06] = 0x10;
+    config[0x34] = 0x40;
+    config[0x40..0x42].copy_from_slice(&[0x01, 0x70]);
+    config[0x70..0x7c].copy_from_slice(&[0x11, 0, 2, 0, 3, 0, 0, 0, 3, 0x20, 0, 0]);
+    let mut profile = DeviceProfile { config, msix_vectors: 3, msix_grows, ..Default::default() };
+    for (index, size) in [(0, 0x2_0000u64), (2, 0x20), (3, 0x4000)] {
+        let mappable = if index == 2 { vec![] } else { std::iter::once(0..size).collect() };
+        profile.bars[index] = RegionProfile { size, mappable };
+    }
+    let memory = BarKind::Memory32 { prefetchable: false };
+    let bars = vec![
+        BarSpec { bar: bar(0), kind: memory, size: 0x2_0000, address: 0xc000_0000 },
+        BarSpec { bar: bar(2), kind: BarKind::Io, size: 0x20, address: 0x1000 },
+        BarSpec { bar: bar(3), kind: memory, size: 0x4000, address: 0xc002_0000 },
+    ];
+    let windows = vec![(Space::Memory, 0xc000_0000..0xe000_0000), (Space::Io, 0x1000..0x1_0000)];
+    let (port, routes) = (Arc::new(FakePort::default()), Arc::new(BarRoutes::new(windows)));
+    let wiring =
+        Wiring { port: port.clone(), router: MsiRouter::new(port.clone()), routes: routes.clone() };
+    let (device, log) = FakeDevice::new(profile);
+    let place = Place { bdf: BDF, bars, multi_function: false };
+    let function =
+        VfioFunction::new(Box::new(device), &place, &mut (8..), wiring).expect("a sound device");
+    Rig { function, device: log, port, routes }
+}
+
+fn write(function: &mut VfioFunction, offset: u16, value: u32) {
+    function.config_write(offset, &value.to_le_bytes());
+}
+
+fn unmask(function: &mut VfioFunction, vector: u64) {
+    function.bar_write(bar(3), vector * 16, &MESSAGE.address.to_le_bytes());
+    function.bar_write(bar(3), vector * 16 + 8, &MESSAGE.data.to_le_bytes());
+    function.bar_write(bar(3), vector * 16 + 12, &[0; 4]);
+}
+
+#[test]
+fn bars_answer_after_the_device_was_told_and_go_before_it_is() {
+    let mut rig = rig(true);
+    assert_eq!(rig.device.take(), [DeviceCall::Reset]);
+    assert!(rig.port.mapped().is_empty());
+    rig.function.config_write(COMMAND, &[COMMAND_MEMORY as u8, 0]);
+    // All of BAR 0, and BAR 3 without the table's page.
+    assert_eq!(rig.port.mapped(), [0xc000_0000..0xc002_0000, 0xc002_1000..0xc002_4000]);
+    let hit = rig.routes.find(Space::Memory, 0xc002_0010).expect("the table's page exits");
+    assert_eq!((hit.function, hit.bar, hit.offset), (BDF, bar(3), 0x10));
+    assert!(rig.routes.find(Space::Io, 0x1000).is_none(), "I/O is not enabled");
+    rig.function.config_write(COMMAND, &[0, 0]);
+    assert!(rig.port.mapped().is_empty());
+}
+
+#[test]
+fn leaving_d0_takes_the_bars_away() {
+    let mut rig = rig(true);
+    rig.function.config_write(COMMAND, &[COMMAND_MEMORY as u8, 0]);
+    rig.function.config_write(0x44, &[3, 0]);
+    assert!(rig.port.mapped().is_empty());
+    rig.function.config_write(0x44, &[0, 0]);
+    assert_eq!(rig.port.mapped().len(), 2);
+}
+
+#[test]
+fn a_bar_follows_its_register() {
+    let mut rig = rig(true);
+    rig.function.config_write(COMMAND, &[COMMAND_MEMORY as u8, 0]);
+    rig.port.take_calls();
+    write(&mut rig.function, 0x10, 0xd000_0000);
+    let moved = PortCall::Map { slot: 8, guest: 0xd000_0000, length: 0x2_0000 };
+    assert_eq!(rig.port.take_calls(), [PortCall::Unmap(8), moved]);
+    // Sizing with decoding on, as some guests do: the BAR is nowhere for a moment.
+    write(&mut rig.function, 0x10, !0);
+    assert!(rig.routes.find(Space::Memory, 0xd000_0000).is_none());
+    write(&mut rig.function, 0x10, 0xd000_0000);
+    assert!(rig.routes.find(Space::Memory, 0xd000_0000).is_some());
+}
+
+#[test]
+fn a_bar_on_top_of_another_waits_until_it_is_free() {
+    let mut rig = rig(true);
+    rig.function.config_write(COMMAND, &[COMMAND_MEMORY as u8, 0]);
+    write(&mut rig.function, 0x10, 0xc002_0000);
+    assert_eq!(rig.port.mapped(), vec![BAR3_DIRECT]);
+    write(&mut rig.function, 0x1c, 0xc100_0000);
+    assert_eq!(rig.port.mapped(), [0xc002_0000..0xc004_0000, 0xc100_1000..0xc100_4000]);
+}
+
+#[test]
+fn a_bar_over_ram_or_ecam_does_not_answer() {
+    let mut rig = rig(true);
+    rig.function.config_write(COMMAND, &[COMMAND_MEMORY as u8, 0]);
+    for address in [0, 0x10_0000, 0xbfff_0000, 0xe000_0000, 0xfee0_0000, 0xfffe_0000] {
+        write(&mut rig.function, 0x10, address);
+        assert_eq!(rig.port.mapped().len(), 1, "{address:#x}");
+    }
+}
+
+#[test]
+fn a_mapping_that_fails_is_undone() {
+    let mut rig = rig(true);
+    rig.port.fail_next();
+    rig.function.config_write(COMMAND, &[COMMAND_MEMORY as u8, 0]);
+    assert!(rig.routes.find(Space::Memory, 0xc000_0000).is_none());
+    assert!(rig.routes.find(Space::Memory, 0xc002_0000).is_some());
+    rig.function.sync();
+    assert!(rig.routes.find(Space::Memory, 0xc000_0000).is_some());
+}
+
+#[test]
+fn vectors_are_bound_one_by_one_as_the_guest_unmasks_them() {
+    let mut rig = rig(true);
+    rig.device.take();
+    rig.function.config_write(CONTROL, &0x8002u16.to_le_bytes());
+    assert_eq!(rig.device.take(), [DeviceCall::SetIrqs(IrqKind::Msix, 0, vec![false])]);
+    unmask(&mut rig.function, 1);
+    assert_eq!(rig.device.take(), [DeviceCall::SetIrqs(IrqKind::Msix, 1, vec![true])]);
+    let gsi = Gsi(25);
+    assert_eq!(
+        rig.port.take_calls(),
+        [PortCall::Routes(vec![(gsi, MESSAGE)]), PortCall::Attach(gsi)]
+    );
+    rig.function.bar_write(bar(3), 28, &[1, 0, 0, 0]);
+    assert_eq!(rig.port.take_calls(), [PortCall::Detach(gsi)]);
+    rig.function.bar_write(bar(3), 28, &[0, 0, 0, 0]);
+    assert_eq!(rig.port.take_calls(), [PortCall::Attach(gsi)]);
+    assert!(rig.device.take().is_empty(), "masking does not reach the device");
+}
+
+#[test]
+fn all_vectors_are_bound_at_once_where_none_can_be_added() {
+    let mut rig = rig(false);
+    rig.device.take();
+    unmask(&mut rig.function, 2);
+    rig.function.config_write(CONTROL, &0x8000u16.to_le_bytes());
+    assert_eq!(rig.device.take(), [DeviceCall::SetIrqs(IrqKind::Msix, 0, vec![true; 3])]);
+    assert_eq!(rig.port.take_calls().last(), Some(&PortCall::Attach(Gsi(26))));
+    rig.function.config_write(CONTROL, &[0, 0]);
+    assert_eq!(rig.device.take(), [DeviceCall::DisableIrqs(IrqKind::Msix)]);
+    let silent = [PortCall::Detach(Gsi(26)), PortCall::Routes(vec![])];
+    assert_eq!(rig.port.take_calls(), silent);
+}
+
+#[test]
+fn the_function_mask_holds_every_vector() {
+    let mut rig = rig(true);
+    unmask(&mut rig.function, 0);
+    rig.function.config_write(CONTROL, &0xc000u16.to_le_bytes());
+    assert!(rig.port.take_calls().is_empty());
+    rig.function.config_write(CONTROL, &0x8000u16.to_le_bytes());
+    assert_eq!(rig.port.take_calls().last(), Some(&PortCall::Attach(Gsi(24))));
+}
+
+#[test]
+fn the_device_is_given_back_reset() {
+    let mut rig = rig(true);
+    rig.function.config_write(COMMAND, &[COMMAND_MEMORY as u8, 0]);
+    unmask(&mut rig.function, 0);
+    rig.function.config_write(CONTROL, &0x8000u16.to_le_bytes());
+    rig.device.take();
+    let Rig { function, device, port, .. } = rig;
+    drop(function);
+    assert_eq!(device.take(), [DeviceCall::DisableIrqs(IrqKind::Msix), DeviceCall::Reset]);
+    assert!(port.mapped().is_empty());
+}
+
+#[test]
+fn the_plan_and_the_host_must_agree_on_sizes() {
+    let profile = DeviceProfile { config: vec![0; 256], ..Default::default() };
+    let port = Arc::new(FakePort::default());
+    let routes = Arc::new(BarRoutes::new(vec![]));
+    let wiring = Wiring { port: port.clone(), router: MsiRouter::new(port), routes };
+    let kind = BarKind::Memory32 { prefetchable: false };
+    let spec = BarSpec { bar: bar(0), kind, size: 4096, address: 0xc000_0000 };
+    let place = Place { bdf: BDF, bars: vec![spec], multi_function: false };
+    let device = Box::new(FakeDevice::new(profile).0);
+    let refused = VfioFunction::new(device, &place, &mut (0..), wiring);
+    assert!(matches!(refused, Err(FunctionError::BarSize { bar: 0, found: 0, planned: 4096 })));
+}
