@@ -1,0 +1,66 @@
+//! A berth configuration for a lab guest (L2).
+
+use std::fmt;
+
+use serde_json::{Value, json};
+
+use super::Host;
+
+/// A configuration that starts from what most tests want: Linux 6.12, two vCPUs, 512 MiB of
+/// ordinary pages, the host's NIC assigned, the console on berth's standard output.
+#[derive(Debug, Clone)]
+pub struct GuestConfig {
+    json: Value,
+    kernel_folder: String,
+}
+
+impl GuestConfig {
+    /// The usual configuration.
+    pub fn new(host: &Host) -> Self {
+        let json = json!({
+            "name": "lab",
+            "vcpus": 2,
+            "memory": { "size_mib": 512, "page_size": "4K" },
+            "devices": [{ "address": host.nic() }],
+            "console": "stdio",
+        });
+        let kernel_folder = host.artefact("");
+        Self { json, kernel_folder }.kernel("6.12").verbs("poweroff")
+    }
+
+    /// A kernel series of the lab, `6.12` or `6.1`, with its initramfs.
+    pub fn kernel(self, series: &str) -> Self {
+        let folder = self.kernel_folder.clone();
+        self.set("/kernel", format!("{folder}vmlinux-{series}"))
+            .set("/initrd", format!("{folder}l2-{series}.cpio"))
+    }
+
+    /// What the guest does, in the words of `resources/lab/l2-init.sh`: `net,ping:3,poweroff`.
+    pub fn verbs(self, verbs: &str) -> Self {
+        self.set("/cmdline", format!("console=ttyS0 quiet panic=-1 berth.do={verbs}"))
+    }
+
+    /// 1 GiB pages under that much memory.
+    pub fn huge_memory(self, size_mib: u64) -> Self {
+        self.set("/memory", json!({ "size_mib": size_mib, "page_size": "1G" }))
+    }
+
+    /// No assigned device.
+    pub fn without_devices(self) -> Self {
+        self.set("/devices", json!([]))
+    }
+
+    /// Sets a member by its JSON pointer; its parent must exist.
+    pub fn set(mut self, pointer: &str, value: impl Into<Value>) -> Self {
+        let (parent, name) = pointer.rsplit_once('/').expect("a JSON pointer has a slash");
+        let parent = self.json.pointer_mut(parent).expect("the parent of a member exists");
+        parent[name] = value.into();
+        self
+    }
+}
+
+impl fmt::Display for GuestConfig {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:#}", self.json)
+    }
+}

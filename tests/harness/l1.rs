@@ -1,0 +1,215 @@
+//! The lab host: a QEMU process that emulates what a profile describes.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Condvar, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use super::agent::Agent;
+use super::profile::Profile;
+use super::{Output, cache};
+
+/// Scripts that can run at the same time.
+const PORTS: usize = 3;
+
+/// Booting takes 7 s on two idle cores; the rest is for a busy machine.
+const BOOT_LIMIT: Duration = Duration::from_secs(120);
+
+/// A running L1.
+pub struct L1 {
+    folder: PathBuf,
+    qemu: Mutex<Child>,
+    idle: Mutex<Vec<Agent>>,
+    returned: Condvar,
+    /// From the start of QEMU to the first answer.
+    pub boot_time: Duration,
+}
+
+impl L1 {
+    /// Boots a host; the folder is for its sockets, logs and shared files.
+    pub fn boot(profile: &Profile, folder: PathBuf) -> Result<Self> {
+        std::fs::create_dir_all(folder.join("share"))?;
+        let start = Instant::now();
+        let qemu = spawn_with_our_life(command(profile, &folder)?)?;
+        let mut l1 = Self {
+            folder,
+            qemu: Mutex::new(qemu),
+            idle: Mutex::new(Vec::new()),
+            returned: Condvar::new(),
+            boot_time: Duration::ZERO,
+        };
+        l1.connect().map_err(|error| l1.explain(error))?;
+        l1.boot_time = start.elapsed();
+        Ok(l1)
+    }
+
+    fn connect(&self) -> Result<()> {
+        for port in 0..PORTS {
+            let mut agent = Agent::connect(&self.folder.join(format!("agent.{port}")))?;
+            agent.run("true", &[], BOOT_LIMIT)?;
+            self.idle.lock().expect("no panic while held").push(agent);
+        }
+        Ok(())
+    }
+
+    /// Runs a script on a free port.
+    pub fn run(&self, script: &str, stdin: &[u8], limit: Duration) -> Result<Output> {
+        let mut idle = self.idle.lock().expect("no panic while held");
+        let mut agent = loop {
+            if let Some(agent) = idle.pop() {
+                break agent;
+            }
+            idle = self.returned.wait(idle).expect("no panic while held");
+        };
+        drop(idle);
+        let output = agent.run(script, stdin, limit);
+        self.idle.lock().expect("no panic while held").push(agent);
+        self.returned.notify_one();
+        output.map_err(|error| self.explain(error))
+    }
+
+    /// A QMP command, such as `device_del` with `{"id": "nic"}`.
+    pub fn monitor(&self, command: &str, arguments: &Value) -> Result<Value> {
+        let stream = UnixStream::connect(self.folder.join("qmp"))?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        let mut writer = stream.try_clone()?;
+        let mut lines = BufReader::new(stream).lines();
+        for request in [
+            json!({"execute": "qmp_capabilities"}),
+            json!({"execute": command, "arguments": arguments}),
+        ] {
+            writeln!(writer, "{request}")?;
+        }
+        // The answers come among the greeting and events; the second one is ours.
+        let mut answers = 0;
+        loop {
+            let line = lines.next().context("the QEMU monitor hung up")??;
+            let message: Value = serde_json::from_str(&line)?;
+            if let Some(error) = message.get("error") {
+                bail!("QEMU refuses {command}: {error}");
+            }
+            if let Some(value) = message.get("return") {
+                answers += 1;
+                if answers == 2 {
+                    return Ok(value.clone());
+                }
+            }
+        }
+    }
+
+    /// Where every packet of the NIC is recorded, outside L1.
+    pub fn capture_file(&self) -> PathBuf {
+        self.folder.join("nic.pcap")
+    }
+
+    /// The folder that L1 sees as `/share`.
+    pub fn share(&self) -> PathBuf {
+        self.folder.join("share")
+    }
+
+    /// The socket of L1's console, where a shell waits.
+    pub fn console_socket(&self) -> PathBuf {
+        self.folder.join("console")
+    }
+
+    /// False once QEMU has ended.
+    pub fn is_running(&self) -> bool {
+        matches!(self.qemu.lock().expect("no panic while held").try_wait(), Ok(None))
+    }
+
+    /// Ends QEMU; L1 has no disk that could suffer.
+    pub fn stop(&self) {
+        let mut qemu = self.qemu.lock().expect("no panic while held");
+        let _ = qemu.kill();
+        let _ = qemu.wait();
+    }
+
+    fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        let tail = |name: &str| {
+            let text = std::fs::read(self.folder.join(name)).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text).into_owned();
+            let lines: Vec<&str> = text.lines().collect();
+            lines[lines.len().saturating_sub(15)..].join("\n")
+        };
+        error.context(format!(
+            "the lab host failed (files in {})\nQEMU said:\n{}\nlast lines of its console:\n{}",
+            self.folder.display(),
+            tail("qemu.log"),
+            tail("console.log"),
+        ))
+    }
+}
+
+/// Starts QEMU so that it dies with this process, however that ends. The death signal is bound to
+/// the thread that starts the child, so a thread stays behind for it: test threads come and go.
+fn spawn_with_our_life(mut command: Command) -> Result<Child> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let _ = sender.send(command.spawn());
+        loop {
+            std::thread::park();
+        }
+    });
+    receiver.recv()?.context("cannot start QEMU: run scripts/lab prepare")
+}
+
+/// What QEMU must emulate. Hardware virtualisation is not used on purpose: the lab is the same on
+/// every machine. `thread=multi` because single-threaded nested SVM can inject an interrupt
+/// twice; without `erms` and `fsrm` the kernel clears pages faster under TCG.
+fn command(profile: &Profile, folder: &Path) -> Result<Command> {
+    let guest = cache().join("guest");
+    for artefact in ["vmlinux-6.12", "l1.cpio"] {
+        if !guest.join(artefact).exists() {
+            bail!("{} is missing from {}: run scripts/lab prepare", artefact, guest.display());
+        }
+    }
+    let mut qemu = Command::new("setpriv");
+    qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+    qemu.args(["-machine", "q35", "-accel", "tcg,thread=multi"]);
+    qemu.args(["-cpu", "max,erms=off,fsrm=off", "-smp", &profile.cpu_count().to_string()]);
+    qemu.args(["-m", &format!("{}M", profile.memory_mib())]);
+    for (id, node) in profile.nodes.iter().enumerate() {
+        let (cpus, size) = (&node.cpus, node.memory_mib);
+        qemu.args(["-object", &format!("memory-backend-ram,id=m{id},size={size}M")]);
+        qemu.args(["-numa", &format!("node,nodeid={id},cpus={cpus},memdev=m{id}")]);
+    }
+    let capture = folder.join("nic.pcap");
+    qemu.args(["-nic", "none", "-vga", "none", "-display", "none", "-monitor", "none"]);
+    qemu.args(["-no-reboot", "-netdev", "user,id=n0", "-object"]);
+    qemu.arg(format!("filter-dump,id=capture,netdev=n0,file={}", capture.display()));
+    for device in &profile.devices {
+        qemu.args(["-device", device]);
+    }
+    let share = folder.join("share");
+    for (tag, path, options) in [("lab", &guest, ",readonly=on"), ("share", &share, "")] {
+        let path = path.display();
+        qemu.args(["-fsdev", &format!("local,id={tag},path={path},security_model=none{options}")]);
+        qemu.args(["-device", &format!("virtio-9p-pci,bus=pcie.0,fsdev={tag},mount_tag={tag}")]);
+    }
+    qemu.args(["-device", "virtio-serial-pci,bus=pcie.0"]);
+    for port in 0..PORTS {
+        let socket = folder.join(format!("agent.{port}"));
+        let socket = socket.display();
+        qemu.args(["-chardev", &format!("socket,id=a{port},path={socket},server=on,wait=off")]);
+        qemu.args(["-device", &format!("virtserialport,chardev=a{port},name=berth.{port}")]);
+    }
+    let (console, log) = (folder.join("console"), folder.join("console.log"));
+    let (console, log) = (console.display(), log.display());
+    qemu.arg("-chardev");
+    qemu.arg(format!("socket,id=console,path={console},server=on,wait=off,logfile={log}"));
+    qemu.args(["-serial", "chardev:console", "-qmp"]);
+    qemu.arg(format!("unix:{},server=on,wait=off", folder.join("qmp").display()));
+    qemu.arg("-kernel").arg(guest.join("vmlinux-6.12"));
+    qemu.arg("-initrd").arg(guest.join("l1.cpio"));
+    let parameters = profile.kernel_parameters.join(" ");
+    qemu.args(["-append", &format!("console=ttyS0 quiet panic=-1 {parameters}")]);
+    qemu.stdin(Stdio::null()).stdout(Stdio::null());
+    qemu.stderr(File::create(folder.join("qemu.log"))?);
+    Ok(qemu)
+}

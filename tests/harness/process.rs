@@ -1,0 +1,122 @@
+//! A command in the background of a host.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::Host;
+
+/// Seconds between two looks at a process. The looking is done by a script on the host, because a
+/// round trip to the lab costs it about 0.1 s of CPU time that the guest lacks.
+const POLL: &str = "0.3";
+
+/// A command in the background of a host; dropping it kills its whole session.
+///
+/// Its folder on the host holds `pid`, `session`, `stdout`, `stderr`, the fifo `stdin`, and
+/// `status` once it has ended.
+pub struct Process<'host> {
+    host: &'host Host,
+    folder: String,
+    pid: u32,
+}
+
+impl<'host> Process<'host> {
+    pub(super) fn start(host: &'host Host, folder: &str, command: &str) -> Result<Self> {
+        // The fifo is opened for reading and writing, so that neither end ever blocks or sees an
+        // end of file. `exec` makes the recorded pid the command's own.
+        let script = format!(
+            "mkdir -p {folder} && cd {folder} && mkfifo stdin || exit
+             cat >command
+             cat >session.sh <<'END'
+echo $$ >session
+sh -c 'echo $$ >pid; exec sh ./command' 0<>stdin >stdout 2>stderr
+echo $? >status.new
+mv status.new status
+END
+             setsid sh session.sh </dev/null >/dev/null 2>&1 &
+             until [ -s pid ]; do sleep 0.05; done
+             cat pid"
+        );
+        let command = format!("exec {command}\n");
+        let output = host.exec_with(&script, command.as_bytes(), Duration::from_secs(30))?;
+        let pid = output.success()?.parse().context("the pid of a background command")?;
+        Ok(Self { host, folder: folder.to_owned(), pid })
+    }
+
+    /// Process id on the host.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// What it printed so far; for berth this is the guest's console.
+    pub fn stdout(&self) -> Result<String> {
+        self.host.run(&format!("cat {}/stdout", self.folder))
+    }
+
+    /// What it complained about so far; for berth these are its own messages.
+    pub fn stderr(&self) -> Result<String> {
+        self.host.run(&format!("cat {}/stderr", self.folder))
+    }
+
+    /// Types something on its standard input.
+    pub fn send(&self, text: &str) -> Result<()> {
+        let script = format!("cat >{}/stdin", self.folder);
+        self.host.exec_with(&script, text.as_bytes(), Duration::from_secs(10))?.success().map(drop)
+    }
+
+    /// Sends a signal by name, such as `TERM`.
+    pub fn signal(&self, name: &str) -> Result<()> {
+        self.host.run(&format!("kill -{name} {}", self.pid)).map(drop)
+    }
+
+    /// The exit status if it has ended; 128 + N for signal N.
+    pub fn status(&self) -> Result<Option<i32>> {
+        let text = self.host.run(&format!("cat {}/status 2>/dev/null || true", self.folder))?;
+        Ok(if text.is_empty() { None } else { Some(text.parse()?) })
+    }
+
+    /// Waits for a text on standard output and returns all of that output. Fails early when the
+    /// process ends without it.
+    pub fn wait_for(&self, text: &str, limit: Duration) -> Result<String> {
+        // The status is looked at first: what was printed before the end is then surely seen.
+        let script = format!(
+            "cd {} && text=$(cat) && while :; do
+                 ended=; [ ! -e status ] || ended=yes
+                 ! grep -qF -- \"$text\" stdout || exit 0
+                 [ -z \"$ended\" ] || exit 3
+                 sleep {POLL}
+             done",
+            self.folder
+        );
+        match self.host.exec_with(&script, text.as_bytes(), limit)?.status {
+            0 => self.stdout(),
+            3 => bail!("ended before {text:?}\n{}", self.everything()),
+            _ => bail!("no {text:?} within {limit:?}\n{}", self.everything()),
+        }
+    }
+
+    /// Waits for its end; the exit status.
+    pub fn wait(&self, limit: Duration) -> Result<i32> {
+        let script = format!("cd {} && until [ -e status ]; do sleep {POLL}; done", self.folder);
+        self.host.exec_with(&script, &[], limit)?;
+        match self.status()? {
+            Some(status) => Ok(status),
+            None => bail!("still running after {limit:?}\n{}", self.everything()),
+        }
+    }
+
+    /// Both outputs, for a failure message.
+    pub fn everything(&self) -> String {
+        let part = |text: Result<String>| text.unwrap_or_else(|error| format!("({error})"));
+        format!("stdout:\n{}\nstderr:\n{}", part(self.stdout()), part(self.stderr()))
+    }
+}
+
+impl Drop for Process<'_> {
+    fn drop(&mut self) {
+        // Without a status it may still run; a session that is gone is no reason to complain.
+        let script =
+            format!("cd {} && [ ! -e status ] && kill -KILL -- \"-$(cat session)\"", self.folder);
+        let _ = self.host.exec(&script);
+    }
+}

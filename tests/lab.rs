@@ -1,0 +1,8 @@
+//! Tests on a lab host, or on this machine with `BERTH_TEST_DEVICE`; see `harness`.
+//!
+//! One binary for all of them, so that a lab host is booted once and shared.
+
+#[allow(dead_code, reason = "a vocabulary: no binary needs all of it")]
+mod harness;
+
+mod lab_host;

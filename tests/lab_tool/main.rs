@@ -1,0 +1,32 @@
+//! The lab for people: `demo [--keep]` and `shell PROFILE`, called by `scripts/demo` and
+//! `scripts/lab`. A test target without libtest, because it drives the same harness.
+
+#[allow(dead_code, reason = "a vocabulary: no binary needs all of it")]
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod demo;
+mod proofs;
+mod terminal;
+
+use anyhow::{Context, Result, bail};
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words[..] {
+        ["demo"] => demo::run(false),
+        ["demo", "--keep"] => demo::run(true),
+        ["shell", profile] => shell(profile),
+        _ => bail!("usage: demo [--keep] | shell PROFILE"),
+    }
+}
+
+fn shell(profile: &str) -> Result<()> {
+    let host = harness::host(profile);
+    match host.berth() {
+        Ok(path) => eprintln!("berth is {path}, kernels and initramfs archives are in /lab"),
+        Err(error) => eprintln!("no berth there: {error:#}"),
+    }
+    terminal::attach(&host.console_socket().context("a shell needs a lab host")?)
+}
