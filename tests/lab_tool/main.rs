@@ -1,4 +1,4 @@
-//! The lab for people: `demo [--keep]` and `shell PROFILE`, called by `scripts/demo` and
+//! The lab for people: `demo [--keep]`, `shell PROFILE` and `exec PROFILE SCRIPT`, called by `scripts/demo` and
 //! `scripts/lab`. A test target without libtest, because it drives the same harness.
 
 #[allow(dead_code, reason = "a vocabulary: no binary needs all of it")]
@@ -9,6 +9,8 @@ mod demo;
 mod proofs;
 mod terminal;
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail};
 
 fn main() -> Result<()> {
@@ -18,7 +20,8 @@ fn main() -> Result<()> {
         ["demo"] => demo::run(false),
         ["demo", "--keep"] => demo::run(true),
         ["shell", profile] => shell(profile),
-        _ => bail!("usage: demo [--keep] | shell PROFILE"),
+        ["exec", profile, script] => exec(profile, script),
+        _ => bail!("usage: demo [--keep] | shell PROFILE | exec PROFILE SCRIPT"),
     }
 }
 
@@ -29,4 +32,17 @@ fn shell(profile: &str) -> Result<()> {
         Err(error) => eprintln!("no berth there: {error:#}"),
     }
     terminal::attach(&host.console_socket().context("a shell needs a lab host")?)
+}
+
+/// Boots a host for one script, with the NIC bound to vfio-pci if there is an IOMMU.
+fn exec(profile: &str, script: &str) -> Result<()> {
+    let host = harness::host(profile);
+    host.berth()?;
+    if host.bind_vfio().is_err() {
+        eprintln!("the NIC stays without vfio-pci");
+    }
+    let output = host.exec_with(script, &[], Duration::from_secs(300))?;
+    print!("{}", output.stdout);
+    eprint!("{}", output.stderr);
+    std::process::exit(output.status)
 }

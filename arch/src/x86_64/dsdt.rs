@@ -21,7 +21,8 @@ const OSC_PCI_UUID: &str = "33DB4D5B-1FF7-401C-9657-7441C03DD766";
 /// AML of everything below `\_SB`, and of `\_S5`.
 pub(super) fn definition_block(config: &AcpiConfig<'_>) -> Vec<u8> {
     let mut aml = Vec::new();
-    let mut devices: Vec<Box<dyn Aml>> = vec![Box::new(Motherboard), Box::new(Serial)];
+    let mut devices: Vec<Box<dyn Aml>> =
+        vec![Box::new(Motherboard), Box::new(Serial), Box::new(PanicNotifier)];
     for (index, root) in config.roots.iter().enumerate() {
         devices.push(Box::new(HostBridge { index, root }));
     }
@@ -76,6 +77,24 @@ impl Aml for Serial {
                 &Name::new("_HID".into(), &EISAName::new("PNP0501")),
                 &Name::new("_UID".into(), &ZERO),
                 &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&ports, &interrupt])),
+            ],
+        )
+        .to_aml_bytes(sink);
+    }
+}
+
+/// The port through which a guest's kernel reports its panic; Linux's `pvpanic-mmio` binds to the
+/// ID, which is QEMU's.
+struct PanicNotifier;
+
+impl Aml for PanicNotifier {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        let port = IO::new(layout::PANIC_PORT, layout::PANIC_PORT, 1, 1);
+        Device::new(
+            "PEVT".into(),
+            vec![
+                &Name::new("_HID".into(), &"QEMU0001"),
+                &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&port])),
             ],
         )
         .to_aml_bytes(sink);

@@ -26,6 +26,7 @@
 //!
 //! I/O ports
 //! 0x03F8..0x0400   COM1
+//! 0x0505           pvpanic
 //! 0x0600..0x0604   ACPI PM1a event block
 //! 0x0604..0x0606   ACPI PM1a control block
 //! 0x0CF8..0x0D00   PCI configuration; a byte access to 0x0CF9 is the reset register
@@ -109,6 +110,9 @@ pub const ACPI_TABLES: Range<u64> = 0xE_0000..0x10_0000;
 
 /// First address for kernels and initial RAM disks.
 pub const HIGH_MEMORY: u64 = MIB;
+
+/// Port of pvpanic, where QEMU's machines have it (QEMU `docs/specs/pvpanic.rst`).
+pub const PANIC_PORT: u16 = 0x505;
 
 /// First port of the 16550 known as COM1, eight ports.
 pub const COM1: u16 = 0x3F8;

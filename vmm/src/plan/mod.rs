@@ -4,12 +4,31 @@
 //! reason there is none comes out. `Machine::build` only executes it, `berth plan` prints it, and
 //! tests try any host on it.
 
+mod boot;
+mod devices;
+mod display;
+mod error;
+mod help;
+mod limits;
+mod memory;
+mod page_size;
+mod pci;
+mod placement;
+mod text;
+
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use berth_devices::pci::Bdf;
 use serde::Serialize;
+
+pub use berth_devices::pci::BarKind;
+pub use error::PlanError;
+pub use page_size::PageSize;
+
+use crate::config::{Config, ConsoleConfig};
+use crate::host::HostProfile;
 
 /// Everything that is decided about one machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -32,6 +51,42 @@ pub struct Plan {
     pub shutdown_timeout: Duration,
     /// What the process needs from its limits.
     pub limits: Limits,
+    /// Decisions that the user may want to know of, such as a node that was guessed.
+    pub notes: Vec<String>,
+}
+
+impl Plan {
+    /// Decides everything about the machine that `config` describes on `host`.
+    ///
+    /// Pure: the same two give the same plan, and nothing on the host is touched.
+    ///
+    /// # Errors
+    /// The first thing on the host that does not fit the config.
+    pub fn new(config: &Config, host: &HostProfile) -> Result<Self, PlanError> {
+        let mut notes = Vec::new();
+        let boot = boot::plan(config, host)?;
+        let assigned = devices::check(config, host, &mut notes)?;
+        let placement = placement::place(config, host, &mut notes)?;
+        let memory = memory::plan(config, host, placement.node)?;
+        let pci = pci::plan(&assigned, host, &memory, &mut notes)?;
+        let limits = limits::plan(config, host, &pci)?;
+        Ok(Self {
+            name: config.name.as_str().to_owned(),
+            boot,
+            memory,
+            vcpus: placement.vcpus,
+            vmm_cpus: placement.vmm_cpus,
+            pci,
+            console: match &config.console {
+                ConsoleConfig::Stdio => ConsolePlan::Stdio,
+                ConsoleConfig::Off => ConsolePlan::Off,
+                ConsoleConfig::File(path) => ConsolePlan::File(path.clone()),
+            },
+            shutdown_timeout: config.shutdown_timeout_s.duration(),
+            limits,
+            notes,
+        })
+    }
 }
 
 /// What the guest boots.
@@ -43,20 +98,6 @@ pub struct BootPlan {
     pub initrd: Option<PathBuf>,
     /// Kernel command line.
     pub cmdline: String,
-}
-
-/// Size of the pages that back guest memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub enum PageSize {
-    /// Base pages, 4 KiB.
-    #[serde(rename = "4K")]
-    Size4K,
-    /// hugetlb pages of 2 MiB.
-    #[serde(rename = "2M")]
-    Size2M,
-    /// hugetlb pages of 1 GiB.
-    #[serde(rename = "1G")]
-    Size1G,
 }
 
 /// Where guest memory comes from and where the guest sees it.
@@ -88,6 +129,8 @@ pub struct VcpuPlan {
     pub index: u8,
     /// Host CPU.
     pub cpu: u32,
+    /// NUMA node of that CPU.
+    pub node: Option<u32>,
 }
 
 /// The guest's PCI hierarchy.
@@ -108,32 +151,17 @@ pub struct FunctionPlan {
     pub host: Bdf,
     /// Address in the guest.
     pub guest: Bdf,
+    /// Vendor and device ID.
+    pub id: [u16; 2],
     /// IOMMU group on the host.
     pub group: u32,
     /// NUMA node on the host, where the host knows it.
     pub node: Option<u32>,
     /// BARs with the addresses that the guest's kernel finds in them.
     pub bars: Vec<BarPlan>,
-    /// Vectors in the MSI-X table; 0 when the function has none.
+    /// Vectors in the MSI-X table; 0 when the function has none, or when only root may see its
+    /// capabilities.
     pub msix_vectors: u16,
-}
-
-/// Kind of a base address register (PCI Local Bus 3.0, section 6.2.5.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BarKind {
-    /// I/O ports.
-    Io,
-    /// 32-bit memory.
-    Memory32 {
-        /// Reads have no side effects.
-        prefetchable: bool,
-    },
-    /// 64-bit memory; takes this register and the next.
-    Memory64 {
-        /// Reads have no side effects.
-        prefetchable: bool,
-    },
 }
 
 /// One BAR and the guest address it starts at.
@@ -161,11 +189,15 @@ pub enum ConsolePlan {
     Off,
 }
 
-/// What the process needs from its limits.
+/// What the process needs from its limits. The hard limits allow it; berth raises the soft ones.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Limits {
-    /// Bytes that count against RLIMIT_MEMLOCK for a process without CAP_IPC_LOCK.
+    /// Bytes that count against RLIMIT_MEMLOCK for a process without CAP_IPC_LOCK: all RAM as
+    /// soon as a device can reach it.
     pub memlock: u64,
     /// Open files.
     pub open_files: u64,
 }
+
+#[cfg(test)]
+mod tests;

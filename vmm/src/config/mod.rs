@@ -1,0 +1,141 @@
+//! What the user wishes: the JSON file that describes one machine.
+//!
+//! Only what the text alone can tell is checked here; whether the host can give it is decided by
+//! the plan. Each field that has limits is a type of its own, so that whatever is wrong with a
+//! value is found while its line and column are still known.
+
+mod error;
+mod fields;
+mod placement;
+mod visit;
+
+use std::fs;
+use std::path::{self, Path, PathBuf};
+
+use berth_devices::pci::Bdf;
+use serde::{Deserialize, Serialize};
+
+pub use error::ConfigError;
+pub use fields::{CommandLine, MemorySize, Name, ShutdownTimeout, VcpuCount};
+
+use crate::plan::PageSize;
+
+/// One machine, as its user describes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The machine's name.
+    pub name: Name,
+    /// bzImage or ELF vmlinux.
+    #[serde(deserialize_with = "fields::path")]
+    pub kernel: PathBuf,
+    /// Initial RAM disk.
+    #[serde(default, deserialize_with = "fields::optional_path")]
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line; empty when absent.
+    #[serde(default)]
+    pub cmdline: CommandLine,
+    /// Number of vCPUs.
+    pub vcpus: VcpuCount,
+    /// Guest RAM.
+    pub memory: MemoryConfig,
+    /// PCI functions of the host that the guest gets; may be empty.
+    #[serde(default, deserialize_with = "fields::devices")]
+    pub devices: Vec<DeviceConfig>,
+    /// Where the guest's serial console goes.
+    #[serde(default)]
+    pub console: ConsoleConfig,
+    /// Where on the host the machine lives.
+    #[serde(default)]
+    pub placement: PlacementConfig,
+    /// Seconds between the power button and the end.
+    #[serde(default)]
+    pub shutdown_timeout_s: ShutdownTimeout,
+}
+
+/// Guest RAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "fields::Memory")]
+pub struct MemoryConfig {
+    /// Size in MiB; a multiple of the page size.
+    pub size_mib: MemorySize,
+    /// Size of the pages that back it.
+    pub page_size: PageSize,
+}
+
+/// One PCI function of the host that the guest gets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceConfig {
+    /// Its address on the host.
+    #[serde(deserialize_with = "fields::address")]
+    pub address: Bdf,
+}
+
+/// Where the guest's serial console goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConsoleConfig {
+    /// berth's own standard input and output.
+    #[default]
+    Stdio,
+    /// Nowhere.
+    Off,
+    /// A file.
+    File(PathBuf),
+}
+
+/// Where on the host the machine lives.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PlacementConfig {
+    /// NUMA node of the guest's memory; `None` is `"auto"`: the devices' node.
+    #[serde(deserialize_with = "placement::auto_or_node")]
+    pub node: Option<u32>,
+    /// Host CPU of each vCPU, by index; `None` is `"auto"`: CPUs of the memory's node.
+    #[serde(deserialize_with = "placement::auto_or_cpus")]
+    pub cpus: Option<Vec<u32>>,
+}
+
+impl Config {
+    /// Reads the file at `path`.
+    ///
+    /// Relative paths in it start at the file's own folder, wherever berth was started.
+    ///
+    /// # Errors
+    /// The file cannot be read, is not JSON, or describes no machine.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let failed = |source| ConfigError::Read { path: path.to_owned(), source };
+        let text = fs::read(path).map_err(failed)?;
+        let mut config = Self::parse(path, &text)?;
+        // Absolute, so that the paths hold whatever folder berth is in later.
+        let path = path::absolute(path).map_err(failed)?;
+        config.resolve(path.parent().unwrap_or(Path::new("/")));
+        Ok(config)
+    }
+
+    /// Reads `text`; errors name `path` as its origin.
+    fn parse(path: &Path, text: &[u8]) -> Result<Self, ConfigError> {
+        let mut json = serde_json::Deserializer::from_slice(text);
+        let config = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+            let field = error.path().to_string();
+            ConfigError::invalid(path, &field, &error.into_inner())
+        })?;
+        json.end().map_err(|error| ConfigError::invalid(path, ".", &error))?;
+        Ok(config)
+    }
+
+    fn resolve(&mut self, folder: &Path) {
+        let console = match &mut self.console {
+            ConsoleConfig::File(path) => Some(path),
+            ConsoleConfig::Stdio | ConsoleConfig::Off => None,
+        };
+        for path in [Some(&mut self.kernel), self.initrd.as_mut(), console].into_iter().flatten() {
+            // `join` leaves an absolute path as it is.
+            *path = folder.join(&*path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

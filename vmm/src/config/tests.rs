@@ -1,0 +1,250 @@
+//! Each mistake is answered with its place, its field and what was expected.
+
+use super::*;
+
+const GOOD: &str = r#"{
+  "name": "router",
+  "kernel": "vmlinuz",
+  "vcpus": 2,
+  "memory": { "size_mib": 2048 },
+  "devices": [
+    { "address": "0000:21:00.0" }
+  ]
+}"#;
+
+fn message(text: &str) -> String {
+    match Config::parse(Path::new("vm.json"), text.as_bytes()) {
+        Ok(config) => panic!("accepted: {config:?}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// The message for `GOOD` with `from` replaced.
+fn refused(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from), "{from}");
+    message(&GOOD.replace(from, to))
+}
+
+/// `GOOD` with further fields.
+fn with(fields: &str) -> String {
+    GOOD.replace("\"vcpus\"", &format!("{fields}, \"vcpus\""))
+}
+
+fn parse(text: &str) -> Config {
+    Config::parse(Path::new("vm.json"), text.as_bytes()).expect("a good config")
+}
+
+#[test]
+fn absent_fields_have_defaults() {
+    let config = parse(GOOD);
+    assert_eq!(config.name.as_str(), "router");
+    assert_eq!(config.memory.page_size, PageSize::Size1G);
+    assert_eq!(config.memory.size_mib.bytes(), 2 << 30);
+    assert_eq!(config.console, ConsoleConfig::Stdio);
+    assert_eq!(config.placement, PlacementConfig::default());
+    assert_eq!(config.shutdown_timeout_s.duration().as_secs(), 30);
+    assert_eq!(config.cmdline.as_str(), "");
+    assert_eq!(config.initrd, None);
+}
+
+#[test]
+fn every_field_reads_what_it_writes() {
+    let config = parse(&with(
+        r#""initrd": "i", "cmdline": "quiet", "console": {"file": "log"},
+           "placement": {"node": 1, "cpus": [4, 5]}, "shutdown_timeout_s": 0"#,
+    ));
+    assert_eq!(config.placement.cpus, Some(vec![4, 5]));
+    assert_eq!(config.placement.node, Some(1));
+    assert_eq!(config.console, ConsoleConfig::File("log".into()));
+    let text = serde_json::to_string(&config).expect("a config is plain data");
+    assert_eq!(parse(&text), config);
+    let auto = parse(&with(r#""placement": {"node": "auto", "cpus": "auto"}"#));
+    assert_eq!(auto.placement, PlacementConfig::default());
+}
+
+#[test]
+fn relative_paths_start_at_the_files_folder() {
+    let mut config = parse(&with(r#""initrd": "/boot/initrd", "console": {"file": "log"}"#));
+    config.resolve(Path::new("/vm"));
+    assert_eq!(config.kernel, Path::new("/vm/vmlinuz"));
+    assert_eq!(config.initrd.as_deref(), Some(Path::new("/boot/initrd")));
+    assert_eq!(config.console, ConsoleConfig::File("/vm/log".into()));
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let error = Config::load(Path::new("/nonexistent/vm.json")).expect_err("there is no such file");
+    assert_eq!(error.to_string(), "cannot read the config file /nonexistent/vm.json");
+}
+
+#[test]
+fn what_is_not_json_is_refused_with_its_place() {
+    assert_eq!(message("{ \"name\": \"router\","), "vm.json:1:19: EOF while parsing a value");
+    assert_eq!(message(""), "vm.json:1:0: EOF while parsing a value");
+    assert_eq!(message(&format!("{GOOD}\n}}")), "vm.json:10:1: trailing characters");
+}
+
+#[test]
+fn unknown_and_missing_fields_are_refused_with_the_known_ones() {
+    assert_eq!(
+        refused("\"vcpus\": 2", "\"cpus\": 2"),
+        "vm.json:4:8: cpus: unknown field `cpus`, expected one of `name`, `kernel`, `initrd`, \
+         `cmdline`, `vcpus`, `memory`, `devices`, `console`, `placement`, `shutdown_timeout_s`"
+    );
+    assert_eq!(
+        refused("\"size_mib\": 2048", "\"size\": 2048"),
+        "vm.json:5:20: memory.size: unknown field `size`, expected `size_mib` or `page_size`"
+    );
+    assert_eq!(refused("\"kernel\": \"vmlinuz\",", ""), "vm.json:9:1: missing field `kernel`");
+}
+
+#[test]
+fn impossible_values_are_refused() {
+    for (from, to, message) in [
+        (
+            "\"vcpus\": 2",
+            "\"vcpus\": 0",
+            "vm.json:4:12: vcpus: invalid value: integer `0`, expected a number of vCPUs from 1 to 255",
+        ),
+        (
+            "\"vcpus\": 2",
+            "\"vcpus\": -1",
+            "vm.json:4:13: vcpus: invalid value: integer `-1`, expected a number of vCPUs from 1 to 255",
+        ),
+        (
+            "\"vcpus\": 2",
+            "\"vcpus\": \"2\"",
+            "vm.json:4:14: vcpus: invalid type: string \"2\", expected a number of vCPUs from 1 to 255",
+        ),
+        (
+            "\"vcpus\": 2",
+            "\"vcpus\": 1.5",
+            "vm.json:4:14: vcpus: invalid type: floating point `1.5`, expected a number of vCPUs from 1 to 255",
+        ),
+        (
+            "2048",
+            "32",
+            "vm.json:5:28: memory.size_mib: invalid value: integer `32`, expected a size in MiB from 64 to 16777216",
+        ),
+        (
+            "2048",
+            "1536",
+            "vm.json:5:32: memory: size_mib 1536 is not a multiple of the page size 1G (1024 MiB); \
+             expected 1024 or 2048, or a smaller page_size",
+        ),
+        (
+            "2048",
+            "2048, \"page_size\": \"3G\"",
+            "vm.json:5:49: memory.page_size: `3G` is not a page size; expected 1G, 2M or 4K",
+        ),
+        (
+            "2048",
+            "2048, \"page_size\": 1",
+            "vm.json:5:46: memory.page_size: invalid type: integer `1`, expected a page size: \"1G\", \"2M\" or \"4K\"",
+        ),
+        (
+            "0000:21:00.0",
+            "21:20.0",
+            "vm.json:7:26: devices[0].address: `21:20.0` is not a PCI address; expected \
+             [DOMAIN:]BUS:DEVICE.FUNCTION in hexadecimal, such as 0000:41:00.0",
+        ),
+        (
+            "\"0000:21:00.0\" }",
+            "\"0000:21:00.0\" },\n{ \"address\": \"21:00.0\" }",
+            "vm.json:9:3: devices[1]: 0000:21:00.0 is in the list already",
+        ),
+        ("\"vmlinuz\"", "\"\"", "vm.json:3:14: kernel: expected the path of a file"),
+        (
+            "\"vmlinuz\"",
+            "null",
+            "vm.json:3:16: kernel: invalid type: null, expected the path of a file",
+        ),
+    ] {
+        assert_eq!(refused(from, to), message);
+    }
+}
+
+#[test]
+fn names_are_thread_names_and_file_names() {
+    for name in ["", "a/b", "sixteen-bytes-xx", "..", "-v", "a b", "ä"] {
+        let text = refused("\"router\"", &format!("\"{name}\""));
+        assert!(
+            text.contains(&format!("name: `{name}` is not a name; expected {}", "1 to 15")),
+            "{text}"
+        );
+    }
+    for name in ["r", "fifteen-bytes-x", "vm_1.test"] {
+        assert_eq!(parse(&GOOD.replace("router", name)).name.as_str(), name);
+    }
+}
+
+#[test]
+fn alternatives_are_named() {
+    for (fields, message) in [
+        (
+            r#""console": "tty""#,
+            "console: invalid value: string \"tty\", expected `stdio`, `off` or {\"file\": PATH}",
+        ),
+        (r#""console": {"path": "x"}"#, "console.path: unknown field `path`, expected `file`"),
+        (
+            r#""placement": {"node": "near"}"#,
+            "placement.node: invalid value: string \"near\", expected `auto` or the number of a NUMA node",
+        ),
+        (
+            r#""placement": {"node": -1}"#,
+            "placement.node: invalid type: integer `-1`, expected `auto` or the number of a NUMA node",
+        ),
+        (
+            r#""placement": {"cpus": 3}"#,
+            "placement.cpus: invalid type: integer `3`, expected `auto` or a list with one host CPU per vCPU",
+        ),
+        (r#""placement": {"cpus": [3, 4, 3]}"#, "placement.cpus[2]: 3 is in the list already"),
+        (
+            r#""placement": {"cpus": [70000]}"#,
+            "placement.cpus[0]: invalid value: integer `70000`, expected the number of a host CPU",
+        ),
+        (r#""cmdline": "a\u0000b""#, "cmdline: '\\0' has no place in a kernel command line"),
+        (
+            r#""shutdown_timeout_s": 100000"#,
+            "shutdown_timeout_s: invalid value: integer `100000`, expected a number of seconds from 0 to 86400",
+        ),
+    ] {
+        let text = super::tests::message(&with(fields));
+        assert!(text.ends_with(message), "{text}");
+    }
+}
+
+/// `resources/` of the source tree.
+fn resources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../resources")
+}
+
+#[test]
+fn examples_are_good_configs() {
+    let examples = fs::read_dir(resources().join("examples")).expect("examples");
+    for example in examples {
+        let path = example.expect("an example").path();
+        if let Err(error) = Config::load(&path) {
+            panic!("{error}");
+        }
+    }
+}
+
+#[test]
+fn the_schema_has_the_same_fields() {
+    let fields = |value: &serde_json::Value| -> Vec<String> {
+        let fields = value.as_object().expect("an object");
+        let mut names: Vec<String> = fields.keys().cloned().collect();
+        names.sort();
+        names
+    };
+    let text = fs::read_to_string(resources().join("config.schema.json")).expect("the schema");
+    let schema: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let schema = &schema["properties"];
+    let config = serde_json::to_value(parse(GOOD)).expect("a config is plain data");
+    assert_eq!(fields(schema), fields(&config));
+    for part in ["memory", "placement"] {
+        assert_eq!(fields(&schema[part]["properties"]), fields(&config[part]));
+    }
+    assert_eq!(fields(&schema["devices"]["items"]["properties"]), fields(&config["devices"][0]));
+}

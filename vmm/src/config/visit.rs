@@ -1,0 +1,107 @@
+//! Ways to read a JSON value that say what was expected in the user's words.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use serde::Deserialize;
+use serde::de::{self, DeserializeSeed, Deserializer, SeqAccess, Unexpected, Visitor};
+
+/// An integer within `range`.
+pub(super) fn bounded<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    range: RangeInclusive<u64>,
+    expected: &'static str,
+) -> Result<u64, D::Error> {
+    struct Bounded(RangeInclusive<u64>, &'static str);
+
+    impl Visitor<'_> for Bounded {
+        type Value = u64;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str(self.1)
+        }
+
+        fn visit_u64<E: de::Error>(self, value: u64) -> Result<u64, E> {
+            if self.0.contains(&value) {
+                Ok(value)
+            } else {
+                Err(E::invalid_value(Unexpected::Unsigned(value), &self))
+            }
+        }
+
+        fn visit_i64<E: de::Error>(self, value: i64) -> Result<u64, E> {
+            Err(E::invalid_value(Unexpected::Signed(value), &self))
+        }
+    }
+
+    deserializer.deserialize_u64(Bounded(range, expected))
+}
+
+/// A value written as a string.
+pub(super) fn parsed<'de, D, T>(deserializer: D, expected: &'static str) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    struct Parsed<T>(&'static str, std::marker::PhantomData<T>);
+
+    impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for Parsed<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str(self.0)
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+            text.parse().map_err(E::custom)
+        }
+    }
+
+    deserializer.deserialize_str(Parsed(expected, std::marker::PhantomData))
+}
+
+/// A list whose elements differ in their key.
+pub(super) struct Distinct<T, K> {
+    pub(super) expected: &'static str,
+    pub(super) key: fn(&T) -> K,
+}
+
+impl<'de, T: Deserialize<'de>, K: PartialEq + fmt::Display> Visitor<'de> for Distinct<T, K> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.expected)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+        let mut list = Vec::new();
+        // A seed, because only an error from inside the element carries the element's index.
+        while let Some(element) =
+            seq.next_element_seed(DistinctElement { before: &list, key: self.key })?
+        {
+            list.push(element);
+        }
+        Ok(list)
+    }
+}
+
+struct DistinctElement<'a, T, K> {
+    before: &'a [T],
+    key: fn(&T) -> K,
+}
+
+impl<'de, T: Deserialize<'de>, K: PartialEq + fmt::Display> DeserializeSeed<'de>
+    for DistinctElement<'_, T, K>
+{
+    type Value = T;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
+        let element = T::deserialize(deserializer)?;
+        let key = (self.key)(&element);
+        if self.before.iter().any(|other| (self.key)(other) == key) {
+            return Err(de::Error::custom(format_args!("{key} is in the list already")));
+        }
+        Ok(element)
+    }
+}

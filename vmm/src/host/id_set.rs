@@ -1,0 +1,133 @@
+//! Sets of CPUs or nodes in the kernel's notation, `0-3,8`.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Serialize, Serializer};
+
+/// Ids of CPUs or NUMA nodes; reads and prints like `0-3,8`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IdSet(BTreeSet<u32>);
+
+/// The text is no list of ids.
+#[derive(Debug, thiserror::Error)]
+#[error("not a list of ids such as 0-3,8")]
+pub struct ParseIdSetError;
+
+/// Ids are below this; the largest kernels are built for 8,192 CPUs. It keeps a malformed range
+/// from filling memory.
+const ID_LIMIT: u32 = 1 << 16;
+
+impl IdSet {
+    /// Whether `id` is in the set.
+    pub fn contains(&self, id: u32) -> bool {
+        self.0.contains(&id)
+    }
+
+    /// Ids in ascending order.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = u32> {
+        self.0.iter().copied()
+    }
+
+    /// The smallest id.
+    pub fn first(&self) -> Option<u32> {
+        self.0.first().copied()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Ids in both sets.
+    pub fn intersection(&self, other: &Self) -> Self {
+        Self(&self.0 & &other.0)
+    }
+
+    /// Ids of this set that are not in the other.
+    pub fn difference(&self, other: &Self) -> Self {
+        Self(&self.0 - &other.0)
+    }
+}
+
+impl FromIterator<u32> for IdSet {
+    fn from_iter<I: IntoIterator<Item = u32>>(ids: I) -> Self {
+        Self(ids.into_iter().collect())
+    }
+}
+
+impl FromStr for IdSet {
+    type Err = ParseIdSetError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIdSetError> {
+        let id = |text: &str| {
+            let id: u32 = text.trim().parse().map_err(|_| ParseIdSetError)?;
+            (id < ID_LIMIT).then_some(id).ok_or(ParseIdSetError)
+        };
+        let mut ids = BTreeSet::new();
+        // An empty file is an empty set: no isolated CPUs, a node without CPUs.
+        for part in text.split(',').filter(|part| !part.trim().is_empty()) {
+            match part.split_once('-') {
+                Some((first, last)) => ids.extend(id(first)?..=id(last)?),
+                None => ids.extend([id(part)?]),
+            }
+        }
+        Ok(Self(ids))
+    }
+}
+
+impl fmt::Display for IdSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("none");
+        }
+        let mut ids = self.iter().peekable();
+        let mut separator = "";
+        while let Some(first) = ids.next() {
+            let mut last = first;
+            while let Some(next) = ids.next_if(|&next| next == last + 1) {
+                last = next;
+            }
+            match last - first {
+                0 => write!(f, "{separator}{first}")?,
+                _ => write!(f, "{separator}{first}-{last}")?,
+            }
+            separator = ",";
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for IdSet {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_and_prints_the_kernels_notation() {
+        for (text, printed, len) in
+            [("0-3,8\n", "0-3,8", 5), ("", "none", 0), ("7", "7", 1), ("1,2,4-5", "1-2,4-5", 4)]
+        {
+            let set: IdSet = text.parse().expect("a list");
+            assert_eq!((set.to_string().as_str(), set.len()), (printed, len));
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_no_list() {
+        for text in ["a", "1-", "-1", "0-4294967295", "65536"] {
+            assert!(text.parse::<IdSet>().is_err(), "{text}");
+        }
+    }
+}

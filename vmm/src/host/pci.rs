@@ -1,0 +1,224 @@
+//! PCI functions as sysfs shows them.
+
+use std::ops::Range;
+
+use berth_devices::pci::Bdf;
+use serde::Serialize;
+
+use super::HostError;
+use super::root::Root;
+use crate::plan::BarKind;
+
+const DEVICES: &str = "/sys/bus/pci/devices";
+
+/// One PCI function.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PciFunction {
+    /// Vendor ID.
+    pub vendor: u16,
+    /// Device ID.
+    pub device: u16,
+    /// Class code: base class, subclass, programming interface, 8 bits each.
+    pub class: u32,
+    /// The driver it is bound to.
+    pub driver: Option<String>,
+    /// The only driver that may bind to it, when one was set.
+    pub driver_override: Option<String>,
+    /// NUMA node; `None` where the firmware names none (-1).
+    pub node: Option<u32>,
+    /// IOMMU group; `None` when no IOMMU is in front of it.
+    pub group: Option<u32>,
+    /// Whether it is a virtual function (SR-IOV).
+    pub is_virtual: bool,
+    /// Implemented BARs.
+    pub bars: Vec<HostBar>,
+    /// Vectors in its MSI-X table, 0 when it has none; `None` when its capabilities cannot be seen,
+    /// as by users other than root.
+    pub msix_vectors: Option<u16>,
+    /// Ways the kernel knows to reset it, in the order it would try them (`flr`, `pm`, `bus`, ...).
+    pub reset_methods: Vec<String>,
+}
+
+/// A BAR as the host's kernel found it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HostBar {
+    /// Register, 0..=5.
+    pub index: u8,
+    /// Kind of the register.
+    pub kind: BarKind,
+    /// Bytes, a power of two.
+    pub size: u64,
+}
+
+impl PciFunction {
+    /// Whether it is part of the host's own fabric: a host bridge, an ISA bridge, a PCI-to-PCI
+    /// bridge or a port (class 06h, subclasses 00h, 01h, 04h and 09h). Other bridges, such as
+    /// non-transparent ones, are endpoints.
+    pub fn is_bridge(&self) -> bool {
+        matches!(self.class >> 8, 0x0600 | 0x0601 | 0x0604 | 0x0609)
+    }
+
+    /// Whether a VFIO driver has it: vfio-pci or a vendor's variant, such as `mlx5_vfio_pci`.
+    pub fn is_bound_to_vfio(&self) -> bool {
+        self.driver.as_deref().is_some_and(|driver| driver.replace('_', "-").ends_with("vfio-pci"))
+    }
+
+    /// Whether its driver lets the other functions of its group be passed through. Without a
+    /// driver it is idle; pci-stub holds it idle; port drivers do no DMA of their own (kernel,
+    /// `driver_managed_dma`).
+    pub fn allows_passthrough_of_its_group(&self) -> bool {
+        match self.driver.as_deref() {
+            None | Some("pci-stub" | "pcieport") => true,
+            Some(_) => self.is_bound_to_vfio(),
+        }
+    }
+
+    /// The function at `address`; `None` when there is none.
+    pub(super) fn read(root: &Root, address: Bdf) -> Result<Option<Self>, HostError> {
+        let file = |name: &str| format!("{DEVICES}/{address}/{name}");
+        let Some(vendor) = root.hex(file("vendor"))? else {
+            return Ok(None);
+        };
+        // "(null)" is what the kernel prints when no override is set.
+        let driver_override =
+            root.text(file("driver_override"))?.filter(|name| !name.is_empty() && name != "(null)");
+        let node: i64 = root.value(file("numa_node"), "the number of a node, or -1")?.unwrap_or(-1);
+        let group = root.link_name(file("iommu_group"));
+        let resets = root.text(file("reset_method"))?.unwrap_or_default();
+        Ok(Some(Self {
+            vendor: vendor as u16,
+            device: root.hex(file("device"))?.unwrap_or(0) as u16,
+            class: root.hex(file("class"))?.unwrap_or(0) as u32,
+            driver: root.link_name(file("driver")),
+            driver_override,
+            node: u32::try_from(node).ok(),
+            group: group.and_then(|name| name.parse().ok()),
+            is_virtual: root.exists(file("physfn")),
+            bars: bars(root, &file("resource"))?,
+            msix_vectors: root.head(file("config"), 256)?.and_then(|config| msix_vectors(&config)),
+            reset_methods: resets.split_whitespace().map(str::to_owned).collect(),
+        }))
+    }
+}
+
+/// Addresses of all PCI functions, in order.
+pub(super) fn addresses(root: &Root) -> Result<Vec<Bdf>, HostError> {
+    let names = root.names(DEVICES)?;
+    let mut all: Vec<Bdf> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    all.sort_unstable();
+    Ok(all)
+}
+
+/// Reads the first six lines of `resource`: first and last address, then flags (kernel,
+/// `include/linux/ioport.h`).
+fn bars(root: &Root, path: &str) -> Result<Vec<HostBar>, HostError> {
+    const IO: u64 = 0x100;
+    const MEMORY: u64 = 0x200;
+    const PREFETCH: u64 = 0x2000;
+    const MEMORY_64: u64 = 0x10_0000;
+
+    let text = root.text(path)?.unwrap_or_default();
+    let mut bars = Vec::new();
+    for (index, line) in text.lines().take(6).enumerate() {
+        let numbers: Option<Vec<u64>> = line
+            .split_whitespace()
+            .map(|word| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok())
+            .collect();
+        let Some([first, last, flags]) = numbers.as_deref() else {
+            return Err(HostError::Malformed {
+                path: root.path(path),
+                text: line.to_owned(),
+                expected: "first address, last address and flags",
+            });
+        };
+        let prefetchable = flags & PREFETCH != 0;
+        let kind = if flags & IO != 0 {
+            BarKind::Io
+        } else if flags & MEMORY == 0 {
+            continue;
+        } else if flags & MEMORY_64 != 0 {
+            BarKind::Memory64 { prefetchable }
+        } else {
+            BarKind::Memory32 { prefetchable }
+        };
+        let bytes = last.wrapping_sub(*first).wrapping_add(1);
+        bars.push(HostBar {
+            index: index as u8,
+            kind,
+            // Enhanced Allocation allows other sizes; the register we emulate does not.
+            size: bytes.checked_next_power_of_two().unwrap_or(1 << 63),
+        });
+    }
+    Ok(bars)
+}
+
+/// Size of the MSI-X table in `config`; `None` when the bytes end before the capabilities do.
+///
+/// The list may be cyclic or lead anywhere: 48 capabilities of 4 bytes fill what is behind the
+/// header (PCI Local Bus 3.0, sections 6.7 and 6.8.2.3).
+fn msix_vectors(config: &[u8]) -> Option<u16> {
+    const STATUS: usize = 0x06;
+    const STATUS_CAPABILITIES: u16 = 1 << 4;
+    const CAPABILITIES_POINTER: usize = 0x34;
+    const HEADER: Range<usize> = 0..0x40;
+    const MSIX: u8 = 0x11;
+
+    let word = |at: usize| Some(u16::from_le_bytes([*config.get(at)?, *config.get(at + 1)?]));
+    if word(STATUS)? & STATUS_CAPABILITIES == 0 {
+        return Some(0);
+    }
+    let mut at = usize::from(*config.get(CAPABILITIES_POINTER)? & !3);
+    for _ in 0..48 {
+        if HEADER.contains(&at) {
+            return Some(0);
+        }
+        let [id, next] = word(at)?.to_le_bytes();
+        if id == MSIX {
+            return Some((word(at + 2)? & 0x7ff) + 1);
+        }
+        at = usize::from(next & !3);
+    }
+    Some(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A header whose list holds PM at 0x40 and MSI-X at 0x70.
+    fn config() -> Vec<u8> {
+        let mut config = vec![0; 256];
+        config[0x06] = 0x10;
+        config[0x34] = 0x40;
+        config[0x40..0x42].copy_from_slice(&[0x01, 0x70]);
+        config[0x70..0x74].copy_from_slice(&[0x11, 0x00, 0x09, 0x80]);
+        config
+    }
+
+    #[test]
+    fn finds_the_msix_table() {
+        assert_eq!(msix_vectors(&config()), Some(10));
+    }
+
+    #[test]
+    fn what_users_other_than_root_see_leaves_the_table_unknown() {
+        assert_eq!(msix_vectors(&config()[..64]), None);
+    }
+
+    #[test]
+    fn a_cyclic_list_ends() {
+        let mut config = config();
+        config[0x41] = 0x40;
+        assert_eq!(msix_vectors(&config), Some(0));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_walked(config in proptest::collection::vec(any::<u8>(), 0..300)) {
+            if let Some(vectors) = msix_vectors(&config) {
+                prop_assert!(vectors <= 2048);
+            }
+        }
+    }
+}

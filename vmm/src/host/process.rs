@@ -1,0 +1,70 @@
+//! What this process may use: CPUs, nodes, limits, capabilities.
+
+use serde::Serialize;
+
+use super::HostError;
+use super::id_set::IdSet;
+use super::root::Root;
+
+/// What this process may use.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Process {
+    /// CPUs of its affinity, which its cpuset bounds.
+    pub cpus: IdSet,
+    /// NUMA nodes that its cpuset lets it take memory from; empty when the kernel names none.
+    pub nodes: IdSet,
+    /// Hard limit of bytes of locked memory (RLIMIT_MEMLOCK); `None` is unlimited.
+    pub memlock: Option<u64>,
+    /// Hard limit of open files (RLIMIT_NOFILE); `None` is unlimited.
+    pub open_files: Option<u64>,
+    /// Effective capabilities, a bit each.
+    pub capabilities: u64,
+}
+
+/// A capability that decides whether a limit counts (capabilities(7)).
+#[derive(Clone, Copy, Debug)]
+pub enum Capability {
+    /// Locks memory beyond RLIMIT_MEMLOCK.
+    IpcLock = 14,
+}
+
+impl Process {
+    pub(super) fn read(root: &Root) -> Result<Self, HostError> {
+        const STATUS: &str = "/proc/self/status";
+        const LIMITS: &str = "/proc/self/limits";
+
+        let mut process = Self::default();
+        let Some(status) = root.text(STATUS)? else {
+            return Err(HostError::Absent { path: root.path(STATUS) });
+        };
+        for (key, value) in status.lines().filter_map(|line| line.split_once(':')) {
+            let value = value.trim();
+            match key {
+                "Cpus_allowed_list" => {
+                    process.cpus = root.parse(STATUS, value, "a list of CPUs")?;
+                }
+                "Mems_allowed_list" => {
+                    process.nodes = root.parse(STATUS, value, "a list of nodes")?;
+                }
+                "CapEff" => {
+                    process.capabilities = u64::from_str_radix(value, 16).unwrap_or_default();
+                }
+                _ => {}
+            }
+        }
+        let limits = root.text(LIMITS)?.unwrap_or_default();
+        // "Max open files            1024                 524288               files"
+        let hard = |name: &str| {
+            let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
+            line.split_whitespace().nth(1)?.parse().ok()
+        };
+        process.memlock = hard("Max locked memory");
+        process.open_files = hard("Max open files");
+        Ok(process)
+    }
+
+    /// Whether it has `capability`.
+    pub fn has(&self, capability: Capability) -> bool {
+        self.capabilities >> capability as u32 & 1 == 1
+    }
+}

@@ -1,0 +1,145 @@
+//! Why a machine could not be built, or did not end in order.
+
+use std::io;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use berth_arch::boot::BootError;
+use berth_arch::regs::RegsError;
+use berth_devices::pci::Bdf;
+use berth_devices::vfio::{FunctionError, OpenError};
+use vfio_ioctls::VfioError;
+
+use crate::console::ConsoleError;
+use crate::kvm::KvmError;
+use crate::memory::MemoryError;
+use crate::sandbox::SandboxError;
+use crate::vcpu::VcpuError;
+
+/// Why a machine could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// KVM refused.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// Guest memory is not to be had.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// A file of the config cannot be opened any more.
+    #[error("cannot open {}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel cannot be loaded.
+    #[error("cannot boot {}", .kernel.display())]
+    Boot {
+        /// The kernel.
+        kernel: PathBuf,
+        /// Cause.
+        #[source]
+        source: BootError,
+    },
+    /// A vCPU cannot be set up.
+    #[error("cannot set up a vCPU")]
+    Vcpu(#[from] RegsError),
+    /// VFIO's container cannot be opened.
+    #[error("cannot open a VFIO container")]
+    Container(#[source] VfioError),
+    /// A device cannot be opened.
+    #[error("cannot open {bdf} for passthrough (IOMMU group {group})")]
+    Open {
+        /// The device.
+        bdf: Bdf,
+        /// Its group.
+        group: u32,
+        /// Cause.
+        #[source]
+        source: OpenError,
+    },
+    /// Guest memory cannot be mapped for DMA.
+    #[error("the IOMMU cannot map guest memory at {:#x}..{:#x}", .range.start, .range.end)]
+    MapDma {
+        /// Guest physical addresses.
+        range: Range<u64>,
+        /// Cause.
+        #[source]
+        source: VfioError,
+    },
+    /// A device cannot be put into the machine.
+    #[error("cannot put {bdf} into the machine")]
+    Function {
+        /// The device.
+        bdf: Bdf,
+        /// Cause.
+        #[source]
+        source: FunctionError,
+    },
+    /// The host cannot report on the device.
+    #[error("cannot watch {bdf} for errors and removal")]
+    Notify {
+        /// The device.
+        bdf: Bdf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The console cannot be used.
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    /// There is no seccomp.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The host refused something else.
+    #[error("berth cannot {doing}")]
+    System {
+        /// What was tried.
+        doing: &'static str,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl BuildError {
+    pub(super) fn system(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { doing, source }
+    }
+
+    /// What to do about it.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            // The plan looks at all of these; what is left changed between plan and build.
+            Self::Open { group, .. } => Some(format!(
+                "`ls -l /dev/vfio/{group}` and `fuser -v /dev/vfio/{group}` show who may open it and who has it"
+            )),
+            Self::Memory(MemoryError::Populate { .. }) => Some(
+                "another process took the pages after berth had counted them; `berth plan` counts again".to_owned(),
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// Why a running machine did not end in order.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A vCPU cannot go on.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+    /// There is no seccomp.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The host refused something.
+    #[error("berth cannot {doing}")]
+    System {
+        /// What was tried.
+        doing: &'static str,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+}

@@ -1,0 +1,144 @@
+//! A plan as text for people, on one screen.
+
+use std::fmt::{self, Formatter};
+use std::ops::Range;
+
+use berth_devices::pci::BarKind;
+
+use super::text::{Bytes, range};
+use super::{BarPlan, ConsolePlan, FunctionPlan, Plan};
+use crate::host::IdSet;
+
+/// Pins are a line each up to this many vCPUs, and share lines beyond.
+const PIN_LINES: usize = 8;
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{}: {} vCPU{}, {} of {} pages{}",
+            self.name,
+            self.vcpus.len(),
+            if self.vcpus.len() == 1 { "" } else { "s" },
+            Bytes(self.memory.size),
+            self.memory.page_size,
+            on_node(self.memory.node),
+        )?;
+        self.fmt_boot(f)?;
+        self.fmt_memory(f)?;
+        self.fmt_cpus(f)?;
+        self.fmt_pci(f)?;
+        writeln!(f, "\nlimits")?;
+        writeln!(f, "  locked memory  {}", Bytes(self.limits.memlock))?;
+        writeln!(f, "  open files     {}", self.limits.open_files)?;
+        if !self.notes.is_empty() {
+            writeln!(f, "\nnotes")?;
+            for note in &self.notes {
+                writeln!(f, "  {note}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Plan {
+    fn fmt_boot(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\nboot")?;
+        writeln!(f, "  kernel    {}", self.boot.kernel.display())?;
+        if let Some(initrd) = &self.boot.initrd {
+            writeln!(f, "  initrd    {}", initrd.display())?;
+        }
+        if !self.boot.cmdline.is_empty() {
+            writeln!(f, "  cmdline   {}", self.boot.cmdline)?;
+        }
+        match &self.console {
+            ConsolePlan::Stdio => writeln!(f, "  console   stdio")?,
+            ConsolePlan::File(path) => writeln!(f, "  console   {}", path.display())?,
+            ConsolePlan::Off => writeln!(f, "  console   off")?,
+        }
+        let seconds = self.shutdown_timeout.as_secs();
+        writeln!(f, "  shutdown  forced after {seconds} s")
+    }
+
+    fn fmt_memory(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let mut map: Vec<(&Range<u64>, &str)> =
+            vec![(&self.pci.window32, "32-bit BARs"), (&self.pci.window64, "64-bit BARs")];
+        map.extend(self.memory.regions.iter().map(|region| (&region.guest, "RAM")));
+        map.sort_by_key(|(addresses, _)| addresses.start);
+        writeln!(f, "\nguest memory map")?;
+        for (addresses, what) in map {
+            let size = Bytes(addresses.end - addresses.start);
+            writeln!(f, "  {}  {size:>9}  {what}", range(addresses))?;
+        }
+        Ok(())
+    }
+
+    fn fmt_cpus(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\nCPUs")?;
+        if self.vcpus.len() <= PIN_LINES {
+            for vcpu in &self.vcpus {
+                let (index, cpu) = (vcpu.index, vcpu.cpu);
+                let line = format!("  vCPU {index:<3} CPU {cpu:<4}{}", on_node(vcpu.node));
+                writeln!(f, "{}", line.trim_end())?;
+            }
+        } else {
+            for row in self.vcpus.chunks(PIN_LINES) {
+                let first = row.first().map_or(0, |vcpu| vcpu.index);
+                let last = row.last().map_or(0, |vcpu| vcpu.index);
+                let cpus: Vec<String> = row.iter().map(|vcpu| format!("{:<4}", vcpu.cpu)).collect();
+                let line = format!("  vCPU {first:>3}-{last:<3} CPU {}", cpus.concat());
+                writeln!(f, "{}", line.trim_end())?;
+            }
+            let nodes: IdSet = self.vcpus.iter().filter_map(|vcpu| vcpu.node).collect();
+            writeln!(f, "  on NUMA node {nodes}")?;
+        }
+        let own: IdSet = self.vmm_cpus.iter().copied().collect();
+        writeln!(f, "  berth    CPU {own}")
+    }
+
+    fn fmt_pci(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\nPCI")?;
+        if self.pci.functions.is_empty() {
+            writeln!(f, "  no devices")?;
+        }
+        for function in &self.pci.functions {
+            fmt_function(f, function)?;
+        }
+        Ok(())
+    }
+}
+
+fn fmt_function(f: &mut Formatter<'_>, function: &FunctionPlan) -> fmt::Result {
+    let [vendor, device] = function.id;
+    writeln!(
+        f,
+        "  {}  is {} [{vendor:04x}:{device:04x}]{}, IOMMU group {}{}",
+        function.guest,
+        function.host,
+        on_node(function.node),
+        function.group,
+        match function.msix_vectors {
+            0 => String::new(),
+            vectors => format!(", {vectors} MSI-X vectors"),
+        },
+    )?;
+    for BarPlan { index, kind, size, address } in &function.bars {
+        let size = Bytes(*size);
+        writeln!(f, "    BAR {index}  {address:#014x}  {size:>9}  {}", kind_name(*kind))?;
+    }
+    Ok(())
+}
+
+fn kind_name(kind: BarKind) -> &'static str {
+    match kind {
+        BarKind::Io => "I/O ports",
+        BarKind::Memory32 { prefetchable: false } => "32-bit",
+        BarKind::Memory32 { prefetchable: true } => "32-bit prefetchable",
+        BarKind::Memory64 { prefetchable: false } => "64-bit",
+        BarKind::Memory64 { prefetchable: true } => "64-bit prefetchable",
+    }
+}
+
+fn on_node(node: Option<u32>) -> String {
+    node.map_or_else(String::new, |node| format!(" on NUMA node {node}"))
+}

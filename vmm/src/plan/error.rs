@@ -1,0 +1,340 @@
+//! Why there is no plan: what on this host does not fit the config.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use berth_devices::pci::Bdf;
+
+use super::PageSize;
+use super::text::{Bytes, list, range};
+use crate::host::{Access, CpuVendor, FileState, IdSet};
+
+/// Why there is no plan.
+///
+/// All variants are refusals by the host: the same config may work elsewhere, or after what
+/// [`help`](Self::help) says.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// A file that the config names cannot be used.
+    #[error("{role} {path} {state}", path = path.display())]
+    File {
+        /// `kernel` or `initrd`.
+        role: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is there.
+        state: FileState,
+    },
+    /// The kernel is a file, but no kernel that berth boots.
+    #[error("kernel {path} is {found}", path = path.display())]
+    NotAKernel {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+    },
+    /// The kernel would cut its command line.
+    #[error("cmdline is {length} bytes long, and the kernel reads {max}")]
+    CommandLineTooLong {
+        /// Bytes in the config.
+        length: usize,
+        /// Bytes that the kernel takes.
+        max: usize,
+    },
+    /// Kernel and initrd do not fit into guest RAM.
+    #[error("kernel and initrd need {need}, and the guest has {size}", need = Bytes(*need), size = Bytes(*size))]
+    MemoryTooSmall {
+        /// Bytes that they need.
+        need: u64,
+        /// Bytes of RAM.
+        size: u64,
+    },
+
+    /// The CPUs cannot run a guest.
+    #[error("the host's CPUs offer no virtualization")]
+    NoVirtualization {
+        /// Their maker.
+        vendor: CpuVendor,
+    },
+    /// KVM cannot be used.
+    #[error("/dev/kvm {access}")]
+    Kvm {
+        /// Why.
+        access: Access,
+        /// The CPUs' maker.
+        vendor: CpuVendor,
+    },
+
+    /// A device of the config is not there.
+    #[error("there is no PCI function {device} on this host")]
+    NoSuchDevice {
+        /// Its address.
+        device: Bdf,
+        /// Functions with the most similar addresses, most similar first.
+        near: Vec<Bdf>,
+    },
+    /// A device of the config is a bridge.
+    #[error("{device} is a bridge, and only endpoints can be passed through")]
+    Bridge {
+        /// Its address.
+        device: Bdf,
+    },
+    /// The host has no IOMMU.
+    #[error("the host has no IOMMU: its firmware describes none")]
+    NoIommu {
+        /// The CPUs' maker.
+        vendor: CpuVendor,
+    },
+    /// The host has an IOMMU but does not use it.
+    #[error("the host's IOMMU is off{by}", by = by(parameter))]
+    IommuOff {
+        /// The CPUs' maker.
+        vendor: CpuVendor,
+        /// The kernel parameter that turned it off.
+        parameter: Option<String>,
+    },
+    /// The IOMMU is on, but not in front of this device.
+    #[error("{device} is behind none of the host's IOMMUs")]
+    NotBehindIommu {
+        /// Its address.
+        device: Bdf,
+    },
+    /// A device is not bound to vfio-pci.
+    #[error("{device} is bound to {driver}, and passthrough needs vfio-pci", driver = driver.as_deref().unwrap_or("no driver"))]
+    NotBound {
+        /// Its address.
+        device: Bdf,
+        /// Its driver.
+        driver: Option<String>,
+        /// Whether vfio-pci is loaded.
+        vfio_pci: bool,
+    },
+    /// Others of the device's group are in use by the host.
+    #[error(
+        "IOMMU group {group} of {device} is shared with what the host uses: {culprits}",
+        culprits = list(culprits.iter().map(|(bdf, driver)| format!("{bdf} ({driver})")))
+    )]
+    GroupNotViable {
+        /// The device.
+        device: Bdf,
+        /// Its group.
+        group: u32,
+        /// Members in use, with their drivers.
+        culprits: Vec<(Bdf, String)>,
+    },
+    /// A device could send any interrupt to the host.
+    #[error(
+        "the host does not remap interrupts: a guest could send any interrupt through its device"
+    )]
+    NoInterruptRemapping {
+        /// The kernel parameter that turned it off.
+        parameter: Option<String>,
+    },
+    /// VFIO cannot be used.
+    #[error("/dev/vfio/vfio {access}")]
+    Vfio {
+        /// Why.
+        access: Access,
+    },
+    /// A device's group cannot be opened.
+    #[error("cannot use {device}: /dev/vfio/{group} {access}")]
+    Group {
+        /// The device.
+        device: Bdf,
+        /// Its group.
+        group: u32,
+        /// Why.
+        access: Access,
+    },
+
+    /// The node is not on this host.
+    #[error("the host has no NUMA node {node}")]
+    NoSuchNode {
+        /// The node.
+        node: u32,
+        /// Nodes with memory.
+        with_memory: IdSet,
+    },
+    /// The node has no memory.
+    #[error("NUMA node {node} has no memory{of}", of = of(device))]
+    NodeWithoutMemory {
+        /// The node.
+        node: u32,
+        /// The device that is on it, when that is why it was chosen.
+        device: Option<Bdf>,
+        /// Nodes with memory.
+        with_memory: IdSet,
+    },
+    /// The process's cpuset excludes the node's memory.
+    #[error("this process may not use memory of NUMA node {node}, only of {allowed}")]
+    NodeNotAllowed {
+        /// The node.
+        node: u32,
+        /// Nodes of the cpuset.
+        allowed: IdSet,
+    },
+    /// More vCPUs than CPUs.
+    #[error("{vcpus} vCPUs need {vcpus} CPUs, and node {node} has {count} that this process may use{which}", count = cpus.len(), which = which(cpus))]
+    TooFewCpus {
+        /// Number of vCPUs.
+        vcpus: u8,
+        /// The node of the guest's memory.
+        node: u32,
+        /// Usable CPUs of that node.
+        cpus: IdSet,
+        /// Isolated CPUs of that node, which only placement.cpus takes.
+        isolated: IdSet,
+        /// Usable CPUs of all nodes.
+        elsewhere: IdSet,
+    },
+    /// Not one CPU per vCPU.
+    #[error("placement.cpus names {cpus} CPUs for {vcpus} vCPUs")]
+    CpuCount {
+        /// CPUs named.
+        cpus: usize,
+        /// Number of vCPUs.
+        vcpus: u8,
+    },
+    /// A CPU is not there.
+    #[error("placement.cpus names CPU {cpu}, and CPUs {online} are online")]
+    CpuNotOnline {
+        /// The CPU.
+        cpu: u32,
+        /// CPUs that are online.
+        online: IdSet,
+    },
+    /// A CPU is not for this process.
+    #[error("placement.cpus names CPU {cpu}, and this process may use {allowed}")]
+    CpuNotAllowed {
+        /// The CPU.
+        cpu: u32,
+        /// CPUs of the process.
+        allowed: IdSet,
+    },
+
+    /// The kernel has no pools of this page size.
+    #[error("the host's kernel has no pool of {size} pages")]
+    NoPool {
+        /// The page size.
+        size: PageSize,
+        /// Whether the CPUs can map 1 GiB pages.
+        gigabyte_pages: Option<bool>,
+    },
+    /// The node's pool is short.
+    #[error(
+        "the guest needs {need} free {size} pages on node {node}, which has {free} of {total}{others}",
+        others = elsewhere(others)
+    )]
+    TooFewPages {
+        /// The page size.
+        size: PageSize,
+        /// Pages needed.
+        need: u64,
+        /// The node.
+        node: u32,
+        /// Its free pages.
+        free: u64,
+        /// All its pages.
+        total: u64,
+        /// Free pages of other nodes that have some.
+        others: Vec<(u32, u64)>,
+    },
+    /// The pool's pages are promised to others.
+    #[error(
+        "the guest needs {need} free {size} pages, and all but {unreserved} are promised to other processes"
+    )]
+    PagesPromised {
+        /// The page size.
+        size: PageSize,
+        /// Pages needed.
+        need: u64,
+        /// Pages nobody was promised.
+        unreserved: u64,
+    },
+    /// The node's memory is short.
+    #[error("the guest needs {need}, and node {node} has {available} available", need = Bytes(*need), available = Bytes(*available))]
+    TooLittleMemory {
+        /// Bytes needed.
+        need: u64,
+        /// The node.
+        node: u32,
+        /// Bytes available.
+        available: u64,
+    },
+    /// The IOMMU keeps RAM away from addresses that pages of this size cannot leave out.
+    #[error("the host's IOMMU reserves {reserved}, and RAM of {size} pages cannot leave that out", reserved = range(reserved))]
+    ReservedLow {
+        /// Addresses that DMA cannot use.
+        reserved: Range<u64>,
+        /// The page size.
+        size: PageSize,
+    },
+    /// Guest addresses run out.
+    #[error("{what} would end at {end:#x}, and {limit} addresses have {bits} bits")]
+    AddressSpace {
+        /// `guest RAM` or `64-bit BARs`.
+        what: &'static str,
+        /// First address behind it.
+        end: u64,
+        /// Whose addresses they are.
+        limit: &'static str,
+        /// Their width.
+        bits: u8,
+    },
+
+    /// The guest's bus is full.
+    #[error("{count} devices do not fit on a bus, which takes 31")]
+    TooManyDevices {
+        /// Devices of the config; functions that stay together count once.
+        count: usize,
+    },
+    /// BARs do not fit.
+    #[error("BAR {bar} of {device} ({size}) does not fit into {window}", size = Bytes(*size))]
+    WindowFull {
+        /// The device.
+        device: Bdf,
+        /// The register.
+        bar: u8,
+        /// Its size in bytes.
+        size: u64,
+        /// The window, in words.
+        window: &'static str,
+    },
+
+    /// Not enough memory may be locked.
+    #[error("pinning guest memory for DMA locks {need}, and RLIMIT_MEMLOCK is {limit}", need = Bytes(*need), limit = Bytes(*limit))]
+    MemlockLimit {
+        /// Bytes needed.
+        need: u64,
+        /// Hard limit in bytes.
+        limit: u64,
+    },
+    /// Not enough files may be open.
+    #[error("up to {need} files are open at once, and RLIMIT_NOFILE is {limit}")]
+    OpenFilesLimit {
+        /// Files needed.
+        need: u64,
+        /// Hard limit.
+        limit: u64,
+    },
+}
+
+fn by(parameter: &Option<String>) -> String {
+    parameter.as_ref().map_or_else(String::new, |p| format!(", by the kernel parameter `{p}`"))
+}
+
+fn of(device: &Option<Bdf>) -> String {
+    device.map_or_else(String::new, |device| format!(", and {device} is on it"))
+}
+
+fn which(cpus: &IdSet) -> String {
+    if cpus.is_empty() { String::new() } else { format!(" ({cpus})") }
+}
+
+fn elsewhere(others: &[(u32, u64)]) -> String {
+    if others.is_empty() {
+        return String::new();
+    }
+    let others = others.iter().map(|(node, free)| format!("node {node} has {free} free"));
+    format!("; {}", list(others))
+}

@@ -1,0 +1,212 @@
+//! What to do about a refusal: the commands and settings that make the plan work.
+
+use berth_devices::pci::Bdf;
+
+use super::memory::GUEST_RAM;
+use super::text::list;
+use super::{PageSize, PlanError};
+use crate::host::{Access, CpuVendor, Holder};
+
+impl PlanError {
+    /// What to do about it, as commands where there are some; may have several lines.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::File { .. } | Self::WindowFull { .. } | Self::CpuCount { .. } => None,
+            Self::NotAKernel { found, .. } => Some(kernel(found)),
+            Self::CommandLineTooLong { .. } => Some("shorten cmdline".to_owned()),
+            Self::MemoryTooSmall { .. } => Some("raise memory.size_mib".to_owned()),
+            Self::NoVirtualization { vendor } => Some(virtualization(*vendor)),
+            Self::Kvm { access, vendor } => kvm(access, *vendor),
+            Self::NoSuchDevice { near, .. } if near.is_empty() => None,
+            Self::NoSuchDevice { near, .. } => Some(format!("the nearest are {}", list(near))),
+            Self::Bridge { .. } => Some("name functions behind it".to_owned()),
+            Self::NoIommu { vendor } => Some(format!("{} in the firmware's setup", unit(*vendor))),
+            Self::IommuOff { vendor, parameter } => Some(iommu(*vendor, parameter.as_deref())),
+            Self::NotBehindIommu { .. } => {
+                Some("move the card to another slot, or choose another function".to_owned())
+            }
+            Self::NotBound { device, driver, vfio_pci } => {
+                Some(bind(*device, driver.is_some(), *vfio_pci))
+            }
+            Self::GroupNotViable { culprits, .. } => Some(release(culprits)),
+            Self::NoInterruptRemapping { parameter } => Some(remapping(parameter.as_deref())),
+            Self::Vfio { access } => match access {
+                Access::Missing => Some("`modprobe vfio-pci`".to_owned()),
+                Access::Denied => {
+                    Some("`chmod 0666 /dev/vfio/vfio`; it gives no device away".into())
+                }
+                _ => None,
+            },
+            Self::Group { group, access, .. } => group_file(*group, access),
+            Self::NoSuchNode { with_memory, .. } | Self::NodeWithoutMemory { with_memory, .. } => {
+                Some(format!("set placement.node to a node with memory: {with_memory}"))
+            }
+            Self::NodeNotAllowed { allowed, .. } => Some(format!(
+                "set placement.node to a node that it may use ({allowed}), or widen cpuset.mems of berth's cgroup"
+            )),
+            Self::TooFewCpus { cpus, isolated, elsewhere, .. } => {
+                let mut ways = vec![format!("lower vcpus to {}", cpus.len())];
+                if cpus.is_empty() {
+                    ways.clear();
+                }
+                if !isolated.is_empty() {
+                    ways.push(format!(
+                        "name the node's isolated CPUs {isolated} in placement.cpus"
+                    ));
+                }
+                if elsewhere != cpus {
+                    ways.push(format!("name any of CPUs {elsewhere} in placement.cpus"));
+                }
+                Some(ways.join(", or "))
+            }
+            Self::CpuNotOnline { cpu, .. } => Some(format!(
+                "if the host has it: `echo 1 > /sys/devices/system/cpu/cpu{cpu}/online`"
+            )),
+            Self::CpuNotAllowed { .. } => {
+                Some("widen berth's affinity (taskset) or cpuset.cpus of its cgroup".to_owned())
+            }
+            Self::NoPool { size: PageSize::Size1G, gigabyte_pages: Some(false) } => Some(
+                "the CPUs have no 1 GiB pages (pdpe1gb): set memory.page_size to \"2M\"".to_owned(),
+            ),
+            Self::NoPool { .. } => Some("set memory.page_size to \"4K\"".to_owned()),
+            Self::TooFewPages { size, need, node, free, total, .. } => {
+                Some(reserve(*size, *node, total + need - free))
+            }
+            Self::PagesPromised { size, need, unreserved } => Some(format!(
+                "end a process that uses {size} pages, or reserve {} more",
+                need - unreserved
+            )),
+            Self::TooLittleMemory { .. } => {
+                Some("lower memory.size_mib, or set placement.node to another node".to_owned())
+            }
+            Self::ReservedLow { .. } => Some("set memory.page_size to \"2M\"".to_owned()),
+            Self::AddressSpace { what, .. } => {
+                (*what == GUEST_RAM).then(|| "lower memory.size_mib".to_owned())
+            }
+            Self::TooManyDevices { .. } => {
+                Some("functions of one card share a place when its function 0 is there".to_owned())
+            }
+            Self::MemlockLimit { need, .. } => Some(format!(
+                "`ulimit -l {}`, `LimitMEMLOCK={need}` in a systemd unit, or give berth CAP_IPC_LOCK",
+                need >> 10
+            )),
+            Self::OpenFilesLimit { need, .. } => {
+                Some(format!("`ulimit -n {need}`, or `LimitNOFILE={need}` in a systemd unit"))
+            }
+        }
+    }
+}
+
+fn kernel(found: &str) -> String {
+    let boots = "berth boots a 64-bit x86 bzImage (vmlinuz) or ELF file (vmlinux)";
+    if found.ends_with("compressed data") {
+        format!("{boots}; decompress it first")
+    } else {
+        boots.to_owned()
+    }
+}
+
+/// What the firmware's setup calls the vendor's IOMMU.
+fn unit(vendor: CpuVendor) -> &'static str {
+    match vendor {
+        CpuVendor::Intel => "turn on VT-d",
+        CpuVendor::Amd => "turn on IOMMU (AMD-Vi)",
+        CpuVendor::Other => "turn on the IOMMU",
+    }
+}
+
+fn virtualization(vendor: CpuVendor) -> String {
+    let name = match vendor {
+        CpuVendor::Intel => "Intel Virtualization Technology (VT-x)",
+        CpuVendor::Amd => "SVM",
+        CpuVendor::Other => "virtualization",
+    };
+    format!("turn on {name} in the firmware's setup; in a VM, let its host nest")
+}
+
+fn kvm(access: &Access, vendor: CpuVendor) -> Option<String> {
+    match access {
+        Access::Missing => Some(match vendor {
+            CpuVendor::Intel => "`modprobe kvm_intel`".to_owned(),
+            CpuVendor::Amd => "`modprobe kvm_amd`".to_owned(),
+            CpuVendor::Other => "load the kernel's KVM module".to_owned(),
+        }),
+        Access::Denied => Some("`usermod -aG kvm USER`, then log in again".to_owned()),
+        _ => None,
+    }
+}
+
+fn iommu(vendor: CpuVendor, parameter: Option<&str>) -> String {
+    let on = match vendor {
+        CpuVendor::Intel => "intel_iommu=on iommu=pt",
+        CpuVendor::Amd | CpuVendor::Other => "iommu=pt",
+    };
+    match parameter {
+        Some(parameter) => {
+            format!("boot the host with `{on}` in place of `{parameter}`")
+        }
+        None => format!("{} in the firmware's setup, and boot the host with `{on}`", unit(vendor)),
+    }
+}
+
+/// driver_override rather than new_id: it concerns this function only, not all of its kind.
+fn bind(device: Bdf, has_driver: bool, vfio_pci: bool) -> String {
+    let folder = format!("/sys/bus/pci/devices/{device}");
+    let mut steps = Vec::new();
+    if !vfio_pci {
+        steps.push("`modprobe vfio-pci`".to_owned());
+    }
+    steps.push(format!("`echo vfio-pci > {folder}/driver_override`"));
+    if has_driver {
+        steps.push(format!("`echo {device} > {folder}/driver/unbind`"));
+    }
+    steps.push(format!("`echo {device} > /sys/bus/pci/drivers_probe`"));
+    format!("these bind it, and the host loses it:\n{}", steps.join("\n"))
+}
+
+fn release(culprits: &[(Bdf, String)]) -> String {
+    let steps = culprits.iter().map(|(device, _)| {
+        format!("`echo {device} > /sys/bus/pci/devices/{device}/driver/unbind`")
+    });
+    format!(
+        "move the device to a slot with a group of its own, or take these from the host too:\n{}",
+        steps.collect::<Vec<_>>().join("\n")
+    )
+}
+
+fn remapping(parameter: Option<&str>) -> String {
+    let cause = match parameter {
+        Some(parameter) => format!("boot the host without `{parameter}`"),
+        None => "`dmesg | grep -i remap` may say why".to_owned(),
+    };
+    format!(
+        "{cause}; only for a guest you trust as you trust the host:\n\
+         `echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts`"
+    )
+}
+
+fn group_file(group: u32, access: &Access) -> Option<String> {
+    match access {
+        Access::Denied => Some(format!("`chown USER /dev/vfio/{group}`")),
+        Access::Busy(Some(Holder { pid, .. })) => Some(format!("end process {pid} first")),
+        Access::Busy(None) => Some(format!("`fuser -v /dev/vfio/{group}` as root names it")),
+        Access::Missing => Some("`modprobe vfio_iommu_type1`, and see the kernel's log".to_owned()),
+        Access::Granted | Access::Unknown | Access::Failed(_) => None,
+    }
+}
+
+/// `pages` is the size of the pool after it has grown.
+fn reserve(size: PageSize, node: u32, pages: u64) -> String {
+    let command = format!(
+        "`echo {pages} > /sys/devices/system/node/node{node}/hugepages/{}/nr_hugepages`",
+        size.pool_folder()
+    );
+    match size {
+        // Memory fragments: 1 GiB of it in one piece is soon found only at boot.
+        PageSize::Size1G => format!(
+            "{command}\nor, when memory is too fragmented for that, boot the host with \
+             `hugepagesz=1G hugepages={node}:{pages}`"
+        ),
+        PageSize::Size2M | PageSize::Size4K => command,
+    }
+}

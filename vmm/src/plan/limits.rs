@@ -1,0 +1,48 @@
+//! What the process needs from its resource limits.
+
+use super::{Limits, PciPlan, PlanError};
+use crate::config::Config;
+use crate::host::{Capability, HostProfile};
+
+/// A vector's eventfd, twice more while a route of it is replaced.
+const FILES_PER_VECTOR: u64 = 3;
+
+/// Group, device, and eventfds for INTx and its unmasking, for errors and for device requests,
+/// with a spare.
+const FILES_PER_FUNCTION: u64 = 8;
+
+/// A vCPU's file and what wakes it.
+const FILES_PER_VCPU: u64 = 2;
+
+/// Standard streams, logs, KVM, the VM, the container, the memfd, epoll, timers, console and
+/// control, the guest's files at boot, libraries' own.
+const FILES_FIXED: u64 = 64;
+
+pub(super) fn plan(
+    config: &Config,
+    host: &HostProfile,
+    pci: &PciPlan,
+) -> Result<Limits, PlanError> {
+    let vectors: u64 = pci.functions.iter().map(|f| u64::from(f.msix_vectors)).sum();
+    let limits = Limits {
+        // VFIO pins all RAM and counts every page of it, hugetlb or not, against the limit that
+        // mlock(2) has; BARs are reserved pages, which it does not count
+        // (`vfio_pin_pages_remote` in drivers/vfio/vfio_iommu_type1.c). Nothing else is locked.
+        memlock: if pci.functions.is_empty() { 0 } else { config.memory.size_mib.bytes() },
+        open_files: FILES_FIXED
+            + FILES_PER_VCPU * u64::from(config.vcpus.get())
+            + FILES_PER_FUNCTION * pci.functions.len() as u64
+            + FILES_PER_VECTOR * vectors,
+    };
+    let process = &host.process;
+    let short = |need: u64, limit: Option<u64>| limit.filter(|limit| *limit < need);
+    if !process.has(Capability::IpcLock)
+        && let Some(limit) = short(limits.memlock, process.memlock)
+    {
+        return Err(PlanError::MemlockLimit { need: limits.memlock, limit });
+    }
+    if let Some(limit) = short(limits.open_files, process.open_files) {
+        return Err(PlanError::OpenFilesLimit { need: limits.open_files, limit });
+    }
+    Ok(limits)
+}

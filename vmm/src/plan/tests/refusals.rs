@@ -1,0 +1,184 @@
+//! Every refusal with its remedy, in one text.
+
+use serde_json::{Value, json};
+
+use super::hosts::{function, member, server};
+use super::{config, golden, pool};
+use crate::error::Error;
+use crate::host::iommu::ReservedRegion;
+use crate::host::memory::Pool;
+use crate::host::{Access, FileState, Holder, HostProfile, IdSet, KernelFormat};
+use crate::plan::{BarKind, PageSize, Plan};
+
+/// A refusal: its name, fields of the config that differ, and what differs on the host.
+type Case = (&'static str, Value, fn(&mut HostProfile));
+
+fn refusals() -> Vec<Case> {
+    let none = || json!({});
+    vec![
+        ("kernel missing", none(), |host| host.kernel.file.state = FileState::Missing),
+        ("kernel is a folder", none(), |host| {
+            host.kernel.file.state = FileState::NotAFile("a directory");
+        }),
+        ("kernel unreadable", none(), |host| {
+            host.kernel.file.state =
+                FileState::Unreadable("Permission denied (os error 13)".into());
+        }),
+        ("kernel for arm64", none(), |host| {
+            host.kernel.format = Some(KernelFormat::Other("an arm64 kernel image"));
+        }),
+        ("kernel compressed", none(), |host| {
+            host.kernel.format = Some(KernelFormat::Other("gzip-compressed data"));
+        }),
+        ("kernel of 32 bits", none(), |host| {
+            host.kernel.format =
+                Some(KernelFormat::BzImage { entry64: false, cmdline_max: 2047, init_size: 0 });
+        }),
+        ("initrd missing", none(), |host| {
+            host.initrd.as_mut().expect("an initrd").state = FileState::Missing;
+        }),
+        ("cmdline too long", json!({ "cmdline": "x".repeat(2048) }), |_| ()),
+        (
+            "memory smaller than the initrd",
+            json!({ "memory": { "size_mib": 64, "page_size": "2M" } }),
+            |_| (),
+        ),
+        ("KVM not loaded", none(), |host| host.kvm = Access::Missing),
+        ("KVM denied", none(), |host| host.kvm = Access::Denied),
+        ("no virtualization", none(), |host| {
+            host.kvm = Access::Missing;
+            host.cpus.virtualization = Some(false);
+        }),
+        ("no such device", json!({ "devices": [{ "address": "0000:41:00.3" }] }), |_| ()),
+        ("device is a bridge", json!({ "devices": [{ "address": "0000:40:01.0" }] }), |_| ()),
+        ("no IOMMU", none(), |host| no_iommu(host, Some(false), "")),
+        ("IOMMU off", none(), |host| no_iommu(host, Some(true), "")),
+        ("IOMMU off by parameter", none(), |host| {
+            no_iommu(host, Some(true), "quiet intel_iommu=off");
+        }),
+        ("not behind the IOMMU", none(), |host| {
+            function(host, "0000:41:00.0").group = None;
+        }),
+        ("native driver", none(), |host| {
+            function(host, "0000:41:00.0").driver = Some("igb".to_owned());
+        }),
+        ("no driver, vfio-pci not loaded", none(), |host| {
+            host.vfio_pci = false;
+            function(host, "0000:41:00.0").driver = None;
+        }),
+        ("group not viable", none(), |host| {
+            member(host, "0000:41:00.4", 14, Some("xhci_hcd"));
+            member(host, "0000:41:00.5", 14, None);
+            member(host, "0000:41:00.6", 14, Some("nvme"));
+        }),
+        ("no interrupt remapping", none(), |host| {
+            host.iommu.interrupt_remapping = Some(false);
+        }),
+        ("interrupt remapping off by parameter", none(), |host| {
+            host.iommu.interrupt_remapping = Some(false);
+            host.iommu.kernel_cmdline = "quiet intremap=off".to_owned();
+        }),
+        ("no VFIO", none(), |host| host.vfio = Access::Missing),
+        ("group denied", none(), |host| {
+            host.group_files.insert(14, Access::Denied);
+        }),
+        ("group held", none(), |host| {
+            let holder = Holder { pid: 4711, comm: "qemu-system-x86".to_owned() };
+            host.group_files.insert(14, Access::Busy(Some(holder)));
+        }),
+        ("group held by someone hidden", none(), |host| {
+            host.group_files.insert(14, Access::Busy(None));
+        }),
+        ("no such node", json!({ "placement": { "node": 7 } }), |_| ()),
+        ("node without memory", none(), |host| {
+            host.memory.nodes.get_mut(&1).expect("node 1").total = 0;
+        }),
+        ("node outside the cpuset", none(), |host| {
+            host.process.nodes = IdSet::from_iter([0]);
+        }),
+        ("more vCPUs than CPUs", json!({ "vcpus": 9 }), |_| ()),
+        ("CPUs isolated", json!({ "vcpus": 4 }), |host| {
+            host.cpus.isolated = IdSet::from_iter([5, 6, 7, 13, 14, 15]);
+            host.process.cpus = host.process.cpus.difference(&host.cpus.isolated);
+        }),
+        ("node without CPUs", none(), |host| {
+            host.memory.nodes.get_mut(&1).expect("node 1").cpus = IdSet::default();
+        }),
+        ("too few CPUs named", json!({ "placement": { "cpus": [4] } }), |_| ()),
+        ("CPU not online", json!({ "placement": { "cpus": [4, 99] } }), |_| ()),
+        ("CPU not allowed", json!({ "placement": { "cpus": [4, 5] } }), |host| {
+            host.process.cpus = IdSet::from_iter(0..=4)
+        }),
+        ("1G pages short, others have some", none(), |host| {
+            *pool(host, 1) = Pool { total: 4, free: 1, surplus: 0 };
+        }),
+        ("2M pages short", json!({ "memory": { "size_mib": 1024, "page_size": "2M" } }), |_| ()),
+        ("no pool, CPUs without 1G pages", none(), |host| {
+            host.cpus.gigabyte_pages = Some(false);
+            no_pool(host);
+        }),
+        ("no pool", none(), no_pool),
+        ("pages promised", none(), |host| {
+            host.memory.reserved.insert(PageSize::Size1G, 15);
+        }),
+        ("4K memory short", json!({ "memory": { "size_mib": 65536, "page_size": "4K" } }), |_| ()),
+        ("reserved in the first GiB", none(), |host| {
+            let group = host.iommu.groups.get_mut(&14).expect("the card's group");
+            group
+                .reserved
+                .push(ReservedRegion { range: 0x10_0000..=0x1f_ffff, kind: "direct".to_owned() });
+        }),
+        ("narrow IOMMU", json!({ "memory": { "size_mib": 5120 } }), |host| {
+            host.iommu.address_bits = Some(32)
+        }),
+        ("BARs over the address width", none(), |host| {
+            host.cpus.physical_bits = Some(32);
+        }),
+        ("32-bit BARs over the window", none(), |host| {
+            for bar in &mut function(host, "0000:41:00.0").bars {
+                bar.kind = BarKind::Memory32 { prefetchable: false };
+                bar.size = 1 << 29;
+            }
+        }),
+        ("locked memory limited", none(), |host| {
+            host.process.capabilities = 0;
+            host.process.memlock = Some(8 << 20);
+        }),
+        ("open files limited", none(), |host| {
+            host.process.open_files = Some(64);
+        }),
+    ]
+}
+
+fn no_iommu(host: &mut HostProfile, in_firmware: Option<bool>, cmdline: &str) {
+    function(host, "0000:41:00.0").group = None;
+    host.iommu.units.clear();
+    host.iommu.in_firmware = in_firmware;
+    host.iommu.kernel_cmdline = cmdline.to_owned();
+}
+
+fn no_pool(host: &mut HostProfile) {
+    host.memory.reserved.remove(&PageSize::Size1G);
+    for node in host.memory.nodes.values_mut() {
+        node.pools.remove(&PageSize::Size1G);
+    }
+}
+
+#[test]
+fn refusals_name_the_object_and_the_remedy() {
+    let mut text = String::new();
+    for (name, fields, change) in refusals() {
+        let mut host = server();
+        change(&mut host);
+        match Plan::new(&config(fields), &host) {
+            Ok(_) => panic!("{name}: accepted"),
+            Err(error) => {
+                let mut report = Vec::new();
+                let error = Error::from(error);
+                error.report(&mut report).expect("memory takes all");
+                text += &format!("# {name}\n{}\n", String::from_utf8_lossy(&report));
+            }
+        }
+    }
+    golden("refusals.txt", &text);
+}

@@ -1,0 +1,204 @@
+//! vCPU threads: pinned, named, and in KVM_RUN nearly all the time.
+
+use std::cell::Cell;
+use std::io;
+use std::os::unix::thread::JoinHandleExt;
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::thread::{self, JoinHandle};
+
+use berth_devices::irq::Gsi;
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
+
+use crate::affinity;
+use crate::chipset::Chipset;
+use crate::exit::Exit;
+use crate::sandbox::Filter;
+
+/// Exits to user space, by reason: the price of what the kernel does not do alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExitCounts {
+    /// Reads and writes of ports.
+    pub port: u64,
+    /// Reads and writes of memory that is not in a slot.
+    pub mmio: u64,
+    /// Signals and everything else.
+    pub other: u64,
+}
+
+/// Why a vCPU stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum VcpuError {
+    /// KVM_RUN failed.
+    #[error("KVM cannot run vCPU {index}")]
+    Run {
+        /// vCPU.
+        index: u8,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The CPU is in a state that KVM cannot continue from.
+    #[error("vCPU {index} stopped: {reason}")]
+    Stopped {
+        /// vCPU.
+        index: u8,
+        /// KVM's exit.
+        reason: String,
+    },
+}
+
+/// What a vCPU thread shares with the one that controls it.
+pub struct Shared {
+    /// The I/O map.
+    pub chipset: Arc<Chipset>,
+    /// Set before the kick: leave the loop.
+    pub stop: AtomicBool,
+    /// Signalled with each [`Ended`].
+    pub ended: EventFd,
+}
+
+/// A vCPU's last word.
+pub type Ended = Result<Exit, VcpuError>;
+
+/// What [`handle`] wants next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Back into the guest.
+    Run,
+    /// The machine ends.
+    End(Exit),
+    /// KVM cannot go on.
+    Stop(String),
+}
+
+/// Serves one exit.
+pub fn handle(chipset: &Chipset, counts: &mut ExitCounts, exit: VcpuExit<'_>) -> Next {
+    match exit {
+        VcpuExit::IoIn(port, data) => {
+            counts.port += 1;
+            chipset.port_read(port, data);
+        }
+        VcpuExit::IoOut(port, data) => {
+            counts.port += 1;
+            return chipset.port_write(port, data).map_or(Next::Run, Next::End);
+        }
+        VcpuExit::MmioRead(address, data) => {
+            counts.mmio += 1;
+            chipset.memory_read(address, data);
+        }
+        VcpuExit::MmioWrite(address, data) => {
+            counts.mmio += 1;
+            chipset.memory_write(address, data);
+        }
+        // A triple fault; KVM reports it as a shutdown.
+        VcpuExit::Shutdown => return Next::End(Exit::TripleFault),
+        VcpuExit::Intr => counts.other += 1,
+        other => return Next::Stop(format!("{other:?}")),
+    }
+    Next::Run
+}
+
+thread_local! {
+    /// Where this thread's `kvm_run.immediate_exit` is, for the signal handler.
+    static IMMEDIATE_EXIT: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
+}
+
+/// Makes the running or next KVM_RUN return, so that a kick between the look at the stop flag and
+/// KVM_RUN is not lost (KVM API, section 5, `immediate_exit`).
+extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    let immediate_exit = IMMEDIATE_EXIT.get();
+    if !immediate_exit.is_null() {
+        // SAFETY: the pointer is into this thread's own kvm_run, which lives until the thread
+        // has cleared the cell.
+        unsafe { immediate_exit.write_volatile(1) };
+    }
+}
+
+/// Installs the handler for kicks; once, before the first vCPU starts.
+pub fn prepare_kicks() -> io::Result<()> {
+    register_signal_handler(SIGRTMIN(), on_kick)
+        .map_err(|e| io::Error::from_raw_os_error(e.errno()))
+}
+
+/// A vCPU's thread.
+pub struct VcpuThread(JoinHandle<ExitCounts>);
+
+impl VcpuThread {
+    /// Starts it on host CPU `cpu`.
+    pub fn spawn(
+        name: String,
+        index: u8,
+        cpu: u32,
+        mut fd: VcpuFd,
+        shared: Arc<Shared>,
+        ended: Sender<Ended>,
+        filter: Filter,
+    ) -> io::Result<Self> {
+        let body = move || {
+            let mut counts = ExitCounts::default();
+            let result = run(index, cpu, &mut fd, &shared, &filter, &mut counts);
+            if let Some(result) = result.transpose() {
+                // Nobody listens any more when another vCPU has ended the machine before.
+                let _ = ended.send(result);
+                let _ = shared.ended.write(1);
+            }
+            counts
+        };
+        thread::Builder::new().name(name).spawn(body).map(Self)
+    }
+
+    /// Takes the vCPU out of the guest. It sees the stop flag, which is set by now.
+    pub fn kick(&self) {
+        // SAFETY: the thread has not been joined, so its ID is valid; a handler is installed.
+        unsafe { libc::pthread_kill(self.0.as_pthread_t(), SIGRTMIN()) };
+    }
+
+    /// Waits for its end.
+    pub fn join(self) -> ExitCounts {
+        self.0.join().expect("a vCPU thread does not panic")
+    }
+}
+
+/// Runs until the guest ends the machine (`Some`), or until it is told to stop (`None`).
+fn run(
+    index: u8,
+    cpu: u32,
+    fd: &mut VcpuFd,
+    shared: &Shared,
+    filter: &Filter,
+    counts: &mut ExitCounts,
+) -> Result<Option<Exit>, VcpuError> {
+    let failed = |source| VcpuError::Run { index, source };
+    affinity::pin_this_thread(&[cpu]).map_err(failed)?;
+    filter.apply().map_err(|error| failed(io::Error::other(error)))?;
+    IMMEDIATE_EXIT.set(&raw mut fd.get_kvm_run().immediate_exit);
+    let result = loop {
+        if shared.stop.load(Ordering::Acquire) {
+            break Ok(None);
+        }
+        match fd.run() {
+            Ok(exit) => match handle(&shared.chipset, counts, exit) {
+                Next::Run => {}
+                Next::End(exit) => break Ok(Some(exit)),
+                Next::Stop(reason) => break Err(VcpuError::Stopped { index, reason }),
+            },
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+                counts.other += 1;
+                fd.set_kvm_immediate_exit(0);
+            }
+            Err(error) => break Err(failed(error.into())),
+        }
+    };
+    IMMEDIATE_EXIT.set(ptr::null_mut());
+    result
+}
+
+/// The serial console's interrupt.
+pub const SERIAL_GSI: Gsi = Gsi(berth_arch::layout::COM1_GSI);
+/// The system control interrupt.
+pub const SCI_GSI: Gsi = Gsi(berth_arch::layout::SCI_GSI);
