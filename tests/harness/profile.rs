@@ -26,7 +26,7 @@ pub struct Profile {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Node {
-    /// Its CPUs as a range, `0` or `1-2`.
+    /// Its CPUs as a range, such as `2-3`; every node has as many.
     pub cpus: String,
     /// Its memory; touched pages only are taken from the real machine.
     pub memory_mib: u64,

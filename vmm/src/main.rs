@@ -13,6 +13,7 @@ mod error;
 mod exit;
 mod host;
 mod kvm;
+mod limits;
 mod machine;
 mod memory;
 mod plan;

@@ -56,11 +56,11 @@ pub struct PciRoot {
 }
 
 impl PciRoot {
-    /// The only root of a machine: all buses, the I/O window, the 32-bit window.
+    /// The only root of a machine: buses up to `last_bus`, the I/O window, the 32-bit window.
     #[must_use]
-    pub fn only(window64: Option<Range<u64>>) -> Self {
+    pub fn only(last_bus: u8, window64: Option<Range<u64>>) -> Self {
         Self {
-            buses: 0..=255,
+            buses: 0..=last_bus,
             io: Some(layout::PCI_IO_WINDOW),
             window32: Some(layout::PCI_WINDOW32),
             window64,
@@ -113,7 +113,7 @@ impl AcpiTables {
         let mut tables = vec![
             blob.push(&fadt(facs, dsdt)),
             blob.push(&madt::madt(config.apic_ids)),
-            blob.push(&mcfg()),
+            blob.push(&mcfg(config.roots)),
         ];
         if let Some(numa) = config.numa {
             tables.push(blob.push(&srat::srat(config.apic_ids, numa)));
@@ -223,10 +223,12 @@ fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
     serialize(&fadt.finalize())
 }
 
-/// Configuration space of segment 0 (PCI firmware specification 3.3, section 4.1.2).
-fn mcfg() -> Vec<u8> {
+/// Configuration space of segment 0, for the buses that the roots have (PCI firmware
+/// specification 3.3, section 4.1.2).
+fn mcfg(roots: &[PciRoot]) -> Vec<u8> {
+    let last_bus = roots.iter().map(|root| *root.buses.end()).max().unwrap_or(0);
     let mut mcfg = MCFG::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    mcfg.add_ecam(layout::ECAM.start, 0, 0, 255);
+    mcfg.add_ecam(layout::ECAM.start, 0, 0, last_bus);
     serialize(&mcfg)
 }
 

@@ -34,6 +34,7 @@ use crate::chipset::Chipset;
 use crate::console::{Console, Input};
 use crate::exit::Exit;
 use crate::kvm::{BAR_SLOTS, RAM_SLOTS, Vm};
+use crate::limits;
 use crate::memory;
 use crate::plan::{BootPlan, Plan};
 use crate::sandbox::{Filter, Mode, Role};
@@ -103,6 +104,7 @@ impl Machine {
         vcpu::prepare_kicks().map_err(BuildError::system("install a signal handler"))?;
         let pinned = affinity::pin_this_thread(&plan.vmm_cpus);
         pinned.map_err(BuildError::system("choose the CPUs of its own threads"))?;
+        limits::raise(&plan.limits).map_err(BuildError::system("raise its resource limits"))?;
 
         let vm = Arc::new(Vm::new()?);
         let cpus: Vec<u32> = plan.vcpus.iter().map(|vcpu| vcpu.cpu).collect();
@@ -266,7 +268,7 @@ fn make_vcpus(plan: &Plan, vm: &Vm, memory: &GuestMemoryMmap) -> Result<Vec<Vcpu
     let tables = AcpiTables::new(
         &AcpiConfig {
             apic_ids: &topology.apic_ids(),
-            roots: &[PciRoot::only(Some(plan.pci.window64.clone()))],
+            roots: &[PciRoot::only(plan.pci.last_bus, Some(plan.pci.window64.clone()))],
             numa: None,
         },
         GuestAddress(layout::ACPI_TABLES.start),

@@ -136,6 +136,10 @@ pub struct VcpuPlan {
 /// The guest's PCI hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PciPlan {
+    /// Highest bus number that the guest is told of. Linux reads the vendor of every device on
+    /// every bus up to there (`pcibios_fixup_peer_bridges`), two exits each, so it is no higher
+    /// than needed.
+    pub last_bus: u8,
     /// Window for 32-bit BARs.
     pub window32: Range<u64>,
     /// Window for 64-bit BARs.

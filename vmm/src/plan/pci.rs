@@ -42,7 +42,7 @@ pub(super) fn plan(
             msix_vectors: function.msix_vectors.unwrap_or(0),
         });
     }
-    Ok(PciPlan { window32: layout::PCI_WINDOW32, window64, functions })
+    Ok(PciPlan { last_bus: 0, window32: layout::PCI_WINDOW32, window64, functions })
 }
 
 impl PciPlan {

@@ -6,7 +6,7 @@ const START: GuestAddress = GuestAddress(layout::ACPI_TABLES.start);
 
 fn roots() -> Vec<PciRoot> {
     vec![
-        PciRoot { buses: 0..=0x7F, ..PciRoot::only(Some(0x10_0000_0000..0x20_0000_0000)) },
+        PciRoot { buses: 0..=0x7F, ..PciRoot::only(255, Some(0x10_0000_0000..0x20_0000_0000)) },
         PciRoot {
             buses: 0x80..=0xFF,
             io: None,

@@ -92,7 +92,7 @@ fn vmlinux(pvh: bool) -> Vec<u8> {
 }
 
 fn tables() -> AcpiTables {
-    let config = AcpiConfig { apic_ids: &[0], roots: &[PciRoot::only(None)], numa: None };
+    let config = AcpiConfig { apic_ids: &[0], roots: &[PciRoot::only(0, None)], numa: None };
     AcpiTables::new(&config, GuestAddress(layout::ACPI_TABLES.start))
 }
 
