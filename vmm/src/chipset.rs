@@ -3,7 +3,7 @@
 //! The machine is fixed, so this is a match over constants without a lock. Only BARs move; they
 //! have a table in the PCI segment.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use berth_arch::layout;
 use berth_devices::panic_port::PanicPort;
@@ -35,6 +35,15 @@ impl Chipset {
     /// The serial console.
     pub fn serial(&self) -> MutexGuard<'_, SerialPort> {
         self.serial.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The serial console, unless somebody uses it.
+    pub fn try_serial(&self) -> Option<MutexGuard<'_, SerialPort>> {
+        match self.serial.try_lock() {
+            Ok(serial) => Some(serial),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// The power registers.

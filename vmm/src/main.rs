@@ -28,7 +28,7 @@ use clap::Parser;
 use cli::{Cli, Command};
 use config::Config;
 use error::Error;
-use exit::Outcome;
+use exit::{Exit, Outcome};
 use host::HostProfile;
 use plan::Plan;
 
@@ -45,7 +45,13 @@ fn main() -> Outcome {
 fn execute(command: Command) -> Result<Outcome, Error> {
     match command {
         Command::Run { config, seccomp } => {
-            Ok(Outcome::Ended(machine::run(make_plan(&config)?, seccomp)?))
+            let plan = make_plan(&config)?;
+            let name = plan.name.clone();
+            let exit = machine::run(plan, seccomp)?;
+            if exit != Exit::PowerOff {
+                log::warn!("{name}: {}", Outcome::Ended(exit).meaning());
+            }
+            Ok(Outcome::Ended(exit))
         }
         Command::Plan { config, json } => print(&make_plan(&config)?, json),
     }

@@ -2,8 +2,8 @@
 //!
 //! Shared, because a private mapping doubles under pinning when anything forks or copies on
 //! write. Populated with `MADV_POPULATE_WRITE`, which reports a short pool as an error; a later
-//! touch would be a SIGBUS in the middle of a guest. What is populated in hugetlb or pinned by
-//! the IOMMU cannot be swapped.
+//! touch would be a SIGBUS in the middle of a guest. hugetlb pages and those that VFIO pins are
+//! never swapped; others are locked.
 
 use std::fs::File;
 use std::io;
@@ -48,6 +48,15 @@ pub enum MemoryError {
     Bind {
         /// Host node.
         node: u32,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Memory could not be locked.
+    #[error("cannot lock guest memory at {guest:#x}, so that it is never swapped")]
+    Lock {
+        /// Guest physical address.
+        guest: u64,
         /// Cause.
         #[source]
         source: io::Error,
@@ -104,6 +113,13 @@ pub fn allocate(plan: &MemoryPlan, cpus: &[u32]) -> Result<GuestMemoryMmap, Memo
             source,
         })?;
         let region = GuestRegionMmap::new(mapping, GuestAddress(guest));
+        if plan.locked {
+            lock(address, length).map_err(|source| MemoryError::Lock { guest, source })?;
+        }
+        // A core dump of berth is about berth; it would take the guest's size and secrets.
+        // Failing to leave them out does no harm to the machine.
+        // SAFETY: the range is a mapping of ours, and its content does not change.
+        unsafe { libc::madvise(address.cast(), length, libc::MADV_DONTDUMP) };
         regions.push(region.expect("the plan's regions end below 2^64"));
     }
     GuestMemoryMmap::from_regions(regions)
@@ -123,6 +139,15 @@ fn memfd(page_size: PageSize) -> io::Result<File> {
     }
     // SAFETY: the descriptor is new and owned by nobody else.
     Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Keeps base pages that no device pins from being swapped.
+fn lock(address: *mut u8, length: usize) -> io::Result<()> {
+    // SAFETY: the range is a mapping of ours, and its content does not change.
+    match unsafe { libc::mlock(address.cast(), length) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Pages of this mapping come from `node` and no other. A hugetlb reservation counts the whole
@@ -180,6 +205,7 @@ mod tests {
             size: 6 << 20,
             page_size: PageSize::Size4K,
             node: Some(0),
+            locked: false,
             regions: vec![
                 RamRegion { guest: 0..2 << 20, file_offset: 0 },
                 RamRegion { guest: 1 << 32..(1 << 32) + (4 << 20), file_offset: 2 << 20 },
@@ -198,6 +224,7 @@ mod tests {
             size: 2 << 20,
             page_size: PageSize::Size4K,
             node: Some(900),
+            locked: false,
             regions: vec![RamRegion { guest: 0..2 << 20, file_offset: 0 }],
         };
         assert!(matches!(allocate(&plan, &[]), Err(MemoryError::Bind { node: 900, .. })));

@@ -152,10 +152,15 @@ impl VcpuThread {
         thread::Builder::new().name(name).spawn(body).map(Self)
     }
 
-    /// Takes the vCPU out of the guest. It sees the stop flag, which is set by now.
-    pub fn kick(&self) {
+    /// Takes the vCPU out of the guest, unless its thread has ended; returns whether it has not.
+    /// The vCPU sees the stop flag, which is set by now.
+    pub fn kick(&self) -> bool {
+        if self.0.is_finished() {
+            return false;
+        }
         // SAFETY: the thread has not been joined, so its ID is valid; a handler is installed.
         unsafe { libc::pthread_kill(self.0.as_pthread_t(), SIGRTMIN()) };
+        true
     }
 
     /// Waits for its end.

@@ -14,6 +14,9 @@ use crate::vcpu::{ExitCounts, Shared, VcpuThread};
 /// How long to wait before looking again whether the guest's serial port has room for input.
 const INPUT_RETRY: Duration = Duration::from_millis(20);
 
+/// How long a kicked vCPU gets before it is kicked again.
+const KICK_INTERVAL: Duration = Duration::from_millis(1);
+
 /// Signals that ask for an end.
 const END_SIGNALS: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
 
@@ -38,9 +41,14 @@ pub fn take_signals() -> io::Result<File> {
 }
 
 /// Takes every vCPU out of the guest and waits for its thread.
+///
+/// One kick is enough for a vCPU in the guest. One that is about to write to a console that nobody
+/// reads would miss it, so kicks are repeated.
 pub fn stop(shared: &Shared, threads: Vec<VcpuThread>) -> Vec<ExitCounts> {
     shared.stop.store(true, Ordering::Release);
-    threads.iter().for_each(VcpuThread::kick);
+    while threads.iter().filter(|thread| thread.kick()).count() > 0 {
+        std::thread::sleep(KICK_INTERVAL);
+    }
     threads.into_iter().map(VcpuThread::join).collect()
 }
 
@@ -64,7 +72,9 @@ pub fn supervise(machine: &mut Machine) -> Result<Exit, RunError> {
         if deadline.is_some_and(|deadline| deadline <= now) {
             return Ok(Exit::Forced);
         }
-        let room = machine.shared.chipset.serial().room();
+        // A vCPU that writes to a console that nobody reads has the serial port; there is no room
+        // then, and signals still have to be served.
+        let room = machine.shared.chipset.try_serial().map_or(0, |serial| serial.room());
         let mut wait = deadline.map(|deadline| deadline - now);
         if machine.input.is_some() && room == 0 {
             wait = Some(wait.map_or(INPUT_RETRY, |wait| wait.min(INPUT_RETRY)));

@@ -31,7 +31,7 @@ pub use error::{BuildError, RunError};
 
 use crate::affinity;
 use crate::chipset::Chipset;
-use crate::console::{Console, Input};
+use crate::console::{Console, Input, Keyboard};
 use crate::exit::Exit;
 use crate::kvm::{BAR_SLOTS, RAM_SLOTS, Vm};
 use crate::limits;
@@ -99,6 +99,7 @@ impl Machine {
             control: Filter::new(Role::Control, mode)?,
             vcpu: Filter::new(Role::Vcpu, mode)?,
         };
+        let keyboard = Keyboard::prepare(&plan.console)?;
         // Before the first thread, which inherits both.
         let signals = control::take_signals().map_err(BuildError::system("take over signals"))?;
         vcpu::prepare_kicks().map_err(BuildError::system("install a signal handler"))?;
@@ -119,7 +120,7 @@ impl Machine {
         }
         let vcpus = make_vcpus(&plan, &vm, &memory)?;
         // Last: from here on a terminal is raw.
-        let console = Console::open(&plan.console)?;
+        let console = Console::open(&plan.console, keyboard)?;
         let chipset = Chipset::new(
             Segment::new(functions, routes),
             SerialPort::new(serial_irq, console.output),

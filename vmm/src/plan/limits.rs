@@ -1,6 +1,6 @@
 //! What the process needs from its resource limits.
 
-use super::{Limits, PciPlan, PlanError};
+use super::{Limits, MemoryPlan, PciPlan, PlanError};
 use crate::config::Config;
 use crate::host::{Capability, HostProfile};
 
@@ -21,14 +21,15 @@ const FILES_FIXED: u64 = 64;
 pub(super) fn plan(
     config: &Config,
     host: &HostProfile,
+    memory: &MemoryPlan,
     pci: &PciPlan,
 ) -> Result<Limits, PlanError> {
     let vectors: u64 = pci.functions.iter().map(|f| u64::from(f.msix_vectors)).sum();
     let limits = Limits {
         // VFIO pins all RAM and counts every page of it, hugetlb or not, against the limit that
         // mlock(2) has; BARs are reserved pages, which it does not count
-        // (`vfio_pin_pages_remote` in drivers/vfio/vfio_iommu_type1.c). Nothing else is locked.
-        memlock: if pci.functions.is_empty() { 0 } else { config.memory.size_mib.bytes() },
+        // (`vfio_pin_pages_remote` in drivers/vfio/vfio_iommu_type1.c).
+        memlock: if memory.locked || !pci.functions.is_empty() { memory.size } else { 0 },
         open_files: FILES_FIXED
             + FILES_PER_VCPU * u64::from(config.vcpus.get())
             + FILES_PER_FUNCTION * pci.functions.len() as u64

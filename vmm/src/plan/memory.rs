@@ -61,6 +61,7 @@ pub(super) fn plan(
         page_size,
         // There is no node to bind to where the kernel knows of none.
         node: host.memory.numa.then_some(node),
+        locked: page_size == PageSize::Size4K && config.devices.is_empty(),
         regions,
     })
 }

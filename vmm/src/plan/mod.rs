@@ -69,7 +69,7 @@ impl Plan {
         let placement = placement::place(config, host, &mut notes)?;
         let memory = memory::plan(config, host, placement.node)?;
         let pci = pci::plan(&assigned, host, &memory, &mut notes)?;
-        let limits = limits::plan(config, host, &pci)?;
+        let limits = limits::plan(config, host, &memory, &pci)?;
         Ok(Self {
             name: config.name.as_str().to_owned(),
             boot,
@@ -109,6 +109,8 @@ pub struct MemoryPlan {
     pub page_size: PageSize,
     /// Host NUMA node it is bound to; `None` leaves it to the kernel's policy.
     pub node: Option<u32>,
+    /// Locked with mlock(2): neither hugetlb nor a device's pins keep it from being swapped.
+    pub locked: bool,
     /// Guest RAM in address order; the parts are consecutive in the memfd.
     pub regions: Vec<RamRegion>,
 }

@@ -1,15 +1,16 @@
 //! The terminal of the guest's serial console.
 
+mod output;
+mod terminal;
+
 use std::fs::OpenOptions;
-use std::io::{self, IsTerminal, Read, Write};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, RawFd};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::plan::ConsolePlan;
+use output::Output;
+use terminal::{State, Terminal};
 
 /// Why the console cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,9 @@ pub enum ConsoleError {
     /// The terminal cannot be put into raw mode.
     #[error("cannot put the terminal into raw mode")]
     Terminal(#[source] io::Error),
+    /// Standard output is closed.
+    #[error("cannot use standard output as the console")]
+    Output(#[source] io::Error),
 }
 
 /// Both ends of the console.
@@ -37,15 +41,40 @@ pub struct Console {
 }
 
 impl Console {
-    /// Opens it as planned. A terminal is raw from here on, until [`Input`] is dropped.
-    pub fn open(plan: &ConsolePlan) -> Result<Self, ConsoleError> {
-        Ok(match plan {
-            ConsolePlan::Stdio => Self {
-                output: Box::new(io::stdout()),
-                input: Some(Input::new().map_err(ConsoleError::Terminal)?),
-            },
-            ConsolePlan::File(path) => Self { output: Box::new(create(path)?), input: None },
-            ConsolePlan::Off => Self { output: Box::new(io::sink()), input: None },
+    /// Opens it as planned. A terminal is raw from here on, until [`Input`] is dropped or the
+    /// process is gone, whichever way.
+    pub fn open(plan: &ConsolePlan, keyboard: Option<Keyboard>) -> Result<Self, ConsoleError> {
+        let output: Box<dyn Write + Send> = match plan {
+            ConsolePlan::Stdio => Box::new(Output::stdout().map_err(ConsoleError::Output)?),
+            ConsolePlan::File(path) => Box::new(Output::from(create(path)?)),
+            ConsolePlan::Off => Box::new(io::sink()),
+        };
+        let input = keyboard.map(|Keyboard(terminal)| {
+            terminal.as_ref().map_or(Ok(()), Terminal::make_raw)?;
+            Ok(Input { _terminal: terminal, escaped: false })
+        });
+        Ok(Self { output, input: input.transpose().map_err(ConsoleError::Terminal)? })
+    }
+}
+
+/// Standard input, before the guest gets it.
+pub struct Keyboard(Option<Terminal>);
+
+impl Keyboard {
+    /// Standard input if the plan gives it to the guest. A terminal gets its guard, so this comes
+    /// before anything else is opened or started.
+    ///
+    /// `None` also for a terminal that another job has: reading it would stop berth.
+    pub fn prepare(plan: &ConsolePlan) -> Result<Option<Self>, ConsoleError> {
+        if *plan != ConsolePlan::Stdio {
+            return Ok(None);
+        }
+        Ok(match terminal::state() {
+            State::None => Some(Self(None)),
+            State::Background => None,
+            State::Foreground => {
+                Some(Self(Some(Terminal::guarded().map_err(ConsoleError::Terminal)?)))
+            }
         })
     }
 }
@@ -69,24 +98,15 @@ const ESCAPE: u8 = 0x01;
 
 /// Standard input as the guest's keyboard.
 pub struct Input {
-    _raw: Option<RawMode>,
+    _terminal: Option<Terminal>,
     escaped: bool,
 }
 
 impl Input {
-    fn new() -> io::Result<Self> {
-        let stdin = io::stdin();
-        let raw = stdin.is_terminal().then(|| RawMode::set(stdin.as_raw_fd())).transpose()?;
-        Ok(Self { _raw: raw, escaped: false })
-    }
-
     /// Reads what is there, at most `room` bytes. `None` when the input has ended.
-    ///
-    /// Not through `std::io::Stdin`, whose buffer would hide input from the poll.
     pub fn read(&mut self, room: usize) -> io::Result<Option<(Vec<u8>, Option<Request>)>> {
         let mut bytes = vec![0; room];
-        let mut stdin = StdinFd;
-        let length = stdin.read(&mut bytes)?;
+        let length = StandardInput.read(&mut bytes)?;
         bytes.truncate(length);
         if length == 0 {
             return Ok(None);
@@ -110,74 +130,16 @@ fn filter_escape(escaped: &mut bool, bytes: &[u8]) -> (Vec<u8>, Option<Request>)
     (kept, request)
 }
 
-struct StdinFd;
+/// Not `std::io::Stdin`, whose buffer would hide input from the poll.
+struct StandardInput;
 
-impl Read for StdinFd {
+impl Read for StandardInput {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         // SAFETY: the buffer is valid for its length.
         match unsafe { libc::read(libc::STDIN_FILENO, buffer.as_mut_ptr().cast(), buffer.len()) } {
             length @ 0.. => Ok(length as usize),
             _ => Err(io::Error::last_os_error()),
         }
-    }
-}
-
-/// The terminal's modes from before, for whoever restores them.
-static BEFORE: OnceLock<(RawFd, libc::termios)> = OnceLock::new();
-static IS_RAW: AtomicBool = AtomicBool::new(false);
-
-/// A terminal in raw mode until dropped, also by a panic.
-struct RawMode;
-
-impl RawMode {
-    fn set(fd: RawFd) -> io::Result<Self> {
-        let mut termios = MaybeUninit::uninit();
-        // SAFETY: `termios` is writable, and filled in when the call succeeds.
-        let before = unsafe {
-            if libc::tcgetattr(fd, termios.as_mut_ptr()) != 0 {
-                return Err(io::Error::last_os_error());
-            }
-            termios.assume_init()
-        };
-        BEFORE.get_or_init(|| (fd, before));
-        let mut raw = before;
-        // SAFETY: `raw` is a valid termios.
-        unsafe { libc::cfmakeraw(&raw mut raw) };
-        // Output is berth's as well as the guest's: its messages need their carriage returns.
-        raw.c_oflag = before.c_oflag;
-        // A panic aborts without dropping anything.
-        let hook = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            restore();
-            hook(panic);
-        }));
-        IS_RAW.store(true, Ordering::Release);
-        apply(fd, &raw).inspect_err(|_| restore())?;
-        Ok(Self)
-    }
-}
-
-fn apply(fd: RawFd, termios: &libc::termios) -> io::Result<()> {
-    // SAFETY: `termios` is valid.
-    match unsafe { libc::tcsetattr(fd, libc::TCSANOW, termios) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// Puts the terminal back. May be called at any time, any number of times.
-pub fn restore() {
-    if IS_RAW.swap(false, Ordering::AcqRel)
-        && let Some((fd, before)) = BEFORE.get()
-    {
-        // Without the terminal there is nothing to restore and nobody to tell.
-        let _ = apply(*fd, before);
-    }
-}
-
-impl Drop for RawMode {
-    fn drop(&mut self) {
-        restore();
     }
 }
 
