@@ -1,23 +1,34 @@
 //! What to do about a refusal: the commands and settings that make the plan work.
 
+use std::path::Path;
+
 use berth_devices::pci::Bdf;
 
 use super::memory::GUEST_RAM;
 use super::text::list;
 use super::{PageSize, PlanError};
-use crate::host::{Access, CpuVendor, Holder};
+use crate::host::{Access, CpuVendor, FileState, Holder};
 
 impl PlanError {
     /// What to do about it, as commands where there are some; may have several lines.
     pub fn help(&self) -> Option<String> {
         match self {
-            Self::File { .. } | Self::WindowFull { .. } | Self::CpuCount { .. } => None,
+            Self::File { role, path, state } => Some(file(role, path, state)),
+            Self::WindowFull { .. } => Some(
+                "leave the device out of devices: the guest has 512 MiB for all such BARs"
+                    .to_owned(),
+            ),
+            Self::CpuCount { vcpus, .. } => Some(format!(
+                "name {vcpus} CPUs in placement.cpus, one per vCPU, or set it to \"auto\""
+            )),
             Self::NotAKernel { found, .. } => Some(kernel(found)),
             Self::CommandLineTooLong { .. } => Some("shorten cmdline".to_owned()),
             Self::MemoryTooSmall { .. } => Some("raise memory.size_mib".to_owned()),
             Self::NoVirtualization { vendor } => Some(virtualization(*vendor)),
             Self::Kvm { access, vendor } => kvm(access, *vendor),
-            Self::NoSuchDevice { near, .. } if near.is_empty() => None,
+            Self::NoSuchDevice { near, .. } if near.is_empty() => {
+                Some("`lspci -D` lists the host's functions".to_owned())
+            }
             Self::NoSuchDevice { near, .. } => Some(format!("the nearest are {}", list(near))),
             Self::Bridge { .. } => Some("name functions behind it".to_owned()),
             Self::NoIommu { vendor } => Some(format!("{} in the firmware's setup", unit(*vendor))),
@@ -80,9 +91,11 @@ impl PlanError {
                 Some("lower memory.size_mib, or set placement.node to another node".to_owned())
             }
             Self::ReservedLow { .. } => Some("set memory.page_size to \"2M\"".to_owned()),
-            Self::AddressSpace { what, .. } => {
-                (*what == GUEST_RAM).then(|| "lower memory.size_mib".to_owned())
-            }
+            Self::AddressSpace { what, .. } => Some(if *what == GUEST_RAM {
+                "lower memory.size_mib".to_owned()
+            } else {
+                "leave the device with the largest BAR out of devices".to_owned()
+            }),
             Self::TooManyDevices { .. } => {
                 Some("functions of one card share a place when its function 0 is there".to_owned())
             }
@@ -94,6 +107,18 @@ impl PlanError {
                 Some(format!("`ulimit -n {need}`, or `LimitNOFILE={need}` in a systemd unit"))
             }
         }
+    }
+}
+
+fn file(role: &str, path: &Path, state: &FileState) -> String {
+    match state {
+        FileState::Missing => format!(
+            "set {role} to a file that exists; a relative path counts from the config's folder"
+        ),
+        FileState::Unreadable(_) => {
+            format!("`ls -l {}` shows who may read it, as do the folders above it", path.display())
+        }
+        _ => format!("set {role} to the file itself"),
     }
 }
 
@@ -132,6 +157,7 @@ fn kvm(access: &Access, vendor: CpuVendor) -> Option<String> {
             CpuVendor::Other => "load the kernel's KVM module".to_owned(),
         }),
         Access::Denied => Some("`usermod -aG kvm USER`, then log in again".to_owned()),
+        Access::Failed(_) => Some("`dmesg | grep -i kvm` may say why".to_owned()),
         _ => None,
     }
 }
