@@ -35,9 +35,9 @@ impl Error {
         match self {
             Self::Host(error) => error.help(),
             Self::Plan(error) => error.help(),
-            // A config error says what was expected.
             Self::Machine(error) => error.help(),
-            Self::Config(_) | Self::Output(_) => None,
+            Self::Config(error) => error.help(),
+            Self::Output(_) => None,
         }
     }
 
@@ -89,7 +89,8 @@ mod tests {
         assert_eq!(
             report(error),
             "error: cannot read the config file /nonexistent/vm.json\n  \
-             caused by: No such file or directory (os error 2)\n"
+             caused by: No such file or directory (os error 2)\n  \
+             help: name a machine's config file that berth may read\n"
         );
     }
 

@@ -34,7 +34,7 @@ pub use memory::{Memory, Node};
 pub use pci::{HostBar, PciFunction};
 pub use process::{Capability, Process};
 
-use crate::config::Config;
+use crate::config::{Config, ConsoleConfig};
 use root::Root;
 
 /// What exists on a host, as far as a config asks for it.
@@ -64,6 +64,8 @@ pub struct HostProfile {
     pub kernel: KernelFacts,
     /// The config's initial RAM disk.
     pub initrd: Option<FileFacts>,
+    /// Why the config's console file cannot be written; `None` when it can or nobody knows.
+    pub console_refusal: Option<&'static str>,
 }
 
 impl HostProfile {
@@ -104,6 +106,10 @@ impl HostProfile {
             process: Process::read(&root)?,
             kernel: KernelFacts::read(&root, &config.kernel),
             initrd: config.initrd.as_ref().map(|path| FileFacts::read(&root, path)),
+            console_refusal: match &config.console {
+                ConsoleConfig::File(path) => files::write_refusal(&root, path),
+                ConsoleConfig::Stdio | ConsoleConfig::Off => None,
+            },
             cpus,
             memory,
             iommu,

@@ -154,6 +154,10 @@ impl Machine {
     }
 
     fn start(&mut self) -> Result<Vec<VcpuThread>, RunError> {
+        if let Some(boot_vcpu) = self.vcpus.first_mut() {
+            vcpu::start_kernel_workers(boot_vcpu, &self.filters.vcpu)
+                .map_err(|source| RunError::System { doing: "start KVM's threads", source })?;
+        }
         let mut threads = Vec::new();
         for (planned, fd) in self.plan.vcpus.iter().zip(std::mem::take(&mut self.vcpus)) {
             let thread = VcpuThread::spawn(

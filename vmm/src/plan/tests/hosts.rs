@@ -149,6 +149,7 @@ fn host(cpus: Cpus, memory: Memory) -> HostProfile {
             }),
         },
         initrd: Some(file("/boot/initrd", 30 * MIB)),
+        console_refusal: None,
         cpus,
         memory,
     }
