@@ -18,7 +18,7 @@ use berth_arch::cpuid::CpuidConfig;
 use berth_arch::topology::Topology;
 use berth_arch::{boot, cpuid, layout, regs};
 use berth_devices::irq::{MsiRouter, VmPort};
-use berth_devices::pci::{BarRoutes, Bdf, HostBridge, PciFunction, Segment, Space};
+use berth_devices::pci::{BarRoutes, Bdf, HostBridge, PciFunction, RootBus, Segment, Space};
 use berth_devices::power::PowerRegisters;
 use berth_devices::serial::SerialPort;
 use berth_devices::vfio::{Container, Notifications, Place, VfioFunction, Wiring};
@@ -121,7 +121,7 @@ impl Machine {
         // Last: from here on a terminal is raw.
         let console = Console::open(&plan.console)?;
         let chipset = Chipset::new(
-            Segment::new(functions, routes),
+            Segment::new(functions, vec![RootBus::new(0..=plan.pci.last_bus, Vec::new())], routes),
             SerialPort::new(serial_irq, console.output),
             PowerRegisters::new(sci),
         );
