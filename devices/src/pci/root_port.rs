@@ -14,6 +14,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use super::config::ConfigSpace;
 use super::regs::{
     CAP_EXPRESS, CAP_MSI, CAP_POWER, CAPABILITY_POINTER, EXTENDED_CONFIG_SIZE, HEADER_TYPE,
@@ -63,7 +65,7 @@ pub struct RootPortConfig {
 }
 
 /// Addresses that a port forwards to the bus behind it; `None` for a closed window.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PortWindows {
     /// I/O ports, in steps of 4 KiB.
     pub io: Option<Range<u64>>,

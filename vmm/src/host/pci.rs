@@ -51,7 +51,7 @@ pub struct PciFunction {
 }
 
 /// A BAR as the host's kernel found it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct HostBar {
     /// Register, 0..=5.
     pub index: u8,

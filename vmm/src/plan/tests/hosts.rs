@@ -53,7 +53,7 @@ const LINK: Link = Link {
     payload: Payload::from_code(1),
 };
 
-fn igb(node: Option<u32>, group: u32) -> PciFunction {
+pub(super) fn igb(node: Option<u32>, group: u32) -> PciFunction {
     PciFunction {
         vendor: 0x8086,
         device: 0x10c9,
@@ -166,7 +166,7 @@ fn host(cpus: Cpus, memory: Memory) -> HostProfile {
     }
 }
 
-fn assign(host: &mut HostProfile, functions: Vec<(&str, PciFunction)>) {
+pub(super) fn assign(host: &mut HostProfile, functions: Vec<(&str, PciFunction)>) {
     for (address, function) in functions {
         if let Some(number) = function.group {
             host.iommu.groups.insert(number, group(&[address]));
