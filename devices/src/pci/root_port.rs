@@ -18,8 +18,8 @@ use serde::Serialize;
 
 use super::config::ConfigSpace;
 use super::regs::{
-    CAP_EXPRESS, CAP_MSI, CAP_POWER, CAPABILITY_POINTER, EXTENDED_CONFIG_SIZE, HEADER_TYPE,
-    INTERRUPT_LINE, POWER_CONTROL, POWER_STATE, STATUS, STATUS_CAPABILITY_LIST,
+    CAP_EXPRESS, CAP_MSI, CAP_POWER, CAPABILITY_POINTER, COMMAND, EXTENDED_CONFIG_SIZE,
+    HEADER_TYPE, INTERRUPT_LINE, POWER_CONTROL, POWER_STATE, STATUS, STATUS_CAPABILITY_LIST,
 };
 use super::root_bus::BusNumbers;
 use super::{Bar, Link, PciFunction};
@@ -104,14 +104,17 @@ impl RootPort {
 
 fn header(config: &mut ConfigSpace, port: &RootPortConfig) {
     /// I/O, memory, bus master, parity error response, SERR#, interrupt disable (section
-    /// 7.5.1.1.3). Off, as for any function whose driver is not there yet.
+    /// 7.5.1.1.3).
     const COMMAND_WRITABLE: u16 = 0x0547;
+    /// Firmware leaves bridges on, so that what it set up below them works.
+    const COMMAND_INITIAL: u16 = 0x0007;
     /// Parity error response, SERR#, ISA, VGA, VGA 16-bit, secondary bus reset (section
     /// 7.5.1.3.13).
     const BRIDGE_CONTROL_WRITABLE: u8 = 0x5f;
 
     config.fix(0, &IDENTITY);
-    config.emulate(super::regs::COMMAND, &[0; 2], &COMMAND_WRITABLE.to_le_bytes());
+    let (initial, writable) = (COMMAND_INITIAL.to_le_bytes(), COMMAND_WRITABLE.to_le_bytes());
+    config.emulate(COMMAND, &initial, &writable);
     config.fix(STATUS, &STATUS_CAPABILITY_LIST.to_le_bytes());
     config.fix(8, &CLASS);
     config.fix(HEADER_TYPE, &[TYPE1 | u8::from(port.multi_function) << 7]);
