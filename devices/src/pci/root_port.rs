@@ -56,8 +56,6 @@ pub struct RootPortConfig {
     pub secondary: u8,
     /// Number of its slot, which is also the number of its port; a machine has each once.
     pub slot: u8,
-    /// Other ports share its device number.
-    pub multi_function: bool,
     /// The link to the device behind it.
     pub link: Link,
     /// What it forwards.
@@ -117,7 +115,7 @@ fn header(config: &mut ConfigSpace, port: &RootPortConfig) {
     config.emulate(COMMAND, &initial, &writable);
     config.fix(STATUS, &STATUS_CAPABILITY_LIST.to_le_bytes());
     config.fix(8, &CLASS);
-    config.fix(HEADER_TYPE, &[TYPE1 | u8::from(port.multi_function) << 7]);
+    config.fix(HEADER_TYPE, &[TYPE1]);
     config.emulate(PRIMARY_BUS, &[port.primary, port.secondary, port.secondary], &[0xff; 3]);
     config.fix(CAPABILITY_POINTER, &[EXPRESS as u8]);
     // No pin: MSI is all it has.

@@ -7,7 +7,6 @@ fn port() -> RootPort {
         primary: 0,
         secondary: 3,
         slot: 3,
-        multi_function: false,
         link: Link {
             negotiated: LinkWidth { speed: LinkSpeed::Gt8, lanes: 8 },
             capable: LinkWidth { speed: LinkSpeed::Gt16, lanes: 16 },
@@ -72,7 +71,6 @@ fn closed_windows_are_implemented() {
         primary: 0,
         secondary: 1,
         slot: 1,
-        multi_function: false,
         link,
         windows: PortWindows::default(),
     });

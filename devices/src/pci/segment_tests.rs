@@ -57,7 +57,6 @@ fn segment() -> Segment {
                 primary,
                 secondary,
                 slot: secondary,
-                multi_function: false,
                 link: LINK,
                 windows: PortWindows::default(),
             });

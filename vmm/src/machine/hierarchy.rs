@@ -31,7 +31,6 @@ impl Fabric {
                     primary: *buses.start(),
                     secondary: *secondary,
                     slot: *secondary,
-                    multi_function: false,
                     link: *link,
                     windows: windows.clone(),
                 });
