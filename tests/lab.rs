@@ -14,3 +14,4 @@ mod lab_host;
 mod passthrough;
 mod placement;
 mod refusals;
+mod topology;

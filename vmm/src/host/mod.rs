@@ -13,6 +13,7 @@ mod error;
 mod files;
 mod id_set;
 pub mod iommu;
+mod link;
 pub mod memory;
 mod pci;
 mod process;
