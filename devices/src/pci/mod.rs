@@ -1,10 +1,11 @@
-//! PCI as the guest sees it: addresses, configuration space, BARs, MSI-X.
+//! PCI as the guest sees it: addresses, configuration space, BARs, MSI and MSI-X.
 
 mod bars;
 mod bdf;
 pub mod capability;
 mod config;
 mod host_bridge;
+pub mod msi;
 pub mod msix;
 pub mod regs;
 mod segment;

@@ -17,12 +17,12 @@ use berth_arch::acpi::{AcpiConfig, AcpiTables, PciRoot};
 use berth_arch::cpuid::CpuidConfig;
 use berth_arch::topology::Topology;
 use berth_arch::{boot, cpuid, layout, regs};
-use berth_devices::irq::{MsiRouter, VmPort};
+use berth_devices::irq::{Gsi, MsiRouter, VmPort};
 use berth_devices::pci::{BarRoutes, Bdf, HostBridge, PciFunction, Segment, Space};
 use berth_devices::power::PowerRegisters;
 use berth_devices::serial::SerialPort;
 use berth_devices::vfio::{
-    Container, DmaPort, Notifications, PeerAccess, Place, VfioFunction, Wiring,
+    Container, DmaPort, Notifications, PeerAccess, Place, VfioBackend, VfioFunction, Wiring,
 };
 use kvm_ioctls::VcpuFd;
 use vfio_ioctls::VfioDeviceFd;
@@ -240,7 +240,11 @@ fn assign(plan: &Plan, vm: &Arc<Vm>, memory: &GuestMemoryMmap) -> Result<Assigne
                 // The container has an IOMMU since its first group came in.
                 map_dma(&opened, memory)?;
             }
+            // The place of a pin on a root bus; behind a bridge, its own rotation comes first.
+            let pin = device.profile().interrupt_pin();
+            let intx_gsi = pin.map(|pin| layout::intx_gsi(planned.guest.device(), pin - 1));
             let place = Place {
+                intx_gsi: intx_gsi.map(Gsi),
                 bdf: planned.guest,
                 bars: planned.bars.iter().map(Into::into).collect(),
                 multi_function: plan.pci.is_multi_function(planned.guest),
