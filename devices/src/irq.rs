@@ -154,6 +154,15 @@ impl MsiRoute {
         Ok(())
     }
 
+    /// Clears them all. One that fails does not keep the others; its error is returned.
+    pub fn clear_all<'a>(routes: impl Iterator<Item = &'a mut Self>) -> io::Result<()> {
+        let mut cleared = Ok(());
+        for route in routes {
+            cleared = cleared.and(route.clear());
+        }
+        cleared
+    }
+
     /// Whether a signal waits. Polls: reading would take the signal away.
     pub fn pending(&self) -> bool {
         let mut poll = libc::pollfd {

@@ -66,6 +66,11 @@ impl FakePort {
         self.fail.store(true, Ordering::Relaxed);
     }
 
+    /// No call is refused any more.
+    pub fn heal(&self) {
+        self.fail.store(false, Ordering::Relaxed);
+    }
+
     /// What the guest reaches directly now.
     pub fn mapped(&self) -> Vec<Range<u64>> {
         lock(&self.state).slots.values().cloned().collect()

@@ -222,6 +222,22 @@ fn a_port_that_fails_leaves_the_device_alone() {
 }
 
 #[test]
+fn a_vector_that_cannot_be_let_go_keeps_no_other() {
+    let mut rig = rig(all());
+    enable_msi(&mut rig, 0x40, 2);
+    calls(&rig);
+    rig.port.fail_next();
+    half(&mut rig, MSI + 2, 0);
+    assert_eq!(calls(&rig).0, [DeviceCall::DisableIrqs(IrqKind::Msi)]);
+    assert_eq!(rig.port.attached(), [Gsi(24)]);
+    half(&mut rig, COMMAND, 0);
+    assert_eq!(rig.device.enabled(), Some(IrqKind::Intx));
+    enable_msi(&mut rig, 0x40, 2);
+    assert_eq!(rig.port.attached(), [24, 25, 26, 27].map(Gsi));
+    calls(&rig);
+}
+
+#[test]
 fn what_was_pending_is_forgotten_with_the_driver_it_was_for() {
     let mut rig = rig(all());
     half(&mut rig, MSIX_CONTROL, 0x8000);

@@ -9,7 +9,9 @@
 //! Without the resampling half a level-triggered interrupt either storms or is lost. The disable
 //! bit of the command register is not looked at here: VFIO virtualises it, and an interrupt that
 //! the guest has disabled there stays masked at the device whatever `resample` says
-//! (`vfio_pci_intx_unmask_handler`). So the guest's write is forwarded as any other.
+//! (`vfio_pci_intx_unmask_handler`). So the guest's write is forwarded as any other. A pin that KVM
+//! has asserted by then stays so until the end of interrupt: one interrupt more than on a bus,
+//! which a driver of a shared line takes anyway.
 //!
 //! VFIO can share the host's interrupt line with other drivers if the device has that disable
 //! bit. For one that has not it needs the line alone, and `EBUSY` is its answer when it is not.

@@ -7,13 +7,15 @@
 //! ROM, and following the guest when it moves a BAR or programs a vector.
 //!
 //! Everything that follows a guest's write is one idempotent step from what is to what should
-//! be: [`bars::FunctionBars::sync`] and [`interrupts::Interrupts::sync`].
+//! be: `FunctionBars::sync` and `Interrupts::sync`.
 
 mod backend;
 mod bars;
 mod config_space;
 mod dma;
 mod function;
+#[cfg(test)]
+mod hostile;
 mod interrupts;
 mod intx;
 mod kernel;

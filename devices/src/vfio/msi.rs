@@ -70,7 +70,7 @@ impl MsiVectors {
     /// Silent, and nothing pending. VFIO has been told before: it signals no more.
     pub fn release(&mut self) -> io::Result<()> {
         self.bound = 0;
-        self.routes.iter_mut().try_for_each(MsiRoute::clear)
+        MsiRoute::clear_all(self.routes.iter_mut())
     }
 
     /// Delivers what is not masked.

@@ -94,10 +94,10 @@ impl MsixVectors {
 
     /// Silent, and nothing pending. VFIO has been told before: it signals no more.
     pub fn release(&mut self) -> io::Result<()> {
-        self.vectors.iter_mut().try_for_each(|vector| {
+        MsiRoute::clear_all(self.vectors.iter_mut().map(|vector| {
             vector.bound = false;
-            vector.route.clear()
-        })
+            &mut vector.route
+        }))
     }
 
     /// Delivers what is not masked, while MSI-X is enabled on the device.

@@ -7,6 +7,7 @@ use super::dma::PeerAccess;
 use super::function::{Place, VfioFunction, Wiring};
 use crate::fake::{DeviceLog, FakeDevice, FakeDma, FakePort};
 use crate::irq::{Gsi, MsiRouter};
+use crate::pci::regs::{MSI_64_BIT, MSI_MASKABLE};
 use crate::pci::{Bar, BarKind, BarRoutes, BarSpec, Bdf, Space};
 
 /// Where it is.
@@ -34,6 +35,15 @@ pub struct Offers {
     pub rom: u64,
     /// The host's line cannot be had.
     pub pin_is_taken: bool,
+}
+
+impl Offers {
+    /// Everything at once.
+    pub fn everything(msix_grows: bool) -> Self {
+        // Eight vectors with 64-bit address and masks.
+        let msi = 3 << 1 | MSI_64_BIT | MSI_MASKABLE;
+        Self { pin: true, msi: Some(msi), msix: 3, msix_grows, rom: 0x8000, pin_is_taken: false }
+    }
 }
 
 /// A function and what is behind it.
