@@ -10,6 +10,7 @@ mod boot;
 mod console;
 mod ends;
 mod endurance;
+mod interrupts;
 mod lab_host;
 mod passthrough;
 mod placement;

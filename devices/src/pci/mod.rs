@@ -1,4 +1,4 @@
-//! PCI as the guest sees it: root buses, ports, configuration space, BARs, MSI-X.
+//! PCI as the guest sees it: root buses, ports, configuration space, BARs, MSI and MSI-X.
 
 mod bars;
 mod bdf;
@@ -6,6 +6,7 @@ pub mod capability;
 mod config;
 mod host_bridge;
 mod link;
+pub mod msi;
 pub mod msix;
 pub mod regs;
 mod root_bus;

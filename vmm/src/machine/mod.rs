@@ -18,7 +18,7 @@ use berth_arch::acpi::{AcpiConfig, AcpiTables};
 use berth_arch::cpuid::CpuidConfig;
 use berth_arch::topology::Topology;
 use berth_arch::{boot, cpuid, layout, regs};
-use berth_devices::irq::{MsiRouter, VmPort};
+use berth_devices::irq::{Gsi, MsiRouter, VmPort};
 use berth_devices::pci::{BarRoutes, Bdf, PciFunction, RootBus, Segment};
 use berth_devices::power::PowerRegisters;
 use berth_devices::serial::SerialPort;
@@ -243,6 +243,8 @@ fn assign(plan: &Plan, vm: &Arc<Vm>, memory: &GuestMemoryMmap) -> Result<Assigne
             }
             let place = Place {
                 bdf: planned.guest,
+                intx_gsi: planned.intx_gsi.map(Gsi),
+                rom: planned.rom.as_ref().map(|rom| rom.address),
                 bars: planned.bars.iter().map(Into::into).collect(),
                 multi_function: plan.pci.is_multi_function(planned.guest),
             };
