@@ -103,6 +103,7 @@ fn step() -> impl Strategy<Value = Step> {
 struct Machine {
     segment: Segment,
     port: Arc<FakePort>,
+    dma: Arc<FakeDma>,
     devices: Vec<DeviceLog>,
 }
 
@@ -112,12 +113,9 @@ impl Machine {
         let (port, routes) =
             (Arc::new(FakePort::default()), Arc::new(BarRoutes::new(WINDOWS.to_vec())));
         let router = MsiRouter::new(port.clone());
-        let wiring = Wiring {
-            port: port.clone(),
-            router,
-            routes: routes.clone(),
-            peers: PeerAccess::Iommu(Arc::new(FakeDma::default())),
-        };
+        let dma = Arc::new(FakeDma::default());
+        let peers = PeerAccess::Iommu(dma.clone());
+        let wiring = Wiring { port: port.clone(), router, routes: routes.clone(), peers };
         let (mut slots, mut devices) = (8.., Vec::new());
         let functions: Vec<(Bdf, Box<dyn PciFunction>)> = (1..3)
             .map(|device| {
@@ -140,6 +138,7 @@ impl Machine {
         Self {
             segment: Segment::new(functions, vec![RootBus::new(0..=0, vec![])], routes),
             port,
+            dma,
             devices,
         }
     }
@@ -188,9 +187,10 @@ impl Machine {
     /// What holds when it is gone.
     fn end(self) -> Result<(), TestCaseError> {
         self.check()?;
-        let Self { segment, port, devices } = self;
+        let Self { segment, port, dma, devices } = self;
         drop(segment);
         prop_assert_eq!(port.mapped(), vec![]);
+        prop_assert_eq!(dma.mapped(), vec![]);
         prop_assert_eq!(port.attached(), vec![]);
         prop_assert_eq!(port.violations(), Vec::<String>::new());
         for device in devices {
