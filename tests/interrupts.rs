@@ -32,7 +32,7 @@ for mode in 2 0 1 2; do
     echo "mode $mode: $(ping -c 3 -i 0.2 -W 5 10.0.2.2 | grep received)"
     awk -v m=$mode '$NF ~ /^eth/ { print "mode " m ": irq", $4, $NF, $2 + $3 }' /proc/interrupts
 done
-cd /sys/bus/pci/devices/0000:00:01.0
+cd /sys/bus/pci/devices/0000:01:00.0
 echo 1 >rom
 echo "rom: $(head -c 2 rom | hexdump -e '2/1 "%02x"') $(wc -c <rom)"
 "#;
@@ -96,7 +96,7 @@ fn a_driver_is_reloaded_with_other_interrupts() -> Result<()> {
     let answered = console.matches("3 packets received").count();
     ensure!(answered == 4, "{answered} of 4 rounds of pings were answered\n{console}");
     for vector in ["eth0-rx-0", "eth0-tx-0"] {
-        let seen = count(&console, &format!("mode 2: irq PCI-MSIX-0000:00:01.0 {vector} "))?;
+        let seen = count(&console, &format!("mode 2: irq PCI-MSIX-0000:01:00.0 {vector} "))?;
         ensure!(seen > 0, "{vector}\n{console}");
     }
     for mode in [0, 1] {
@@ -120,7 +120,7 @@ fn devices_interrupt_by_msi_and_by_their_pin() -> Result<()> {
     }
     let console = run(&host, &[XHCI, EDU], MSI_AND_PIN)?;
     ensure!(console.contains("usb: QEMU USB Keyboard"), "{console}");
-    ensure!(count(&console, "xhci: irq PCI-MSI-0000:00:01.0 ")? > 0, "{console}");
+    ensure!(count(&console, "xhci: irq PCI-MSI-0000:01:00.0 ")? > 0, "{console}");
     ensure!(console.contains("edu: identity 0x010000ED"), "{console}");
     ensure!(console.contains("edu: factorial 0x00000078"), "{console}");
     for event in 1..=3 {
