@@ -7,7 +7,7 @@ use std::process::{ExitCode, Termination};
 pub enum Exit {
     /// The guest powered itself off.
     PowerOff,
-    /// The guest asked for a reset.
+    /// The guest asked for a reset, or a device's error does by its policy.
     Reset,
     /// The guest's kernel reported a panic through pvpanic.
     Panic,
@@ -86,7 +86,9 @@ impl Outcome {
             Self::HostRefused => "the host cannot give what the config asks for",
             Self::BuildFailed => "the machine could not be built",
             Self::RunFailed => "the machine failed while it ran",
-            Self::Ended(Exit::Reset) => "the guest asked for a reset",
+            Self::Ended(Exit::Reset) => {
+                "the guest asked for a reset, or the error policy of a device does"
+            }
             Self::Ended(Exit::Panic) => "the guest's kernel panicked",
             Self::Ended(Exit::TripleFault) => "a CPU of the guest shut down after a triple fault",
             Self::Ended(Exit::DeviceLost) => "an assigned device failed or is wanted back",

@@ -286,7 +286,7 @@ mod tests {
     fn a_string_instruction_stays_at_its_port() {
         let eventfd = || EventFd::new(EFD_NONBLOCK).expect("an eventfd");
         let screen = Screen::default();
-        let segment = Segment::new([], vec![], Arc::new(BarRoutes::new(vec![])));
+        let segment = Segment::new([], [], vec![], Arc::new(BarRoutes::new(vec![])));
         let serial = SerialPort::new(eventfd(), Box::new(screen.clone()));
         let chipset = Chipset::new(segment, serial, PowerRegisters::new(eventfd()));
         let mut counts = ExitCounts::default();

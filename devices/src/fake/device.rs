@@ -13,7 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::{errno, lock};
 use crate::pci::Bar;
 use crate::pci::regs::{COMMAND, COMMAND_IO, COMMAND_MEMORY};
-use crate::vfio::{DeviceProfile, HostMapping, IrqKind, Region, VfioBackend};
+use crate::vfio::{Affected, DeviceProfile, HostMapping, IrqKind, Region, VfioBackend};
 
 /// A call through the door to VFIO; of reads, only those of the expansion ROM are logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,7 @@ pub enum DeviceCall {
     UnmaskIntx,
     DisableIrqs(IrqKind),
     Reset,
+    HotReset,
 }
 
 /// A device whose configuration space is memory, and whose BARs read as their offsets.
@@ -53,6 +54,9 @@ struct State {
     /// Vectors of MSI that the host has; 0 for as many as the device.
     host_msi_vectors: u32,
     refuse_intx: bool,
+    /// What a hot reset of this device resets.
+    affected: Vec<Affected>,
+    refuse_reset: Option<i32>,
 }
 
 impl State {
@@ -88,6 +92,16 @@ impl DeviceLog {
     /// The host gives only so many vectors of MSI at once.
     pub fn limit_msi(&self, vectors: u32) {
         lock(&self.0).host_msi_vectors = vectors;
+    }
+
+    /// What a hot reset of this device resets; nothing says that there is none.
+    pub fn set_affected(&self, affected: Vec<Affected>) {
+        lock(&self.0).affected = affected;
+    }
+
+    /// Resets fail from now on.
+    pub fn refuse_reset(&self, number: i32) {
+        lock(&self.0).refuse_reset = Some(number);
     }
 
     /// The host's line is taken, as by a driver that the device cannot share it with.
@@ -255,7 +269,25 @@ impl VfioBackend for FakeDevice {
     }
 
     fn reset(&self) -> io::Result<()> {
-        self.call(DeviceCall::Reset, |_| Ok(()))
+        self.call(DeviceCall::Reset, |state| state.refuse_reset.map_or(Ok(()), |n| Err(errno(n))))
+    }
+
+    fn hot_reset_affects(&self) -> io::Result<Vec<Affected>> {
+        match lock(&self.log.0).affected.clone() {
+            none if none.is_empty() => Err(errno(libc::ENODEV)),
+            affected => Ok(affected),
+        }
+    }
+
+    /// As `vfio_pci_ioctl_pci_hot_reset`: not while anybody else has one of them.
+    fn hot_reset(&self) -> io::Result<()> {
+        self.call(DeviceCall::HotReset, |state| match state.affected.as_slice() {
+            [] => Err(errno(libc::ENODEV)),
+            affected if affected.iter().any(|a| !a.held) => {
+                state.violation("a hot reset hits a function of others")
+            }
+            _ => state.refuse_reset.map_or(Ok(()), |n| Err(errno(n))),
+        })
     }
 }
 

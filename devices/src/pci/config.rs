@@ -45,6 +45,14 @@ impl ConfigSpace {
         self.value[start..start + value.len()].copy_from_slice(value);
     }
 
+    /// Clears every bit that the guest may write, as a reset does.
+    pub fn clear_writable(&mut self) {
+        let masks = self.writable.iter().zip(&self.emulated);
+        for (value, (writable, emulated)) in self.value.iter_mut().zip(masks) {
+            *value &= !(writable & emulated);
+        }
+    }
+
     /// Emulates the six BARs and the expansion ROM's: those of `bars` can be sized and moved, the
     /// rest read zero.
     pub fn emulate_bars(&mut self, bars: &[BarSpec]) {

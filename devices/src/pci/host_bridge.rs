@@ -2,7 +2,7 @@
 
 use super::config::ConfigSpace;
 use super::regs::CONFIG_SIZE;
-use super::{Bar, PciFunction};
+use super::{Bar, LinkState, PciFunction, ResetExtent};
 
 /// Red Hat's vendor ID and its generic PCIe host bridge, which any guest takes for a host bridge
 /// without quirks (QEMU docs/specs/pci-ids.rst).
@@ -42,5 +42,13 @@ impl PciFunction for HostBridge {
 
     fn sync(&mut self) -> bool {
         false
+    }
+
+    fn set_link(&mut self, _link: LinkState) -> bool {
+        false
+    }
+
+    fn reset(&mut self, _when: &str, done: ResetExtent) -> ResetExtent {
+        done
     }
 }

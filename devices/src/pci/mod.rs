@@ -12,6 +12,7 @@ pub mod regs;
 mod root_bus;
 mod root_port;
 mod segment;
+mod slot;
 
 pub use bars::{Bar, BarDecode, BarHit, BarKind, BarRoutes, BarSpec, Refused, Space};
 pub use bdf::{Bdf, ParseBdfError};
@@ -21,6 +22,7 @@ pub use link::{Link, LinkSpeed, LinkWidth, Payload};
 pub use root_bus::{BusNumbers, RootBus};
 pub use root_port::{PortWindows, RootPort, RootPortConfig};
 pub use segment::Segment;
+pub use slot::{Attention, HotPlug};
 
 /// A function on a PCI bus. A guest's access never fails: reads of nothing give ones, writes to
 /// nothing are dropped.
@@ -37,4 +39,29 @@ pub trait PciFunction: Send {
     /// Makes the BARs answer where the registers say, as far as the addresses are free. Returns
     /// whether addresses became free.
     fn sync(&mut self) -> bool;
+    /// Follows the link above it. Returns whether addresses became free.
+    fn set_link(&mut self, link: LinkState) -> bool;
+    /// Resets the device, whose link is down, as far as `done` has not done it, and says so with
+    /// the words `when`. Returns what is done by then.
+    fn reset(&mut self, when: &str, done: ResetExtent) -> ResetExtent;
+}
+
+/// What a port does for the functions behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// Everything passes.
+    Up,
+    /// Nothing passes; the functions keep their state. The port sleeps.
+    Asleep,
+    /// Nothing passes, and the functions are reset: there is no link, no power, or a bus reset.
+    Down,
+}
+
+/// Which functions of a card were reset, while one after the other is asked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetExtent {
+    /// Those that were asked.
+    Asked,
+    /// All at once.
+    Card,
 }

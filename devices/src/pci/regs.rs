@@ -16,6 +16,8 @@ pub const COMMAND: u16 = 0x04;
 pub const COMMAND_IO: u16 = 1 << 0;
 /// Command: answers in memory space.
 pub const COMMAND_MEMORY: u16 = 1 << 1;
+/// Command: sends requests of its own, MSI among them.
+pub const COMMAND_MASTER: u16 = 1 << 2;
 /// Status register.
 pub const STATUS: u16 = 0x06;
 /// Status: a capability list is there.
@@ -56,6 +58,25 @@ pub const CAP_MSI: u8 = 0x05;
 pub const CAP_EXPRESS: u8 = 0x10;
 /// Capability: MSI-X.
 pub const CAP_MSIX: u8 = 0x11;
+/// Capability: advanced features of conventional functions.
+pub const CAP_ADVANCED_FEATURES: u8 = 0x13;
+
+/// PCI Express device capabilities, in the capability.
+pub const EXPRESS_DEVICE: u16 = 4;
+/// Device capabilities: function-level reset.
+pub const EXPRESS_FLR_CAPABLE: u32 = 1 << 28;
+/// PCI Express device control, in the capability.
+pub const EXPRESS_CONTROL: u16 = 8;
+/// Device control: start a function-level reset.
+pub const EXPRESS_FLR: u16 = 1 << 15;
+/// Advanced features' capabilities, in the capability.
+pub const ADVANCED_CAPABLE: u16 = 3;
+/// Advanced features: function-level reset, and the transactions pending bit that it needs.
+pub const ADVANCED_FLR_CAPABLE: u8 = 0b11;
+/// Advanced features' control, in the capability.
+pub const ADVANCED_CONTROL: u16 = 4;
+/// Advanced features' control: start a function-level reset.
+pub const ADVANCED_FLR: u8 = 1 << 0;
 
 /// MSI message control, in the capability.
 pub const MSI_CONTROL: u16 = 2;
@@ -76,6 +97,8 @@ pub const MSI_ADDRESS: u16 = 4;
 pub const POWER_CONTROL: u16 = 4;
 /// Power state field: 0 is D0.
 pub const POWER_STATE: u16 = 3;
+/// Power management: the registers keep their values from D3hot to D0.
+pub const POWER_NO_SOFT_RESET: u16 = 1 << 3;
 
 /// MSI-X message control, in the capability.
 pub const MSIX_CONTROL: u16 = 2;

@@ -5,9 +5,12 @@
 //! place, so that a guest which trusts firmware changes nothing.
 //!
 //! The windows are registers and no more. A BAR answers where its own register says: behind a
-//! real bridge a closed window could only take that away, which no guest relies on. Nor does a
-//! bus reset, link disable or power state of the port reach what is behind it, and nothing raises
-//! its MSI: there is no hot-plug, and errors of a device end the machine.
+//! real bridge a closed window could only take that away, which no guest relies on.
+//!
+//! A bus reset, a disabled link and a slot that is switched off reach what is behind the port: its
+//! functions are reset, and do not answer meanwhile. Nor do they while the port sleeps. Its MSI is
+//! raised for hot-plug, on a slot that has it. There is no advanced error reporting: what a device
+//! reports comes to the host's port, and the host's kernel has handled it when berth learns of it.
 //!
 //! Section numbers are those of PCI Express Base 6.0.
 
@@ -18,11 +21,16 @@ use serde::Serialize;
 
 use super::config::ConfigSpace;
 use super::regs::{
-    CAP_EXPRESS, CAP_MSI, CAP_POWER, CAPABILITY_POINTER, COMMAND, EXTENDED_CONFIG_SIZE,
-    HEADER_TYPE, INTERRUPT_LINE, POWER_CONTROL, POWER_STATE, STATUS, STATUS_CAPABILITY_LIST,
+    CAP_EXPRESS, CAP_MSI, CAP_POWER, CAPABILITY_POINTER, COMMAND, COMMAND_MASTER,
+    EXTENDED_CONFIG_SIZE, HEADER_TYPE, INTERRUPT_LINE, MSI_64_BIT, MSI_ADDRESS, MSI_CONTROL,
+    MSI_ENABLE, MSI_ENABLED, POWER_CONTROL, POWER_NO_SOFT_RESET, POWER_STATE, STATUS,
+    STATUS_CAPABILITY_LIST,
 };
 use super::root_bus::BusNumbers;
-use super::{Bar, Link, PciFunction};
+use super::slot::{Attention, HotPlug, Slot};
+use super::{Link, LinkState};
+use crate::irq::MsiMessage;
+use crate::warnings::Warnings;
 
 /// Red Hat's vendor ID and its generic root port, which any guest takes for a root port without
 /// quirks (QEMU docs/specs/pci-ids.rst).
@@ -40,12 +48,23 @@ const MEMORY_BASE: u16 = 0x20;
 const PREFETCHABLE_BASE: u16 = 0x24;
 const PREFETCHABLE_BASE_UPPER: u16 = 0x28;
 const BRIDGE_CONTROL: u16 = 0x3e;
+/// Bridge control: the bus behind is in reset.
+const BUS_RESET: u16 = 1 << 6;
 
 /// Capabilities. The list is short on purpose: kernels walk it a dozen times while they look for
 /// capabilities that are not there, and each step is an exit or two.
 const EXPRESS: u16 = 0x40;
 const POWER: u16 = 0x7c;
 const MSI: u16 = 0x84;
+
+/// Link control (section 7.5.3.7).
+const LINK_CONTROL: u16 = EXPRESS + 0x10;
+/// Link control: no link.
+const LINK_DISABLE: u16 = 1 << 4;
+/// Link status (section 7.5.3.8).
+const LINK_STATUS: u16 = EXPRESS + 0x12;
+/// Link status: data link layer active.
+const LINK_ACTIVE: u16 = 1 << 13;
 
 /// What a root port is made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,16 +92,18 @@ pub struct PortWindows {
     pub prefetchable: Option<Range<u64>>,
 }
 
-/// A root port with one device behind it that is always there.
-#[derive(Debug)]
+/// A root port with one device behind it.
 pub struct RootPort {
     config: ConfigSpace,
     buses: Arc<BusNumbers>,
+    slot: Slot,
+    link: LinkState,
+    warnings: Warnings,
 }
 
 impl RootPort {
-    /// A port as firmware leaves it.
-    pub fn new(port: &RootPortConfig) -> Self {
+    /// A port as firmware leaves it, with a hot-plug slot if there is what one needs.
+    pub fn new(port: &RootPortConfig, hot_plug: Option<HotPlug>) -> Self {
         let mut config = ConfigSpace::default();
         // No extended capabilities: the first header reads zero (section 7.6.1).
         config.fix(0, &[0; EXTENDED_CONFIG_SIZE]);
@@ -91,12 +112,102 @@ impl RootPort {
         express(&mut config, port);
         power(&mut config);
         msi(&mut config);
-        Self { config, buses: Arc::new(BusNumbers::new(port.secondary)) }
+        let slot = Slot::new(&mut config, EXPRESS, port.slot, hot_plug);
+        Self {
+            config,
+            buses: Arc::new(BusNumbers::new(port.secondary)),
+            slot,
+            link: LinkState::Up,
+            warnings: Warnings::about(format_args!("the port of slot {}", port.slot)),
+        }
     }
 
     /// The bus numbers behind it, which follow the guest's writes.
     pub fn buses(&self) -> Arc<BusNumbers> {
         self.buses.clone()
+    }
+
+    /// Reads configuration space. The access stays inside it.
+    pub fn config_read(&self, offset: u16, data: &mut [u8]) {
+        data.fill(0);
+        self.config.read(offset, data);
+    }
+
+    /// Writes configuration space. Returns what the functions behind it have to follow.
+    pub fn config_write(&mut self, offset: u16, data: &[u8]) -> Option<LinkState> {
+        let power = self.config.half(POWER + POWER_CONTROL);
+        let was_on = self.slot.is_on(&self.config);
+        self.slot.acknowledge(&mut self.config, offset, data);
+        self.config.write(offset, data);
+        // A state that is not supported is not taken (section 7.5.2.2).
+        if matches!(self.config.half(POWER + POWER_CONTROL) & POWER_STATE, 1 | 2) {
+            self.config.write(POWER + POWER_CONTROL, &power.to_le_bytes());
+        }
+        let [secondary, subordinate] = self.config.half(SECONDARY_BUS).to_le_bytes();
+        self.buses.set(secondary, subordinate);
+        let changed = self.follow();
+        if was_on && !self.slot.is_on(&self.config) {
+            self.slot.ring(&mut self.warnings);
+        }
+        changed
+    }
+
+    /// Presses the slot's attention button.
+    pub fn press_button(&mut self) -> Attention {
+        let pressed = self.slot.press_button(&mut self.config);
+        self.follow();
+        pressed
+    }
+
+    /// Whether the guest keeps the slot switched on.
+    pub fn is_on(&self) -> bool {
+        self.slot.is_on(&self.config)
+    }
+
+    /// The device is taken out of the slot, for good.
+    pub fn vacate(&mut self) {
+        self.slot.vacate(&mut self.config);
+        self.follow();
+    }
+
+    /// Brings link and interrupt to what the registers say. Returns the link if it has changed.
+    fn follow(&mut self) -> Option<LinkState> {
+        let link = self.wanted_link();
+        let changed = std::mem::replace(&mut self.link, link) != link;
+        let status = self.config.half(LINK_STATUS);
+        let active = if link == LinkState::Down { 0 } else { LINK_ACTIVE };
+        if status & LINK_ACTIVE != active {
+            self.config.set(LINK_STATUS, &(status & !LINK_ACTIVE | active).to_le_bytes());
+            self.slot.link_changed(&mut self.config);
+        }
+        self.slot.sync(&self.config, self.message(), &mut self.warnings);
+        changed.then_some(link)
+    }
+
+    fn wanted_link(&self) -> LinkState {
+        let set = |register, bit| self.config.half(register) & bit != 0;
+        if set(BRIDGE_CONTROL, BUS_RESET)
+            || set(LINK_CONTROL, LINK_DISABLE)
+            || !self.slot.is_on(&self.config)
+            || !self.slot.is_occupied(&self.config)
+        {
+            LinkState::Down
+        } else if set(POWER + POWER_CONTROL, POWER_STATE) {
+            LinkState::Asleep
+        } else {
+            LinkState::Up
+        }
+    }
+
+    /// The message of its vector, while it may send one.
+    fn message(&self) -> Option<MsiMessage> {
+        let enabled = self.config.half(MSI + MSI_CONTROL) & MSI_ENABLE != 0;
+        let master = self.config.half(COMMAND) & COMMAND_MASTER != 0;
+        let word = |register| u64::from(self.config.word(MSI + register));
+        (enabled && master).then(|| MsiMessage {
+            address: word(MSI_ADDRESS) | word(MSI_ADDRESS + 4) << 32,
+            data: self.config.half(MSI + MSI_ADDRESS + 8).into(),
+        })
     }
 }
 
@@ -153,8 +264,7 @@ fn windows(config: &mut ConfigSpace, windows: &PortWindows) {
     }
 }
 
-/// The PCI Express capability (section 7.5.3), of a root port whose slot holds a device that
-/// cannot be removed.
+/// The PCI Express capability (section 7.5.3) but for its slot registers.
 fn express(config: &mut ConfigSpace, port: &RootPortConfig) {
     let Link { negotiated, capable, payload_supported, payload } = port.link;
     let link = |speed: u8, lanes: u8| u16::from(speed) | u16::from(lanes) << 4;
@@ -176,15 +286,10 @@ fn express(config: &mut ConfigSpace, port: &RootPortConfig) {
         | u32::from(port.slot) << 24;
     config.fix(EXPRESS + 0x0c, &capabilities.to_le_bytes());
     // ASPM, link disable, common clock, extended synch; retrain always reads zero.
-    config.emulate(EXPRESS + 0x10, &[0; 2], &[0xd3, 0]);
+    config.emulate(LINK_CONTROL, &[0; 2], &[0xd3, 0]);
     // Slot clock; data link layer active.
-    let status = link(negotiated.speed.code(), negotiated.lanes) | 1 << 12 | 1 << 13;
-    config.fix(EXPRESS + 0x12, &status.to_le_bytes());
-    // Slot: neither hot-plug nor anything to control, so no commands that complete.
-    let slot = 1 << 18 | u32::from(port.slot) << 19;
-    config.fix(EXPRESS + 0x14, &slot.to_le_bytes());
-    // Presence detected.
-    config.fix(EXPRESS + 0x1a, &(1u16 << 6).to_le_bytes());
+    let status = link(negotiated.speed.code(), negotiated.lanes) | 1 << 12 | LINK_ACTIVE;
+    config.fix(LINK_STATUS, &status.to_le_bytes());
     // Root: system errors and PME interrupt; no software visibility of configuration retries,
     // since the host's kernel waits for the device.
     config.emulate(EXPRESS + 0x1c, &[0], &[0x0f]);
@@ -198,59 +303,22 @@ fn express(config: &mut ConfigSpace, port: &RootPortConfig) {
 
 /// Power management (section 7.5.2), which every function has: version 3, D0 and D3 only, no PME.
 fn power(config: &mut ConfigSpace) {
-    /// The registers keep their values through D3hot.
-    const NO_SOFT_RESET: u16 = 1 << 3;
-
     config.fix(POWER, &[CAP_POWER, MSI as u8, 3, 0]);
     let writable = POWER_STATE.to_le_bytes();
-    config.emulate(POWER + POWER_CONTROL, &NO_SOFT_RESET.to_le_bytes(), &writable);
+    config.emulate(POWER + POWER_CONTROL, &POWER_NO_SOFT_RESET.to_le_bytes(), &writable);
 }
 
 /// MSI with a 64-bit address and one vector (section 7.7.1): port drivers bind only where their
-/// services have an interrupt.
+/// services have an interrupt. Multiple message enable takes any value; only one vector is there.
 fn msi(config: &mut ConfigSpace) {
-    const ADDRESS_64: u16 = 1 << 7;
-    const ENABLE: u16 = 1;
-    /// Multiple message enable: any value is taken, only one vector is there.
-    const MULTIPLE: u16 = 7 << 4;
-
     config.fix(MSI, &[CAP_MSI, 0]);
-    let writable = (ENABLE | MULTIPLE).to_le_bytes();
-    config.emulate(MSI + 2, &ADDRESS_64.to_le_bytes(), &writable);
+    let writable = (MSI_ENABLE | MSI_ENABLED).to_le_bytes();
+    config.emulate(MSI + MSI_CONTROL, &MSI_64_BIT.to_le_bytes(), &writable);
     config.emulate(
-        MSI + 4,
+        MSI + MSI_ADDRESS,
         &[0; 10],
         &[0xfc, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
     );
-}
-
-impl PciFunction for RootPort {
-    fn config_read(&mut self, offset: u16, data: &mut [u8]) {
-        data.fill(0);
-        self.config.read(offset, data);
-    }
-
-    fn config_write(&mut self, offset: u16, data: &[u8]) -> bool {
-        let power = self.config.half(POWER + POWER_CONTROL);
-        self.config.write(offset, data);
-        // A state that is not supported is not taken (section 7.5.2.2).
-        if matches!(self.config.half(POWER + POWER_CONTROL) & POWER_STATE, 1 | 2) {
-            self.config.write(POWER + POWER_CONTROL, &power.to_le_bytes());
-        }
-        let [secondary, subordinate] = self.config.half(SECONDARY_BUS).to_le_bytes();
-        self.buses.set(secondary, subordinate);
-        false
-    }
-
-    fn bar_read(&mut self, _bar: Bar, _offset: u64, data: &mut [u8]) {
-        data.fill(0xff);
-    }
-
-    fn bar_write(&mut self, _bar: Bar, _offset: u64, _data: &[u8]) {}
-
-    fn sync(&mut self) -> bool {
-        false
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,11 @@ use crate::pci::capability::{capabilities, extended_capabilities};
 use crate::pci::{LinkSpeed, LinkWidth, Payload};
 
 fn port() -> RootPort {
-    RootPort::new(&RootPortConfig {
+    RootPort::new(&config(), None)
+}
+
+fn config() -> RootPortConfig {
+    RootPortConfig {
         primary: 0,
         secondary: 3,
         slot: 3,
@@ -18,7 +22,7 @@ fn port() -> RootPort {
             memory: Some(0xc010_0000..0xc030_0000),
             prefetchable: Some(0x20_0000_0000..0x30_0000_0000),
         },
-    })
+    }
 }
 
 fn read(port: &mut RootPort, offset: u16) -> u32 {
@@ -66,14 +70,9 @@ fn starts_as_firmware_leaves_a_port() {
 
 #[test]
 fn closed_windows_are_implemented() {
-    let link = port_link();
-    let mut port = RootPort::new(&RootPortConfig {
-        primary: 0,
-        secondary: 1,
-        slot: 1,
-        link,
-        windows: PortWindows::default(),
-    });
+    let (link, windows) = (port_link(), PortWindows::default());
+    let closed = RootPortConfig { primary: 0, secondary: 1, slot: 1, link, windows };
+    let mut port = RootPort::new(&closed, None);
     assert_eq!(decoded(&mut port), [None, None, None]);
     // Linux takes zero for a window that is not there, and tries to write it.
     assert!([0x1c, 0x24].map(|offset| read(&mut port, offset) & 0xffff).iter().all(|r| *r != 0));

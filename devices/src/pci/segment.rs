@@ -4,34 +4,123 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::regs::{CONFIG_SIZE, EXTENDED_CONFIG_SIZE};
-use super::{BarRoutes, Bdf, PciFunction, RootBus, Space};
+use super::{
+    Attention, BarRoutes, Bdf, LinkState, PciFunction, ResetExtent, RootBus, RootPort, Space,
+};
 
 /// Enable bit of CONFIG_ADDRESS (PCI Local Bus 3.0, section 3.2.2.3.2).
 const ADDRESS_ENABLE: u32 = 1 << 31;
+
+/// A function's place; empty when the function was taken out of the machine.
+type Place = Option<Box<dyn PciFunction>>;
+
+/// A root port, and the number of the bus behind it when the machine starts, which is in the names
+/// of the functions there.
+struct Port {
+    home: u8,
+    port: Mutex<RootPort>,
+}
 
 /// All functions of a segment, each under its own lock, and the address register of port 0xCF8.
 ///
 /// Functions are named by the address that they have when the machine starts, in [`BarRoutes`]
 /// too; [`RootBus`] finds the name for the address that the guest uses now.
 ///
-/// Lock order: one function, then [`BarRoutes`] or the MSI router. Never two functions; on the way
-/// to a function behind a port the port is not locked.
+/// Lock order: a port, then one function, then [`BarRoutes`] or the MSI router. Never two
+/// functions, never two ports. On the way to a function behind a port the port is not locked; it
+/// stays locked while the functions behind it follow a write to it, so that they end up where the
+/// last of several writes wants them.
 pub struct Segment {
-    functions: BTreeMap<Bdf, Mutex<Box<dyn PciFunction>>>,
+    functions: BTreeMap<Bdf, Mutex<Place>>,
+    ports: BTreeMap<Bdf, Port>,
     roots: Vec<RootBus>,
     routes: Arc<BarRoutes>,
     config_address: Mutex<u32>,
 }
 
 impl Segment {
-    /// The functions never change while the machine runs, so that finding one takes no lock.
+    /// No function comes while the machine runs, so that finding one takes no lock.
     pub fn new(
         functions: impl IntoIterator<Item = (Bdf, Box<dyn PciFunction>)>,
+        ports: impl IntoIterator<Item = (Bdf, RootPort)>,
         roots: Vec<RootBus>,
         routes: Arc<BarRoutes>,
     ) -> Self {
-        let functions = functions.into_iter().map(|(bdf, f)| (bdf, Mutex::new(f))).collect();
-        Self { functions, roots, routes, config_address: Mutex::new(0) }
+        let functions = functions.into_iter().map(|(bdf, f)| (bdf, Mutex::new(Some(f))));
+        let ports = ports.into_iter().map(|(bdf, port)| {
+            let (home, _) = port.buses().get();
+            (bdf, Port { home, port: Mutex::new(port) })
+        });
+        Self {
+            functions: functions.collect(),
+            ports: ports.collect(),
+            roots,
+            routes,
+            config_address: Mutex::new(0),
+        }
+    }
+
+    /// Presses the attention button of the slot that `function` is in.
+    pub fn press_button(&self, function: Bdf) -> Attention {
+        match self.port_above(function) {
+            Some(above) => lock(&above.port).press_button(),
+            None => Attention::NoButton,
+        }
+    }
+
+    /// Whether the guest has switched off the slot that `function` is in.
+    pub fn is_switched_off(&self, function: Bdf) -> bool {
+        self.port_above(function).is_some_and(|above| !lock(&above.port).is_on())
+    }
+
+    /// Takes `function` and its siblings out of their slot, which the guest has switched off. To
+    /// drop them gives the devices back, which can take seconds: no lock is held by then.
+    pub fn take_out(&self, function: Bdf) -> Vec<Box<dyn PciFunction>> {
+        let Some(above) = self.port_above(function) else { return Vec::new() };
+        let mut port = lock(&above.port);
+        if port.is_on() {
+            return Vec::new();
+        }
+        port.vacate();
+        self.behind(above.home).filter_map(|place| lock(place).take()).collect()
+    }
+
+    /// Switches every function off and resets it, card by card. For the end: the guest runs no
+    /// more.
+    pub fn shut_down(&self) {
+        for place in self.functions.values() {
+            if let Some(function) = lock(place).as_mut() {
+                function.set_link(LinkState::Down);
+            }
+        }
+        let mut cards: BTreeMap<(u8, u8), Vec<&Mutex<Place>>> = BTreeMap::new();
+        for (bdf, place) in &self.functions {
+            cards.entry((bdf.bus(), bdf.device())).or_default().push(place);
+        }
+        cards.into_values().for_each(|card| reset(card, "at the end"));
+    }
+
+    fn port_above(&self, function: Bdf) -> Option<&Port> {
+        self.ports.values().find(|port| port.home == function.bus())
+    }
+
+    /// The functions on a bus behind a port.
+    fn behind(&self, home: u8) -> impl Iterator<Item = &Mutex<Place>> {
+        self.functions.iter().filter(move |(bdf, _)| bdf.bus() == home).map(|(_, place)| place)
+    }
+
+    /// Writes a port, and lets the functions behind it follow.
+    fn write_port(&self, Port { home, port }: &Port, offset: u16, data: &[u8]) -> bool {
+        let mut port = lock(port);
+        let Some(link) = port.config_write(offset, data) else { return false };
+        let mut freed = false;
+        for place in self.behind(*home) {
+            freed |= lock(place).as_mut().is_some_and(|function| function.set_link(link));
+        }
+        if link == LinkState::Down {
+            reset(self.behind(*home), "through its port");
+        }
+        freed
     }
 
     /// Reads through ECAM; `offset` counts from the start of bus 0
@@ -79,8 +168,8 @@ impl Segment {
             return false;
         };
         // The BAR may move before its function is locked: the access then was first.
-        if let Some(mut function) = self.function(hit.function) {
-            function.bar_read(hit.bar, hit.offset, data);
+        if let Some(function) = self.functions.get(&hit.function).map(lock).as_deref_mut() {
+            function.iter_mut().for_each(|f| f.bar_read(hit.bar, hit.offset, data));
         }
         true
     }
@@ -90,51 +179,50 @@ impl Segment {
         let Some(hit) = self.routes.find(space, address) else {
             return false;
         };
-        if let Some(mut function) = self.function(hit.function) {
-            function.bar_write(hit.bar, hit.offset, data);
+        if let Some(function) = self.functions.get(&hit.function).map(lock).as_deref_mut() {
+            function.iter_mut().for_each(|f| f.bar_write(hit.bar, hit.offset, data));
         }
         true
     }
 
     fn config_read(&self, target: Option<Bdf>, offset: u16, size: usize, data: &mut [u8]) {
         data.fill(0xff);
-        if let Some(mut function) = self.access(target, offset, size, data.len()) {
-            function.config_read(offset, data);
+        let Some(name) = self.access(target, offset, size, data.len()) else { return };
+        if let Some(Port { port, .. }) = self.ports.get(&name) {
+            lock(port).config_read(offset, data);
+        } else if let Some(function) = self.functions.get(&name).map(lock).as_deref_mut() {
+            function.iter_mut().for_each(|f| f.config_read(offset, data));
         }
     }
 
     fn config_write(&self, target: Option<Bdf>, offset: u16, size: usize, data: &[u8]) {
-        let freed = match self.access(target, offset, size, data.len()) {
-            Some(mut function) => function.config_write(offset, data),
-            None => return,
+        let Some(name) = self.access(target, offset, size, data.len()) else { return };
+        let freed = match (self.ports.get(&name), self.functions.get(&name)) {
+            (Some(port), _) => self.write_port(port, offset, data),
+            (None, Some(function)) => {
+                lock(function).as_mut().is_some_and(|f| f.config_write(offset, data))
+            }
+            (None, None) => false,
         };
         // A BAR that was refused because of this one answers now, as it would on a real bus.
         if freed {
             for function in self.functions.values() {
-                lock(function).sync();
+                if let Some(function) = lock(function).as_mut() {
+                    function.sync();
+                }
             }
         }
     }
 
-    /// The function that an access to configuration space may go on to: one that does not cross
-    /// a dword, which the bus could not carry either.
-    fn access(
-        &self,
-        target: Option<Bdf>,
-        offset: u16,
-        size: usize,
-        length: usize,
-    ) -> Option<MutexGuard<'_, Box<dyn PciFunction>>> {
+    /// Whose configuration space an access goes on to: one that does not cross a dword, which the
+    /// bus could not carry either.
+    fn access(&self, target: Option<Bdf>, offset: u16, size: usize, length: usize) -> Option<Bdf> {
         let end = usize::from(offset) + length;
         let aligned = matches!(length, 1 | 2 | 4) && usize::from(offset).is_multiple_of(length);
         if !aligned || end > size {
             return None;
         }
-        self.function(self.roots.iter().find_map(|root| root.route(target?))?)
-    }
-
-    fn function(&self, bdf: Bdf) -> Option<MutexGuard<'_, Box<dyn PciFunction>>> {
-        self.functions.get(&bdf).map(lock)
+        self.roots.iter().find_map(|root| root.route(target?))
     }
 
     fn address(&self) -> MutexGuard<'_, u32> {
@@ -149,8 +237,18 @@ impl Segment {
     }
 }
 
+/// Resets the functions of a card.
+fn reset<'a>(card: impl IntoIterator<Item = &'a Mutex<Place>>, when: &str) {
+    let mut done = ResetExtent::Asked;
+    for place in card {
+        if let Some(function) = lock(place).as_mut() {
+            done = function.reset(when, done);
+        }
+    }
+}
+
 /// Functions keep their own invariants at each step, so a panic elsewhere does not spoil them.
-fn lock(function: &Mutex<Box<dyn PciFunction>>) -> MutexGuard<'_, Box<dyn PciFunction>> {
+fn lock<T>(function: &Mutex<T>) -> MutexGuard<'_, T> {
     function.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

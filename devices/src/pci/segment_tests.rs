@@ -34,6 +34,14 @@ impl PciFunction for Named {
     fn sync(&mut self) -> bool {
         false
     }
+
+    fn set_link(&mut self, _link: LinkState) -> bool {
+        false
+    }
+
+    fn reset(&mut self, _when: &str, done: ResetExtent) -> ResetExtent {
+        done
+    }
 }
 
 fn bdf(bus: u8, device: u8, function: u8) -> Bdf {
@@ -47,21 +55,22 @@ fn segment() -> Segment {
         (bdf(0, 0, 0), Box::new(HostBridge::default())),
         (bdf(0, 3, 0), Box::new(Named(bdf(0, 3, 0)))),
     ];
-    let mut roots = Vec::new();
+    let (mut roots, mut all_ports) = (Vec::new(), Vec::new());
     for (buses, devices) in [(0..=2, vec![1, 2]), (3..=4, vec![1])] {
         let primary = *buses.start();
         let mut ports = Vec::new();
         for device in devices {
             let secondary = primary + device;
-            let port = RootPort::new(&RootPortConfig {
+            let config = RootPortConfig {
                 primary,
                 secondary,
                 slot: secondary,
                 link: LINK,
                 windows: PortWindows::default(),
-            });
+            };
+            let port = RootPort::new(&config, None);
             ports.push(port.buses());
-            functions.push((bdf(primary, device, 0), Box::new(port)));
+            all_ports.push((bdf(primary, device, 0), port));
             for function in [0, 2] {
                 let name = bdf(secondary, 0, function);
                 functions.push((name, Box::new(Named(name))));
@@ -69,7 +78,7 @@ fn segment() -> Segment {
         }
         roots.push(RootBus::new(buses, ports));
     }
-    Segment::new(functions, roots, Arc::new(BarRoutes::new(vec![])))
+    Segment::new(functions, all_ports, roots, Arc::new(BarRoutes::new(vec![])))
 }
 
 fn ecam(bdf: Bdf) -> u64 {

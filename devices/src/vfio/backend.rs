@@ -6,6 +6,7 @@ use std::ops::Range;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::mapping::HostMapping;
+use super::reset::Affected;
 use crate::pci::Bar;
 use crate::pci::regs::INTERRUPT_PIN;
 
@@ -113,6 +114,10 @@ pub trait VfioBackend: Send {
     fn unmask_intx_on(&self, resample: &EventFd) -> io::Result<()>;
     /// Disables a kind, which is enabled, and unbinds all its eventfds.
     fn disable_irqs(&self, kind: IrqKind) -> io::Result<()>;
-    /// Resets the function.
+    /// Resets the function, by the first of the kernel's ways that works.
     fn reset(&self) -> io::Result<()>;
+    /// The functions that a hot reset resets, this one among them.
+    fn hot_reset_affects(&self) -> io::Result<Vec<Affected>>;
+    /// Resets all of them at once. They are all held by this process.
+    fn hot_reset(&self) -> io::Result<()>;
 }

@@ -7,6 +7,7 @@
 
 use super::backend::DeviceProfile;
 use super::function::Place;
+use super::reset::FlrBit;
 use crate::pci::capability::{Capability, ExtendedCapability, capabilities, extended_capabilities};
 use crate::pci::msi::MsiCapability;
 use crate::pci::msix::MsixCapability;
@@ -44,6 +45,8 @@ pub struct FunctionConfig {
     pub rom: Option<BarSpec>,
     /// Offset of the power management capability.
     pub power: Option<u16>,
+    /// Where the guest tells the function to reset itself.
+    pub flr: Vec<FlrBit>,
 }
 
 impl FunctionConfig {
@@ -89,7 +92,8 @@ impl FunctionConfig {
         };
         relink(&mut space, raw, &found, hidden);
         relink_extended(&mut space, &extended_capabilities(raw));
-        Self { space, power, has_intx: pin.is_some(), msi, msix, rom }
+        let (has_intx, flr) = (pin.is_some(), FlrBit::of(raw));
+        Self { space, power, has_intx, msi, msix, rom, flr }
     }
 }
 
@@ -194,7 +198,9 @@ mod tests {
             DeviceProfile { config: raw.to_vec(), msix_vectors: 10, ..Default::default() };
         profile.bars[Bar::ROM.index()].size = 0x1_8000;
         let bdf = crate::pci::Bdf::new(0, 0, 1, 0).expect("device 1, function 0");
-        let place = Place { bdf, bars: Vec::new(), multi_function, intx_gsi: None, rom: Some(0) };
+        let reset = crate::vfio::rig::RESET;
+        let place =
+            Place { bdf, bars: Vec::new(), multi_function, intx_gsi: None, rom: Some(0), reset };
         FunctionConfig::new(&profile, &place)
     }
 

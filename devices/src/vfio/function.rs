@@ -11,10 +11,13 @@ use super::bars::FunctionBars;
 use super::config_space::FunctionConfig;
 use super::dma::PeerAccess;
 use super::interrupts::Interrupts;
+use super::reset::{FlrBit, FunctionReset, ResetMethod};
 use super::rom::Rom;
 use crate::irq::{Gsi, MsiRouter, VmPort};
 use crate::pci::regs::{COMMAND, INTERRUPT_PIN, POWER_CONTROL, POWER_STATE};
-use crate::pci::{Bar, BarDecode, BarRoutes, BarSpec, Bdf, ConfigSpace, PciFunction};
+use crate::pci::{
+    Bar, BarDecode, BarRoutes, BarSpec, Bdf, ConfigSpace, LinkState, PciFunction, ResetExtent,
+};
 use crate::warnings::Warnings;
 
 /// Why a function could not be put into the machine.
@@ -72,6 +75,8 @@ pub struct Place {
     pub intx_gsi: Option<Gsi>,
     /// Address that is kept for the expansion ROM; without one the guest sees none.
     pub rom: Option<u64>,
+    /// How it is reset.
+    pub reset: FunctionReset,
 }
 
 /// What all functions of a machine share.
@@ -91,6 +96,7 @@ pub struct Wiring {
 pub struct VfioFunction {
     config: ConfigSpace,
     power: Option<u16>,
+    flr: Vec<FlrBit>,
     /// Before `device`, whose memory they map.
     bars: FunctionBars,
     interrupts: Interrupts,
@@ -100,23 +106,23 @@ pub struct VfioFunction {
     command: u16,
     /// The device is in D0; in any other power state its BARs do not answer.
     awake: bool,
+    /// Nothing reaches the device unless its link is up.
+    link: LinkState,
+    reset: FunctionReset,
+    /// Nobody used the device since it was reset.
+    clean: bool,
     warnings: Warnings,
 }
 
 impl VfioFunction {
-    /// Puts an opened device onto the bus. `slots` are memory slots that nobody else uses; one is
-    /// taken per directly mapped part of a BAR. The device is reset first.
+    /// Puts an opened device, which has been reset, onto the bus. `slots` are memory slots that
+    /// nobody else uses; one is taken per directly mapped part of a BAR.
     pub fn new(
         device: Box<dyn VfioBackend>,
         place: &Place,
         slots: &mut impl Iterator<Item = u32>,
         wiring: Wiring,
     ) -> Result<Self, FunctionError> {
-        let mut warnings = Warnings::about(place.bdf);
-        if let Err(error) = device.reset() {
-            // Some devices have no reset of their own; opening the group has tried what there is.
-            warnings.say(format_args!("the device cannot be reset alone: {error}"));
-        }
         let profile = device.profile();
         for BarSpec { bar, size: planned, .. } in &place.bars {
             let (bar, planned) = (bar.index(), *planned);
@@ -133,13 +139,17 @@ impl VfioFunction {
         let mut function = Self {
             config: config.space,
             power: config.power,
+            flr: config.flr,
             bars,
             interrupts,
             rom: Rom::default(),
             device,
             command: 0,
             awake: true,
-            warnings,
+            link: LinkState::Up,
+            reset: place.reset,
+            clean: false,
+            warnings: Warnings::about(place.bdf),
         };
         function.refresh().map_err(FunctionError::Access)?;
         function.connect_pin();
@@ -176,7 +186,8 @@ impl VfioFunction {
 
     /// Where each BAR should answer, from the registers.
     fn decode(&self) -> BarDecode {
-        self.bars.decode(&self.config, if self.awake { self.command } else { 0 })
+        let answers = self.awake && self.link == LinkState::Up;
+        self.bars.decode(&self.config, if answers { self.command } else { 0 })
     }
 
     /// How much of an access to a BAR the device takes; what runs past its end meets nothing.
@@ -212,6 +223,44 @@ impl VfioFunction {
         }
         self.sync()
     }
+
+    /// Takes everything away from the guest that a reset takes: BARs, interrupts, and what it has
+    /// written to emulated registers. The device may do no DMA any more. A reset by the kernel
+    /// then restores the command register as it is found here, switched off.
+    fn silence(&mut self) -> bool {
+        self.command = 0;
+        let freed = self.sync();
+        if let Err(error) = self.interrupts.disable(&*self.device) {
+            self.warnings.say(format_args!("its interrupts cannot be switched off: {error}"));
+        }
+        if let Err(error) = self.device.write(Region::Config, COMMAND.into(), &[0; 2]) {
+            self.warnings.say(format_args!("its command register cannot be cleared: {error}"));
+        }
+        self.config.clear_writable();
+        self.interrupts.forget();
+        freed
+    }
+
+    /// After a write or a reset: where BARs and interrupts should be by now.
+    fn follow(&mut self) -> bool {
+        if let Err(error) = self.refresh() {
+            self.warnings.say(format_args!("its command register cannot be read: {error}"));
+        }
+        if let Err(error) = self.interrupts.sync(&self.config, &*self.device) {
+            self.warnings.say(format_args!("its interrupts cannot be switched: {error}"));
+        }
+        self.sync()
+    }
+
+    /// The guest has the function reset itself. The host's kernel does it when it sees the bit,
+    /// and keeps the registers over it, which a function does not; what is kept here goes.
+    fn reset_itself(&mut self, offset: u16, data: &[u8]) -> bool {
+        let freed = self.silence();
+        if let Err(error) = self.device.write(Region::Config, offset.into(), data) {
+            self.warnings.say(format_args!("it cannot reset itself: {error}"));
+        }
+        self.follow() || freed
+    }
 }
 
 /// `old`, a 16-bit register at `register`, with the bytes of a write at `offset` over it.
@@ -227,6 +276,9 @@ fn merge(old: u16, register: u16, offset: u16, data: &[u8]) -> u16 {
 
 impl PciFunction for VfioFunction {
     fn config_read(&mut self, offset: u16, data: &mut [u8]) {
+        if self.link != LinkState::Up {
+            return data.fill(0xff);
+        }
         if !self.config.is_emulated(offset, data.len())
             && let Err(error) = self.device.read(Region::Config, offset.into(), data)
         {
@@ -239,12 +291,18 @@ impl PciFunction for VfioFunction {
     }
 
     fn config_write(&mut self, offset: u16, data: &[u8]) -> bool {
+        if self.link != LinkState::Up {
+            return false;
+        }
+        if self.flr.iter().any(|bit| bit.is_set_by(offset, data)) {
+            return self.reset_itself(offset, data);
+        }
         self.config.write(offset, data);
         let mut freed = false;
         if !self.config.is_emulated(offset, data.len()) {
             freed = self.before_write(offset, data);
+            // Not only command and power state move BARs: so can what the device does by itself.
             let forwarded = self.device.write(Region::Config, offset.into(), data);
-            // Not only command and power state move BARs: so does a reset through a capability.
             if let Err(error) = forwarded.and_then(|()| self.refresh()) {
                 self.warnings.say(format_args!(
                     "configuration space at {offset:#x} cannot be written: {error}"
@@ -258,6 +316,9 @@ impl PciFunction for VfioFunction {
     }
 
     fn bar_read(&mut self, bar: Bar, offset: u64, data: &mut [u8]) {
+        if self.link != LinkState::Up {
+            return data.fill(0xff);
+        }
         if self.interrupts.bar_read(bar, offset, data) {
             return;
         }
@@ -276,6 +337,9 @@ impl PciFunction for VfioFunction {
     }
 
     fn bar_write(&mut self, bar: Bar, offset: u64, data: &[u8]) {
+        if self.link != LinkState::Up {
+            return;
+        }
         let data = &data[..self.inside(bar, offset, data.len())];
         let written = match self.interrupts.bar_write(bar, offset, data, &*self.device) {
             Some(written) => written,
@@ -292,19 +356,41 @@ impl PciFunction for VfioFunction {
         let wanted = self.decode();
         self.bars.sync(&wanted, &mut self.warnings)
     }
+
+    fn set_link(&mut self, link: LinkState) -> bool {
+        let was = std::mem::replace(&mut self.link, link);
+        match link {
+            LinkState::Up => {
+                self.clean = false;
+                self.follow()
+            }
+            LinkState::Asleep => self.sync(),
+            // What it was silenced for is over, or not yet.
+            LinkState::Down if was == LinkState::Down => false,
+            LinkState::Down => self.silence(),
+        }
+    }
+
+    fn reset(&mut self, when: &str, done: ResetExtent) -> ResetExtent {
+        let hot = self.reset.method == ResetMethod::Hot;
+        if !(self.clean || hot && done == ResetExtent::Card) {
+            self.reset.run(&*self.device, when);
+        }
+        self.clean = true;
+        if hot { ResetExtent::Card } else { done }
+    }
 }
 
 impl Drop for VfioFunction {
-    /// Gives the device back reset. Closing it resets it too where the kernel can, and so does
-    /// the kernel when berth is killed.
+    /// Gives the device back. It was reset before, unless something went wrong; then the kernel's
+    /// own reset is tried, and closing the device does what can be done, as when berth is killed.
     fn drop(&mut self) {
-        self.command = 0;
-        self.sync();
-        if let Err(error) = self.interrupts.disable(&*self.device) {
-            self.warnings.say(format_args!("its interrupts cannot be switched off: {error}"));
+        if self.clean {
+            return;
         }
+        self.set_link(LinkState::Down);
         if let Err(error) = self.device.reset() {
-            self.warnings.say(format_args!("the device cannot be reset alone: {error}"));
+            log::warn!("{}: not reset: {error}", self.reset.host);
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::fake::{DeviceCall, FakeDevice, FakePort, PortCall};
 use crate::irq::MsiMessage;
 use crate::pci::regs::{COMMAND_IO, COMMAND_MEMORY, ROM_ADDRESS};
 use crate::pci::{BarKind, Space};
-use crate::vfio::rig::{BDF, MSIX_CONTROL as CONTROL, Offers, Rig, bar};
+use crate::vfio::rig::{BDF, MSIX_CONTROL as CONTROL, Offers, RESET, Rig, bar};
 use crate::vfio::{DeviceProfile, PeerAccess};
 
 /// BAR 3 without the table's page.
@@ -29,7 +29,6 @@ fn unmask(function: &mut VfioFunction, vector: u64) {
 #[test]
 fn bars_answer_after_the_device_was_told_and_go_before_it_is() {
     let mut rig = rig(true);
-    assert_eq!(rig.device.take(), [DeviceCall::Reset]);
     assert!(rig.port.mapped().is_empty());
     rig.function.config_write(COMMAND, &[COMMAND_MEMORY as u8, 0]);
     // All of BAR 0, and BAR 3 without the table's page.
@@ -171,7 +170,8 @@ fn the_device_is_given_back_reset() {
     rig.device.take();
     let Rig { function, device, port, .. } = rig;
     drop(function);
-    assert_eq!(device.take(), [DeviceCall::DisableIrqs(IrqKind::Msix), DeviceCall::Reset]);
+    let off = DeviceCall::Write(Region::Config, COMMAND.into(), vec![0, 0]);
+    assert_eq!(device.take(), [DeviceCall::DisableIrqs(IrqKind::Msix), off, DeviceCall::Reset]);
     assert!(port.mapped().is_empty());
 }
 
@@ -184,8 +184,14 @@ fn the_plan_and_the_host_must_agree_on_sizes() {
     let wiring = Wiring { port, router, routes, peers: PeerAccess::Alone };
     let kind = BarKind::Memory32 { prefetchable: false };
     let spec = BarSpec { bar: bar(0), kind, size: 4096, address: 0xc000_0000 };
-    let place =
-        Place { bdf: BDF, bars: vec![spec], multi_function: false, intx_gsi: None, rom: None };
+    let place = Place {
+        bdf: BDF,
+        bars: vec![spec],
+        multi_function: false,
+        intx_gsi: None,
+        rom: None,
+        reset: RESET,
+    };
     let device = Box::new(FakeDevice::new(profile).0);
     let refused = VfioFunction::new(device, &place, &mut (0..), wiring);
     assert!(matches!(refused, Err(FunctionError::BarSize { bar: 0, found: 0, planned: 4096 })));

@@ -8,14 +8,18 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::dma::PeerAccess;
 use super::function::{Place, VfioFunction, Wiring};
-use super::rig::{MSI, MSIX_CONTROL, Offers, WINDOWS, bars, profile};
+use super::rig::{DEVICE_CONTROL, MSI, MSIX_CONTROL, Offers, RESET, WINDOWS, bars, profile};
 use crate::fake::{DeviceLog, FakeDevice, FakeDma, FakePort, PortCall};
 use crate::irq::{Gsi, MsiRouter};
 use crate::pci::regs::{COMMAND, ROM_ADDRESS};
-use crate::pci::{BarRoutes, Bdf, PciFunction, RootBus, Segment, Space};
+use crate::pci::{
+    BarRoutes, Bdf, HotPlug, Link, LinkSpeed, LinkWidth, Payload, PciFunction, PortWindows,
+    RootBus, RootPort, RootPortConfig, Segment, Space,
+};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -28,6 +32,29 @@ enum Step {
     Read(Space, u64, usize),
     /// The host's KVM fails the next call.
     Fail,
+    /// The host wants the function behind the port back, and takes it if it may.
+    Unplug,
+}
+
+/// The port, and the function behind it.
+const PORT: u8 = 3;
+const BEHIND: u8 = 4;
+
+/// Registers of the port on which much depends.
+fn port_register() -> impl Strategy<Value = (u16, u32)> {
+    prop_oneof![
+        // Bus numbers, bus reset, link disable, power state.
+        (Just(0x18), prop::sample::select(vec![0x0001_0100, 0, 0x00ff_0000, 0x0002_0200])),
+        (Just(0x3e), prop::sample::select(vec![0, 0x40])),
+        (Just(0x50), prop::sample::select(vec![0, 0x10])),
+        (Just(0x80), 0u32..4),
+        // Slot control: all interrupts, switched on or off; and status.
+        (Just(0x58), prop::sample::select(vec![0x1129, 0x1529, 0x100, 0x500, 0])),
+        (Just(0x5a), any::<u32>()),
+        // MSI.
+        (Just(0x86), 0u32..2),
+        (prop::sample::select(vec![0x88u16, 0x8c, 0x90]), any::<u32>()),
+    ]
 }
 
 /// How far apart the functions' BARs start.
@@ -37,10 +64,10 @@ const APART: u64 = 0x8_0000;
 /// where BARs are in the beginning, table and small BAR among them.
 fn address() -> impl Strategy<Value = u64> {
     let first = [0u64, 0x2_0000, 0x2_1000, 0x2_2000, 0x4_0000];
-    let start = (prop::sample::select(first.to_vec()), 0..2u64);
+    let start = (prop::sample::select(first.to_vec()), 0..3u64);
     prop_oneof![
         4 => start.prop_map(|(bar, function)| 0xc000_0000 + bar + function * APART),
-        2 => (0u64..0xd0).prop_map(|page| 0xc000_0000 + page * 0x1000),
+        2 => (0u64..0x150).prop_map(|page| 0xc000_0000 + page * 0x1000),
         1 => prop::sample::select(vec![
             0, 0x1000, 0x9_f000, 0xbfff_f000, 0xdfff_f000, 0xe000_0000, 0xfee0_0000, 0xffff_f000,
             0x1_0000_0000, u64::MAX - 0xfff,
@@ -54,6 +81,7 @@ fn register() -> impl Strategy<Value = (u16, u32)> {
         (Just(COMMAND), 0u32..8),
         // Power state.
         (Just(0x44), 0u32..4),
+        (Just(DEVICE_CONTROL), prop::sample::select(vec![0x8000, 0x2810])),
         (prop::sample::select(vec![0x10u16, 0x1c, 0x20, ROM_ADDRESS]), address())
             .prop_map(|(register, address)| (register, address as u32 | 1)),
         (Just(0x18), (0u32..0x10).prop_map(|port| 0xff0 + port * 0x10)),
@@ -76,12 +104,15 @@ fn window() -> impl Strategy<Value = (Space, u64)> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let device = || 1u8..4;
+    let device = || 1u8..5;
     let meant = (device(), register(), prop::sample::select(vec![2usize, 4])).prop_map(
         |(device, (offset, value), length)| {
             Step::ConfigWrite(device, offset, value.to_le_bytes()[..length].to_vec())
         },
     );
+    let port = port_register().prop_map(|(offset, value): (u16, u32)| {
+        Step::ConfigWrite(PORT, offset, value.to_le_bytes()[..4 - usize::from(offset % 4)].to_vec())
+    });
     let offset = || prop_oneof![2 => 0u16..0x80, 1 => 0u16..0x1000];
     let write =
         (device(), offset(), bytes()).prop_map(|(d, at, data)| Step::ConfigWrite(d, at, data));
@@ -91,6 +122,8 @@ fn step() -> impl Strategy<Value = Step> {
     let select = (0u32..0x400).prop_map(|word| 0x8000_0800 | (word << 2));
     prop_oneof![
         6 => meant,
+        4 => port,
+        1 => Just(Step::Unplug),
         3 => write,
         2 => read,
         1 => (0u16..8, bytes()).prop_map(|(port, data)| Step::Port(port, data)),
@@ -98,6 +131,28 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (window(), bytes()).prop_map(|((space, at), data)| Step::Write(space, at, data)),
         2 => (window(), 0usize..9).prop_map(|((space, at), n)| Step::Read(space, at, n)),
     ]
+}
+
+fn on_root(device: u8) -> Bdf {
+    Bdf::new(0, 0, device, 0).expect("a device number")
+}
+
+fn behind() -> Bdf {
+    Bdf::new(0, 1, 0, 0).expect("a device number")
+}
+
+/// A port with a hot-plug slot.
+fn root_port(router: &Arc<MsiRouter>) -> RootPort {
+    let width = LinkWidth { speed: LinkSpeed::Gt8, lanes: 1 };
+    let payload = Payload::default();
+    let link = Link { negotiated: width, capable: width, payload_supported: payload, payload };
+    let windows = PortWindows::default();
+    let config = RootPortConfig { primary: 0, secondary: 1, slot: 1, link, windows };
+    let hot_plug = HotPlug {
+        route: router.allocate().expect("a GSI"),
+        switched_off: EventFd::new(EFD_NONBLOCK).expect("an eventfd"),
+    };
+    RootPort::new(&config, Some(hot_plug))
 }
 
 struct Machine {
@@ -108,18 +163,20 @@ struct Machine {
 }
 
 impl Machine {
-    /// Two functions, one whose MSI-X can grow and one whose cannot.
+    /// Two functions, one whose MSI-X can grow and one whose cannot, and one behind a port.
     fn new() -> Self {
         let (port, routes) =
             (Arc::new(FakePort::default()), Arc::new(BarRoutes::new(WINDOWS.to_vec())));
         let router = MsiRouter::new(port.clone());
+        let port_above = root_port(&router);
+        let buses = vec![port_above.buses()];
         let dma = Arc::new(FakeDma::default());
         let peers = PeerAccess::Iommu(dma.clone());
         let wiring = Wiring { port: port.clone(), router, routes: routes.clone(), peers };
         let (mut slots, mut devices) = (8.., Vec::new());
-        let functions: Vec<(Bdf, Box<dyn PciFunction>)> = (1..3)
+        let functions: Vec<(Bdf, Box<dyn PciFunction>)> = (1..4u8)
             .map(|device| {
-                let bdf = Bdf::new(0, 0, device, 0).expect("a device number");
+                let bdf = if device == PORT { behind() } else { on_root(device) };
                 let (fake, log) = FakeDevice::new(profile(&Offers::everything(device == 1)));
                 devices.push(log);
                 let place = Place {
@@ -128,6 +185,7 @@ impl Machine {
                     multi_function: false,
                     intx_gsi: Some(Gsi(16 + u32::from(device))),
                     rom: Some(0),
+                    reset: RESET,
                 };
                 let function =
                     VfioFunction::new(Box::new(fake), &place, &mut slots, wiring.clone());
@@ -136,7 +194,12 @@ impl Machine {
             })
             .collect();
         Self {
-            segment: Segment::new(functions, vec![RootBus::new(0..=0, vec![])], routes),
+            segment: Segment::new(
+                functions,
+                [(on_root(PORT), port_above)],
+                vec![RootBus::new(0..=2, buses)],
+                routes,
+            ),
             port,
             dma,
             devices,
@@ -144,7 +207,10 @@ impl Machine {
     }
 
     fn apply(&self, step: &Step) {
-        let ecam = |device: u8, offset: u16| u64::from(device) << 15 | u64::from(offset);
+        let ecam = |device: u8, offset: u16| match device {
+            BEHIND => 1 << 20 | u64::from(offset),
+            device => u64::from(device) << 15 | u64::from(offset),
+        };
         match step {
             Step::ConfigWrite(device, offset, data) => {
                 self.segment.ecam_write(ecam(*device, *offset), data);
@@ -163,6 +229,13 @@ impl Machine {
                 self.segment.window_read(*space, *address, &mut vec![0; *length]);
             }
             Step::Fail => self.port.fail_next(),
+            Step::Unplug => {
+                self.segment.press_button(behind());
+                let functions = self.segment.take_out(behind());
+                // As at the machine's end: who closes a device has no second try.
+                self.port.heal();
+                drop(functions);
+            }
         }
     }
 

@@ -122,6 +122,14 @@ impl Interrupts {
         }
     }
 
+    /// After a reset of the device, for which everything was disabled.
+    pub fn forget(&mut self) {
+        if let Some(msix) = &mut self.msix {
+            msix.forget();
+        }
+        self.refused = None;
+    }
+
     /// Gives the pin up, before the guest has seen it.
     pub fn forget_intx(&mut self) {
         self.intx = None;

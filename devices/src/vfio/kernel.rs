@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
@@ -18,44 +19,54 @@ use vfio_bindings::bindings::vfio::{
 };
 use vfio_ioctls::{VfioContainer, VfioDevice, VfioDeviceFd, VfioError, VfioRegionInfoCap};
 use vmm_sys_util::eventfd::EventFd;
-use vmm_sys_util::ioctl::{ioctl, ioctl_with_ptr};
+use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ptr, ioctl_with_ptr};
 use vmm_sys_util::ioctl_io_nr;
 
 use super::backend::{DeviceProfile, IrqKind, Region, RegionProfile, VfioBackend};
 use super::dma::DmaPort;
+use super::group::{self, Groups};
 use super::mapping::HostMapping;
-use crate::pci::Bar;
+use super::reset::Affected;
 use crate::pci::regs::{CONFIG_SIZE, EXTENDED_CONFIG_SIZE};
+use crate::pci::{Bar, Bdf};
 
 ioctl_io_nr!(VFIO_DEVICE_SET_IRQS, VFIO_TYPE.into(), VFIO_BASE + 10);
 ioctl_io_nr!(VFIO_DEVICE_RESET, VFIO_TYPE.into(), VFIO_BASE + 11);
+ioctl_io_nr!(VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, VFIO_TYPE.into(), VFIO_BASE + 12);
+ioctl_io_nr!(VFIO_DEVICE_PCI_HOT_RESET, VFIO_TYPE.into(), VFIO_BASE + 13);
 
 /// An IOMMU address space and the groups in it.
 #[derive(Clone)]
-pub struct Container(Arc<VfioContainer>);
+pub struct Container {
+    container: Arc<VfioContainer>,
+    groups: Groups,
+}
 
 impl Container {
     /// Opens `/dev/vfio/vfio`. KVM learns of each group through its VFIO device, so that it can
     /// treat the devices' DMA as coherent (Documentation/virt/kvm/devices/vfio.rst).
     pub fn open(kvm_vfio: VfioDeviceFd) -> Result<Self, VfioError> {
-        VfioContainer::new(Some(Arc::new(kvm_vfio))).map(|container| Self(Arc::new(container)))
+        let container = Arc::new(VfioContainer::new(Some(Arc::new(kvm_vfio)))?);
+        Ok(Self { container, groups: Groups::default() })
     }
 
     /// Opens the function at `sysfs`, such as `/sys/bus/pci/devices/0000:41:00.0`, with its group.
     pub fn open_device(&self, sysfs: &Path) -> Result<KernelDevice, OpenError> {
-        let device = VfioDevice::new(sysfs, self.0.clone(), false).map_err(OpenError::Attach)?;
-        KernelDevice::new(device).map_err(OpenError::Describe)
+        let device = VfioDevice::new(sysfs, self.container.clone(), false);
+        let device = device.map_err(OpenError::Attach)?;
+        self.groups.add(sysfs).map_err(OpenError::Describe)?;
+        KernelDevice::new(device, self.groups.clone()).map_err(OpenError::Describe)
     }
 }
 
 impl DmaPort for Container {
     unsafe fn map(&self, iova: u64, host: *mut u8, length: u64) -> io::Result<()> {
         // SAFETY: the caller's promise is the one that is asked for.
-        unsafe { self.0.vfio_dma_map(iova, length as usize, host) }.map_err(system_error)
+        unsafe { self.container.vfio_dma_map(iova, length as usize, host) }.map_err(system_error)
     }
 
     fn unmap(&self, iova: u64, length: u64) -> io::Result<()> {
-        self.0.vfio_dma_unmap(iova, length as usize).map_err(system_error)
+        self.container.vfio_dma_unmap(iova, length as usize).map_err(system_error)
     }
 }
 
@@ -81,13 +92,21 @@ pub enum OpenError {
 /// An opened function.
 pub struct KernelDevice {
     profile: DeviceProfile,
-    /// Closed before `device`, which can leave its container only when nothing holds it open.
+    /// A second descriptor of `device`.
     file: File,
-    device: VfioDevice,
+    device: ManuallyDrop<VfioDevice>,
+    groups: Groups,
+}
+
+impl Drop for KernelDevice {
+    fn drop(&mut self) {
+        // SAFETY: the field is not used any more.
+        group::close(unsafe { ManuallyDrop::take(&mut self.device) });
+    }
 }
 
 impl KernelDevice {
-    fn new(device: VfioDevice) -> io::Result<Self> {
+    fn new(device: VfioDevice, groups: Groups) -> io::Result<Self> {
         // SAFETY: `device` owns the descriptor and outlives this borrow.
         let fd = unsafe { BorrowedFd::borrow_raw(device.as_raw_fd()) };
         let file = File::from(fd.try_clone_to_owned()?);
@@ -109,7 +128,7 @@ impl KernelDevice {
             has_error_irq: irq(IrqKind::Error).is_some(),
             has_request_irq: irq(IrqKind::Request).is_some(),
         };
-        Ok(Self { profile, file, device })
+        Ok(Self { profile, file, device: ManuallyDrop::new(device), groups })
     }
 
     fn region_offset(&self, region: Region, offset: u64, length: usize) -> io::Result<u64> {
@@ -144,6 +163,38 @@ impl KernelDevice {
             }
             _ => Err(io::Error::last_os_error()),
         }
+    }
+}
+
+/// `struct vfio_pci_hot_reset_info` without its array, and `struct vfio_pci_hot_reset` alike: the
+/// size of all, flags, and how many follow. Both go into 32-bit words.
+const HOT_RESET_HEADER: usize = 3;
+
+/// `struct vfio_pci_dependent_device` as two words: the group, then segment, bus and function.
+const DEPENDENT_WORDS: usize = 2;
+
+impl KernelDevice {
+    /// The functions that a hot reset resets, with their groups.
+    fn dependents(&self) -> io::Result<Vec<(Bdf, u32)>> {
+        // As many as a domain has, or the kernel would want a bigger array: 256 on a bus.
+        const MOST: usize = 256;
+        let mut words = vec![0u32; HOT_RESET_HEADER + MOST * DEPENDENT_WORDS];
+        words[0] = size_of_val(words.as_slice()) as u32;
+        // SAFETY: the kernel writes no further than the size in the first word, which is that of
+        // `words`.
+        let done = unsafe {
+            ioctl_with_mut_ptr(&self.file, VFIO_DEVICE_GET_PCI_HOT_RESET_INFO(), words.as_mut_ptr())
+        };
+        if done < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let dependents = words[HOT_RESET_HEADER..].chunks_exact(DEPENDENT_WORDS);
+        let dependents = dependents.take(words[2] as usize).filter_map(|dependent| {
+            let [group, place] = [dependent[0], dependent[1]];
+            let (segment, bus, devfn) = (place & 0xffff, (place >> 16) as u8, (place >> 24) as u8);
+            Some((Bdf::new(segment, bus, devfn >> 3, devfn & 7)?, group))
+        });
+        Ok(dependents.collect())
     }
 }
 
@@ -204,5 +255,28 @@ impl VfioBackend for KernelDevice {
             0.. => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
+    }
+
+    fn hot_reset_affects(&self) -> io::Result<Vec<Affected>> {
+        let affected = self.dependents()?.into_iter();
+        let held = |group| self.groups.holds(group);
+        Ok(affected.map(|(bdf, group)| Affected { bdf, held: held(group) }).collect())
+    }
+
+    fn hot_reset(&self) -> io::Result<()> {
+        let mut groups: Vec<u32> = self.dependents()?.iter().map(|(_, group)| *group).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        self.groups.with(&groups, |fds| {
+            let size = (HOT_RESET_HEADER + fds.len()) * size_of::<u32>();
+            let mut words = vec![size as u32, 0, fds.len() as u32];
+            words.extend(fds.iter().map(|fd| *fd as u32));
+            // SAFETY: `words` holds the `argsz` bytes that the kernel reads.
+            match unsafe { ioctl_with_ptr(&self.file, VFIO_DEVICE_PCI_HOT_RESET(), words.as_ptr()) }
+            {
+                0.. => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        })
     }
 }

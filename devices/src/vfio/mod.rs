@@ -14,6 +14,7 @@ mod bars;
 mod config_space;
 mod dma;
 mod function;
+mod group;
 #[cfg(test)]
 mod hostile;
 mod interrupts;
@@ -23,6 +24,9 @@ mod mapping;
 mod msi;
 mod msix;
 mod regions;
+mod reset;
+#[cfg(test)]
+mod resets_tests;
 #[cfg(test)]
 mod rig;
 mod rom;
@@ -32,3 +36,4 @@ pub use dma::{DmaPort, PeerAccess};
 pub use function::{FunctionError, Notifications, Place, VfioFunction, Wiring};
 pub use kernel::{Container, KernelDevice, OpenError};
 pub use mapping::HostMapping;
+pub use reset::{Affected, FunctionReset, ResetMethod};

@@ -100,6 +100,11 @@ impl MsixVectors {
         }))
     }
 
+    /// Forgets what the guest wrote into the table: all is masked, as after a reset.
+    pub fn forget(&mut self) {
+        self.table = MsixTable::new(self.table.len());
+    }
+
     /// Delivers what is not masked, while MSI-X is enabled on the device.
     pub fn sync(&mut self, touched: Range<u16>, device: &dyn VfioBackend) -> io::Result<()> {
         let open = self.control & MSIX_FUNCTION_MASK == 0;

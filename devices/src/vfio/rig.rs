@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::backend::{DeviceProfile, RegionProfile};
 use super::dma::PeerAccess;
 use super::function::{Place, VfioFunction, Wiring};
+use super::reset::{FunctionReset, ResetMethod};
 use crate::fake::{DeviceLog, FakeDevice, FakeDma, FakePort};
 use crate::irq::{Gsi, MsiRouter};
 use crate::pci::regs::{MSI_64_BIT, MSI_MASKABLE};
@@ -16,6 +17,10 @@ pub const BDF: Bdf = Bdf::new(0, 0, 1, 0).expect("device 1, function 0");
 pub const MSI: u16 = 0x50;
 /// MSI-X message control.
 pub const MSIX_CONTROL: u16 = 0x72;
+/// How it is reset: by itself, as configuration space says too.
+pub const RESET: FunctionReset = FunctionReset { host: BDF, method: ResetMethod::Flr };
+/// Device control of its PCI Express capability.
+pub const DEVICE_CONTROL: u16 = 0xa8;
 /// Where its pin ends.
 pub const PIN: Gsi = Gsi(17);
 /// Addresses behind which BARs can answer.
@@ -35,6 +40,8 @@ pub struct Offers {
     pub rom: u64,
     /// The host's line cannot be had.
     pub pin_is_taken: bool,
+    /// How it is reset instead of by FLR.
+    pub reset: Option<ResetMethod>,
 }
 
 impl Offers {
@@ -42,7 +49,7 @@ impl Offers {
     pub fn everything(msix_grows: bool) -> Self {
         // Eight vectors with 64-bit address and masks.
         let msi = 3 << 1 | MSI_64_BIT | MSI_MASKABLE;
-        Self { pin: true, msi: Some(msi), msix: 3, msix_grows, rom: 0x8000, pin_is_taken: false }
+        Self { pin: true, msi: Some(msi), msix: 3, msix_grows, rom: 0x8000, ..Self::default() }
     }
 }
 
@@ -79,7 +86,11 @@ pub fn profile(offers: &Offers) -> DeviceProfile {
         config[last + 1] = 0x70;
         config[0x70..0x7c].copy_from_slice(&[0x11, 0, 0, 0, 3, 0, 0, 0, 3, 0x20, 0, 0]);
         config[0x72..0x74].copy_from_slice(&(offers.msix - 1).to_le_bytes());
+        last = 0x70;
     }
+    // PCI Express, with FLR.
+    config[last + 1] = 0xa0;
+    config[0xa0..0xa8].copy_from_slice(&[0x10, 0, 2, 0, 0, 0, 0, 0x10]);
     let mut profile = DeviceProfile {
         config,
         has_intx: offers.pin,
@@ -128,6 +139,7 @@ impl Rig {
             multi_function: false,
             intx_gsi: Some(PIN),
             rom: Some(0),
+            reset: offers.reset.map_or(RESET, |method| FunctionReset { method, ..RESET }),
         };
         let function = VfioFunction::new(Box::new(device), &place, &mut (8..), wiring)
             .expect("a sound device");

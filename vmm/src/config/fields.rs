@@ -21,6 +21,7 @@ const VCPUS: RangeInclusive<u64> = 1..=255;
 /// narrowest address width (46 bits) of servers that hold so much.
 const MEMORY_MIB: RangeInclusive<u64> = 64..=16 << 20;
 const SHUTDOWN_S: RangeInclusive<u64> = 0..=86_400;
+const UNPLUG_S: RangeInclusive<u64> = 0..=86_400;
 
 /// A machine's name: 1 to 15 of `A-Z a-z 0-9 . _ -`, beginning with a letter or a digit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -151,6 +152,30 @@ impl Default for ShutdownTimeout {
 impl<'de> Deserialize<'de> for ShutdownTimeout {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         bounded(deserializer, SHUTDOWN_S, "a number of seconds from 0 to 86400").map(Self)
+    }
+}
+
+/// Seconds that the guest has to let go of a device, 0 to 86,400; 30 when absent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct UnplugTimeout(u64);
+
+impl UnplugTimeout {
+    /// As a duration.
+    pub fn duration(self) -> Duration {
+        Duration::from_secs(self.0)
+    }
+}
+
+impl Default for UnplugTimeout {
+    fn default() -> Self {
+        Self(30)
+    }
+}
+
+impl<'de> Deserialize<'de> for UnplugTimeout {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        bounded(deserializer, UNPLUG_S, "a number of seconds from 0 to 86400").map(Self)
     }
 }
 

@@ -16,7 +16,7 @@ use berth_devices::pci::Bdf;
 use serde::{Deserialize, Serialize};
 
 pub use error::ConfigError;
-pub use fields::{CommandLine, MemorySize, Name, ShutdownTimeout, VcpuCount};
+pub use fields::{CommandLine, MemorySize, Name, ShutdownTimeout, UnplugTimeout, VcpuCount};
 
 use crate::plan::PageSize;
 
@@ -51,6 +51,9 @@ pub struct Config {
     /// Seconds between the power button and the end.
     #[serde(default)]
     pub shutdown_timeout_s: ShutdownTimeout,
+    /// Seconds that the guest has to let go of a device.
+    #[serde(default)]
+    pub unplug_timeout_s: UnplugTimeout,
 }
 
 /// Guest RAM.
@@ -70,6 +73,36 @@ pub struct DeviceConfig {
     /// Its address on the host.
     #[serde(deserialize_with = "fields::address")]
     pub address: Bdf,
+    /// What follows when it reports an uncorrectable error.
+    #[serde(default)]
+    pub on_error: OnError,
+    /// What follows when the host wants it back.
+    #[serde(default)]
+    pub on_removal: OnRemoval,
+}
+
+/// What follows when a device reports an uncorrectable error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnError {
+    /// The machine ends.
+    #[default]
+    Stop,
+    /// The machine ends as after a reset by the guest, so that whoever started it does so again.
+    Reset,
+    /// It is said, and the guest goes on.
+    Log,
+}
+
+/// What follows when the host wants a device back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnRemoval {
+    /// The machine ends.
+    #[default]
+    Stop,
+    /// The guest is asked to let go of it, and goes on without.
+    Unplug,
 }
 
 /// Where the guest's serial console goes.

@@ -43,6 +43,9 @@ fn absent_fields_have_defaults() {
     assert_eq!(config.console, ConsoleConfig::Stdio);
     assert_eq!(config.placement, PlacementConfig::default());
     assert_eq!(config.shutdown_timeout_s.duration().as_secs(), 30);
+    assert_eq!(config.unplug_timeout_s.duration().as_secs(), 30);
+    let device = &config.devices[0];
+    assert_eq!((device.on_error, device.on_removal), (OnError::Stop, OnRemoval::Stop));
     assert_eq!(config.cmdline.as_str(), "");
     assert_eq!(config.initrd, None);
 }
@@ -51,7 +54,8 @@ fn absent_fields_have_defaults() {
 fn every_field_reads_what_it_writes() {
     let config = parse(&with(
         r#""initrd": "i", "cmdline": "quiet", "console": {"file": "log"},
-           "placement": {"node": 1, "cpus": [4, 5]}, "shutdown_timeout_s": 0"#,
+           "placement": {"node": 1, "cpus": [4, 5]}, "shutdown_timeout_s": 0,
+           "unplug_timeout_s": 60"#,
     ));
     assert_eq!(config.placement.cpus, Some(vec![4, 5]));
     assert_eq!(config.placement.node, Some(1));
@@ -60,6 +64,23 @@ fn every_field_reads_what_it_writes() {
     assert_eq!(parse(&text), config);
     let auto = parse(&with(r#""placement": {"node": "auto", "cpus": "auto"}"#));
     assert_eq!(auto.placement, PlacementConfig::default());
+}
+
+#[test]
+fn policies_are_words() {
+    let device = |fields: &str| GOOD.replace("\"0000:21:00.0\"", fields);
+    let config =
+        parse(&device(r#""0000:21:00.0", "on_error": "reset", "on_removal": "unplug""#)).devices;
+    assert_eq!((config[0].on_error, config[0].on_removal), (OnError::Reset, OnRemoval::Unplug));
+    assert_eq!(
+        message(&device(r#""0000:21:00.0", "on_error": "ignore""#)),
+        "vm.json:7:53: devices[0].on_error: unknown variant `ignore`, expected one of `stop`, \
+         `reset`, `log`"
+    );
+    assert_eq!(
+        message(&device(r#""0000:21:00.0", "on_removal": "reset""#)),
+        "vm.json:7:54: devices[0].on_removal: unknown variant `reset`, expected `stop` or `unplug`"
+    );
 }
 
 #[test]
@@ -89,7 +110,8 @@ fn unknown_and_missing_fields_are_refused_with_the_known_ones() {
     assert_eq!(
         refused("\"vcpus\": 2", "\"cpus\": 2"),
         "vm.json:4:8: cpus: unknown field `cpus`, expected one of `name`, `kernel`, `initrd`, \
-         `cmdline`, `vcpus`, `memory`, `devices`, `console`, `placement`, `shutdown_timeout_s`"
+         `cmdline`, `vcpus`, `memory`, `devices`, `console`, `placement`, `shutdown_timeout_s`, \
+         `unplug_timeout_s`"
     );
     assert_eq!(
         refused("\"size_mib\": 2048", "\"size\": 2048"),

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use berth_devices::pci::regs::INTERRUPT_PIN;
 use berth_devices::pci::{Bdf, Link};
+use berth_devices::vfio::ResetMethod;
 use serde::Serialize;
 
 use super::root::Root;
@@ -46,8 +47,8 @@ pub struct PciFunction {
     /// Vectors in its MSI-X table, 0 when it has none; `None` when its capabilities cannot be seen,
     /// as by users other than root.
     pub msix_vectors: Option<u16>,
-    /// Ways the kernel knows to reset it, in the order it would try them (`flr`, `pm`, `bus`, ...).
-    pub reset_methods: Vec<String>,
+    /// Ways the kernel knows to reset it, in the order it would try them.
+    pub reset_methods: Vec<ResetMethod>,
 }
 
 /// A BAR as the host's kernel found it.
@@ -95,7 +96,7 @@ impl PciFunction {
             root.text(file("driver_override"))?.filter(|name| !name.is_empty() && name != "(null)");
         let node: i64 = root.value(file("numa_node"), "the number of a node, or -1")?.unwrap_or(-1);
         let group = root.link_name(file("iommu_group"));
-        let resets = root.text(file("reset_method"))?.unwrap_or_default();
+        let resets = root.text(file("reset_method"))?;
         let config = root.head(file("config"), CONFIG_SIZE)?;
         let resources = resources(root, &file("resource"))?;
         let pin = config.as_ref().and_then(|config| config.get(usize::from(INTERRUPT_PIN)));
@@ -116,8 +117,12 @@ impl PciFunction {
             interrupt_pin: pin.copied().filter(|pin| *pin <= 4).unwrap_or(0),
             bars: bars(&resources),
             rom_size: resources.get(ROM).map_or(0, Resource::size),
+            reset_methods: match resets {
+                Some(names) => names.split_whitespace().filter_map(ResetMethod::parse).collect(),
+                // The file is there since Linux 5.15.
+                None => ResetMethod::from_config(config.as_deref().unwrap_or_default()),
+            },
             msix_vectors: config.and_then(|config| msix_vectors(&config)),
-            reset_methods: resets.split_whitespace().map(str::to_owned).collect(),
         }))
     }
 }

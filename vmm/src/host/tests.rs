@@ -6,6 +6,8 @@ use std::path::Path;
 
 use serde_json::json;
 
+use berth_devices::vfio::ResetMethod;
+
 use super::*;
 use crate::plan::{BarKind, PageSize};
 
@@ -174,7 +176,7 @@ fn a_function_is_read_from_sysfs() {
     assert_eq!((nic.node, nic.group), (Some(0), Some(12)));
     assert!(!nic.is_virtual && !nic.is_bridge());
     assert_eq!(nic.msix_vectors, None);
-    assert_eq!(nic.reset_methods, ["flr", "bus"]);
+    assert_eq!(nic.reset_methods, [ResetMethod::Flr, ResetMethod::Bus]);
     let prefetchable = false;
     assert_eq!(
         nic.bars,

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::watch::DeviceEvent;
 use super::{Machine, RunError};
 use crate::console::Request;
 use crate::exit::Exit;
@@ -58,9 +59,7 @@ enum Source {
     Ended,
     Signals,
     Input,
-    /// Index into the machine's notifications.
-    Request(usize),
-    Error(usize),
+    Device(DeviceEvent),
 }
 
 /// Waits for the machine's end, and brings it about when asked to.
@@ -72,10 +71,14 @@ pub fn supervise(machine: &mut Machine) -> Result<Exit, RunError> {
         if deadline.is_some_and(|deadline| deadline <= now) {
             return Ok(Exit::Forced);
         }
+        if let Some(exit) = machine.watch.expire(now) {
+            return Ok(exit);
+        }
         // A vCPU that writes to a console that nobody reads has the serial port; there is no room
         // then, and signals still have to be served.
         let room = machine.shared.chipset.try_serial().map_or(0, |serial| serial.room());
-        let mut wait = deadline.map(|deadline| deadline - now);
+        let next = deadline.into_iter().chain(machine.watch.deadline()).min();
+        let mut wait = next.map(|next| next - now);
         if machine.input.is_some() && room == 0 {
             wait = Some(wait.map_or(INPUT_RETRY, |wait| wait.min(INPUT_RETRY)));
         }
@@ -100,19 +103,11 @@ pub fn supervise(machine: &mut Machine) -> Result<Exit, RunError> {
                     }
                     None => {}
                 },
-                Source::Request(index) => {
-                    log::error!(
-                        "{}: the host wants the device back",
-                        machine.notifications[index].0
-                    );
-                    return Ok(Exit::DeviceLost);
-                }
-                Source::Error(index) => {
-                    log::error!(
-                        "{}: the device reports an uncorrectable error",
-                        machine.notifications[index].0
-                    );
-                    return Ok(Exit::DeviceLost);
+                Source::Device(event) => {
+                    let segment = &machine.shared.chipset.segment;
+                    if let Some(exit) = machine.watch.handle(event, segment, now) {
+                        return Ok(exit);
+                    }
                 }
             }
         }
@@ -127,11 +122,8 @@ fn sources(machine: &Machine, room: usize) -> Vec<(Source, RawFd)> {
     if machine.input.is_some() && room > 0 {
         sources.push((Source::Input, libc::STDIN_FILENO));
     }
-    for (index, (_, fds)) in machine.notifications.iter().enumerate() {
-        let request = fds.request.iter().map(|fd| (Source::Request(index), fd.as_raw_fd()));
-        let error = fds.error.iter().map(|fd| (Source::Error(index), fd.as_raw_fd()));
-        sources.extend(request.chain(error));
-    }
+    sources
+        .extend(machine.watch.sources().into_iter().map(|(event, fd)| (Source::Device(event), fd)));
     sources
 }
 

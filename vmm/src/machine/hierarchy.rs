@@ -1,45 +1,62 @@
 //! The plan's PCI hierarchy, as devices and as ACPI tells of it.
 
+use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
 use berth_arch::acpi::{Numa, PciRoot};
-use berth_devices::pci::{Bdf, HostBridge, PciFunction, RootBus, RootPort, RootPortConfig, Space};
+use berth_devices::irq::MsiRouter;
+use berth_devices::pci::{
+    Bdf, HostBridge, HotPlug, PciFunction, RootBus, RootPort, RootPortConfig, Space,
+};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::plan::{PciPlan, Plan, PortPlan, RootPlan};
 
 /// The fabric: host bridge, root ports, and the buses that they make.
 pub struct Fabric {
-    /// Functions of the fabric itself.
+    /// Functions of the fabric itself, without its ports.
     pub functions: Vec<(Bdf, Box<dyn PciFunction>)>,
+    /// Root ports.
+    pub ports: Vec<(Bdf, RootPort)>,
     /// Root buses.
     pub roots: Vec<RootBus>,
 }
 
 impl Fabric {
-    /// What the plan says.
-    pub fn new(plan: &PciPlan) -> Self {
+    /// What the plan says. `switched_off` is rung by hot-plug slots that the guest switches off.
+    pub fn new(
+        plan: &PciPlan,
+        router: &Arc<MsiRouter>,
+        switched_off: &EventFd,
+    ) -> io::Result<Self> {
         // Function 0 of bus 0 is where kernels look for a sign that there is PCI at all
         // (`pci_sanity_check` in Linux's arch/x86/pci/direct.c). Other root buses have none.
         let bridge = Bdf::new(0, 0, 0, 0).expect("device 0, function 0");
-        let mut functions: Vec<(Bdf, Box<dyn PciFunction>)> =
+        let functions: Vec<(Bdf, Box<dyn PciFunction>)> =
             vec![(bridge, Box::new(HostBridge::default()))];
-        let mut roots = Vec::new();
+        let (mut all_ports, mut roots) = (Vec::new(), Vec::new());
         for RootPlan { buses, ports, .. } in &plan.roots {
             let mut numbers = Vec::new();
-            for PortPlan { guest, secondary, link, windows } in ports {
-                let port = RootPort::new(&RootPortConfig {
+            for PortPlan { guest, secondary, link, windows, hot_plug } in ports {
+                let config = RootPortConfig {
                     primary: *buses.start(),
                     secondary: *secondary,
                     slot: *secondary,
                     link: *link,
                     windows: windows.clone(),
-                });
+                };
+                let wiring = || {
+                    let (route, switched_off) = (router.allocate()?, switched_off.try_clone()?);
+                    Ok::<_, io::Error>(HotPlug { route, switched_off })
+                };
+                let port = RootPort::new(&config, hot_plug.then(wiring).transpose()?);
                 numbers.push(port.buses());
-                functions.push((*guest, Box::new(port)));
+                all_ports.push((*guest, port));
             }
             roots.push(RootBus::new(buses.clone(), numbers));
         }
-        Self { functions, roots }
+        Ok(Self { functions, ports: all_ports, roots })
     }
 }
 

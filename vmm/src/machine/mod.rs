@@ -6,7 +6,9 @@
 mod control;
 mod error;
 mod hierarchy;
+mod watch;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,11 +21,12 @@ use berth_arch::cpuid::CpuidConfig;
 use berth_arch::topology::Topology;
 use berth_arch::{boot, cpuid, layout, regs};
 use berth_devices::irq::{Gsi, MsiRouter, VmPort};
-use berth_devices::pci::{BarRoutes, Bdf, PciFunction, RootBus, Segment};
+use berth_devices::pci::{BarRoutes, Segment};
 use berth_devices::power::PowerRegisters;
 use berth_devices::serial::SerialPort;
 use berth_devices::vfio::{
-    Container, DmaPort, Notifications, PeerAccess, Place, VfioFunction, Wiring,
+    Container, DmaPort, FunctionReset, KernelDevice, PeerAccess, Place, ResetMethod, VfioFunction,
+    Wiring,
 };
 use kvm_ioctls::VcpuFd;
 use vfio_ioctls::VfioDeviceFd;
@@ -32,6 +35,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 pub use error::{BuildError, RunError};
 use hierarchy::Fabric;
+use watch::{Watch, Watched};
 
 use crate::affinity;
 use crate::chipset::Chipset;
@@ -40,7 +44,7 @@ use crate::exit::Exit;
 use crate::kvm::{BAR_SLOTS, RAM_SLOTS, Vm};
 use crate::limits;
 use crate::memory;
-use crate::plan::{BootPlan, Plan};
+use crate::plan::{BootPlan, PciPlan, Plan};
 use crate::sandbox::{Filter, Mode, Role};
 use crate::vcpu::{self, Ended, Shared, VcpuThread};
 
@@ -54,7 +58,7 @@ const SYSFS_DEVICES: &str = "/sys/bus/pci/devices";
 pub struct Machine {
     vcpus: Vec<VcpuFd>,
     shared: Arc<Shared>,
-    notifications: Vec<(Bdf, Notifications)>,
+    watch: Watch,
     input: Option<Input>,
     filters: Filters,
     ended: (mpsc::Sender<Ended>, Receiver<Ended>),
@@ -115,8 +119,7 @@ impl Machine {
         let cpus: Vec<u32> = plan.vcpus.iter().map(|vcpu| vcpu.cpu).collect();
         let memory = memory::allocate(&plan.memory, &cpus)?;
         map_ram(&vm, &memory)?;
-        let Assigned { functions, roots, container, notifications, routes } =
-            assign(&plan, &vm, &memory)?;
+        let Assigned { segment, container, watch } = assign(&plan, &vm, &memory)?;
 
         let eventfd = || EventFd::new(EFD_NONBLOCK).map_err(BuildError::system("make an eventfd"));
         let (serial_irq, sci, ended) = (eventfd()?, eventfd()?, eventfd()?);
@@ -127,7 +130,7 @@ impl Machine {
         // Last: from here on a terminal is raw.
         let console = Console::open(&plan.console, keyboard)?;
         let chipset = Chipset::new(
-            Segment::new(functions, roots, routes),
+            segment,
             SerialPort::new(serial_irq, console.output),
             PowerRegisters::new(sci),
         );
@@ -135,7 +138,7 @@ impl Machine {
         Ok(Self {
             vcpus,
             shared: Arc::new(shared),
-            notifications,
+            watch,
             input: console.input,
             filters,
             ended: mpsc::channel(),
@@ -152,6 +155,7 @@ impl Machine {
         let threads = self.start()?;
         let result = control::supervise(&mut self);
         let counts = control::stop(&self.shared, threads);
+        self.shared.chipset.segment.shut_down();
         log::info!("exits to user space by vCPU: {counts:?}");
         result
     }
@@ -205,59 +209,105 @@ fn map_ram(vm: &Vm, memory: &GuestMemoryMmap) -> Result<(), BuildError> {
     Ok(())
 }
 
-/// All functions, the assigned ones among them, and what comes with those.
+/// The PCI hierarchy with the assigned functions, and what comes with those.
 struct Assigned {
-    functions: Vec<(Bdf, Box<dyn PciFunction>)>,
-    roots: Vec<RootBus>,
+    segment: Segment,
     container: Option<Container>,
-    notifications: Vec<(Bdf, Notifications)>,
-    routes: Arc<BarRoutes>,
+    watch: Watch,
 }
 
 fn assign(plan: &Plan, vm: &Arc<Vm>, memory: &GuestMemoryMmap) -> Result<Assigned, BuildError> {
     let routes = Arc::new(BarRoutes::new(hierarchy::windows(&plan.pci)));
-    let Fabric { mut functions, roots } = Fabric::new(&plan.pci);
-    let (mut container, mut notifications) = (None, Vec::new());
+    let port: Arc<dyn VmPort> = vm.clone();
+    let router = MsiRouter::new(port.clone());
+    let slots = BuildError::system("prepare the slots of its ports");
+    let switched_off = EventFd::new(EFD_NONBLOCK).map_err(BuildError::system("make an eventfd"))?;
+    let fabric = Fabric::new(&plan.pci, &router, &switched_off).map_err(slots)?;
+    let Fabric { mut functions, ports, roots } = fabric;
+    let (mut container, mut devices) = (None, Vec::new());
     if !plan.pci.functions.is_empty() {
         let opened = open_container(vm)?;
-        let port: Arc<dyn VmPort> = vm.clone();
         let peers = if plan.pci.functions.len() > 1 {
             PeerAccess::Iommu(Arc::new(opened.clone()))
         } else {
             PeerAccess::Alone
         };
-        let router = MsiRouter::new(port.clone());
         let wiring = Wiring { port, router, routes: routes.clone(), peers };
+        let kernel_devices = open_devices(plan, &opened, memory)?;
+        let resets = reset_cards(&plan.pci, &kernel_devices);
         let mut slots = BAR_SLOTS..;
-        for (index, planned) in plan.pci.functions.iter().enumerate() {
+        for ((planned, device), reset) in plan.pci.functions.iter().zip(kernel_devices).zip(resets)
+        {
             let bdf = planned.host;
-            let sysfs = Path::new(SYSFS_DEVICES).join(bdf.to_string());
-            let device = opened.open_device(&sysfs).map_err(|source| BuildError::Open {
-                bdf,
-                group: planned.group,
-                source,
-            })?;
-            if index == 0 {
-                // The container has an IOMMU since its first group came in.
-                map_dma(&opened, memory)?;
-            }
             let place = Place {
                 bdf: planned.guest,
                 intx_gsi: planned.intx_gsi.map(Gsi),
                 rom: planned.rom.as_ref().map(|rom| rom.address),
                 bars: planned.bars.iter().map(Into::into).collect(),
                 multi_function: plan.pci.is_multi_function(planned.guest),
+                reset,
             };
             let failed = |source| BuildError::Function { bdf, source };
             let function = VfioFunction::new(Box::new(device), &place, &mut slots, wiring.clone());
             let function = function.map_err(failed)?;
-            let notes = function.notifications();
-            notifications.push((bdf, notes.map_err(|source| BuildError::Notify { bdf, source })?));
+            let notifications = function.notifications();
+            devices.push(Watched {
+                host: bdf,
+                guest: planned.guest,
+                on_error: planned.on_error,
+                on_removal: planned.on_removal,
+                notifications: notifications
+                    .map_err(|source| BuildError::Notify { bdf, source })?,
+                asked: None,
+            });
             functions.push((planned.guest, Box::new(function)));
         }
         container = Some(opened);
     }
-    Ok(Assigned { functions, roots, container, notifications, routes })
+    let segment = Segment::new(functions, ports, roots, routes);
+    Ok(Assigned {
+        segment,
+        container,
+        watch: Watch { devices, switched_off, timeout: plan.unplug_timeout },
+    })
+}
+
+/// Opens all of them, before any is reset: a hot reset is allowed to who holds all that it hits.
+fn open_devices(
+    plan: &Plan,
+    container: &Container,
+    memory: &GuestMemoryMmap,
+) -> Result<Vec<KernelDevice>, BuildError> {
+    let mut devices = Vec::new();
+    for planned in &plan.pci.functions {
+        let sysfs = Path::new(SYSFS_DEVICES).join(planned.host.to_string());
+        let device = container.open_device(&sysfs);
+        devices.push(device.map_err(|source| BuildError::Open {
+            bdf: planned.host,
+            group: planned.group,
+            source,
+        })?);
+        if devices.len() == 1 {
+            // The container has an IOMMU since its first group came in.
+            map_dma(container, memory)?;
+        }
+    }
+    Ok(devices)
+}
+
+/// Resets the devices, each card once; how each can be reset from now on.
+fn reset_cards(plan: &PciPlan, devices: &[KernelDevice]) -> Vec<FunctionReset> {
+    let mut done = BTreeSet::new();
+    let resets = plan.functions.iter().zip(devices).map(|(planned, device)| {
+        let reset = FunctionReset { host: planned.host, method: planned.reset };
+        let reset = reset.confirmed(device, planned.reset_alone);
+        let card = (planned.guest.bus(), planned.guest.device());
+        if reset.method != ResetMethod::Hot || done.insert(card) {
+            reset.run(device, "at the start");
+        }
+        reset
+    });
+    resets.collect()
 }
 
 fn open_container(vm: &Vm) -> Result<Container, BuildError> {

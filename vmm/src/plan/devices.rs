@@ -1,9 +1,10 @@
 //! Whether the config's devices can be passed through: there, behind an IOMMU, ours alone.
 
 use berth_devices::pci::Bdf;
+use berth_devices::vfio::ResetMethod;
 
-use super::PlanError;
-use crate::config::Config;
+use super::{PlanError, resets};
+use crate::config::{Config, DeviceConfig, OnError, OnRemoval};
 use crate::host::{Access, HostProfile, IommuGroup, PciFunction};
 
 /// How many addresses a refusal offers instead of one that is not there.
@@ -17,6 +18,19 @@ pub(super) struct Assigned<'a> {
     pub(super) function: &'a PciFunction,
     /// Its IOMMU group.
     pub(super) group: u32,
+    /// How it is reset.
+    pub(super) reset: ResetMethod,
+    /// What follows when it fails.
+    pub(super) on_error: OnError,
+    /// What follows when the host wants it back.
+    pub(super) on_removal: OnRemoval,
+}
+
+impl Assigned<'_> {
+    /// The host kernel's own way to reset it, which leaves its siblings alone.
+    pub(super) fn alone(&self) -> ResetMethod {
+        ResetMethod::best(&self.function.reset_methods, false)
+    }
 }
 
 /// The config's devices, in its order.
@@ -26,7 +40,7 @@ pub(super) fn check<'a>(
     notes: &mut Vec<String>,
 ) -> Result<Vec<Assigned<'a>>, PlanError> {
     let mut assigned = Vec::new();
-    for device in config.devices.iter().map(|device| device.address) {
+    for &DeviceConfig { address: device, on_error, on_removal } in &config.devices {
         let function = host.functions.get(&device).ok_or_else(|| PlanError::NoSuchDevice {
             device,
             near: near(device, &host.addresses),
@@ -45,14 +59,11 @@ pub(super) fn check<'a>(
         if let Some(facts) = host.iommu.groups.get(&group) {
             check_viable(device, group, facts, host)?;
         }
-        if function.reset_methods.is_empty() {
-            notes.push(format!(
-                "{device} has no reset: the guest finds it as its last user left it"
-            ));
-        }
         check_files(device, group, host)?;
-        assigned.push(Assigned { address: device, function, group });
+        let reset = ResetMethod::None;
+        assigned.push(Assigned { address: device, function, group, reset, on_error, on_removal });
     }
+    resets::choose(&mut assigned, host, notes);
     if !assigned.is_empty() {
         check_interrupts(host, notes)?;
     }

@@ -7,6 +7,7 @@ use berth_devices::pci::BarKind;
 
 use super::text::{Bytes, range};
 use super::{BarPlan, ConsolePlan, FunctionPlan, Plan, PortPlan, RomPlan, RootPlan};
+use crate::config::{OnError, OnRemoval};
 use crate::host::IdSet;
 
 /// Pins are a line each up to this many vCPUs, and share lines beyond.
@@ -58,7 +59,12 @@ impl Plan {
             ConsolePlan::Off => writeln!(f, "  console   off")?,
         }
         let seconds = self.shutdown_timeout.as_secs();
-        writeln!(f, "  shutdown  forced after {seconds} s")
+        writeln!(f, "  shutdown  forced after {seconds} s")?;
+        if self.pci.functions.iter().any(|f| f.on_removal == OnRemoval::Unplug) {
+            let seconds = self.unplug_timeout.as_secs();
+            writeln!(f, "  unplug    ends the machine after {seconds} s without an answer")?;
+        }
+        Ok(())
     }
 
     fn fmt_memory(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -152,12 +158,13 @@ fn fmt_port(f: &mut Formatter<'_>, port: &PortPlan) -> fmt::Result {
     };
     writeln!(
         f,
-        "  {}  root port to bus {:02x}, {}{capable}, payload {} of {} bytes",
+        "  {}  root port to bus {:02x}, {}{capable}, payload {} of {} bytes{}",
         port.guest,
         port.secondary,
         link.negotiated,
         link.payload.bytes(),
         link.payload_supported.bytes(),
+        if port.hot_plug { ", hot-plug slot" } else { "" },
     )?;
     let windows = &port.windows;
     for (name, window) in
@@ -175,7 +182,7 @@ fn fmt_function(f: &mut Formatter<'_>, indent: &str, function: &FunctionPlan) ->
     let [vendor, device] = function.id;
     writeln!(
         f,
-        "{indent}{}  is {} [{vendor:04x}:{device:04x}]{}, IOMMU group {}{}{}",
+        "{indent}{}  is {} [{vendor:04x}:{device:04x}]{}, IOMMU group {}{}{}, {}",
         function.guest,
         function.host,
         on_node(function.node),
@@ -185,7 +192,21 @@ fn fmt_function(f: &mut Formatter<'_>, indent: &str, function: &FunctionPlan) ->
             vectors => format!(", {vectors} MSI-X vectors"),
         },
         function.intx_gsi.map_or_else(String::new, |gsi| format!(", INTx on GSI {gsi}")),
+        function.reset,
     )?;
+    let on_error = match function.on_error {
+        OnError::Stop => None,
+        OnError::Reset => Some("on error: reset"),
+        OnError::Log => Some("on error: log"),
+    };
+    let on_removal = match function.on_removal {
+        OnRemoval::Stop => None,
+        OnRemoval::Unplug => Some("on removal: unplug"),
+    };
+    let policies: Vec<&str> = on_error.into_iter().chain(on_removal).collect();
+    if !policies.is_empty() {
+        writeln!(f, "{indent}  {}", policies.join(", "))?;
+    }
     for BarPlan { index, kind, size, address } in &function.bars {
         let size = Bytes(*size);
         let kind = kind_name(*kind);

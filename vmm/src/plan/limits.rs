@@ -7,9 +7,12 @@ use crate::host::{Capability, HostProfile};
 /// A vector's eventfd, twice more while a route of it is replaced.
 const FILES_PER_VECTOR: u64 = 3;
 
-/// Group, device, and eventfds for INTx and its unmasking, for errors and for device requests,
-/// with a spare.
-const FILES_PER_FUNCTION: u64 = 8;
+/// Group and device, each twice, and eventfds for INTx and its unmasking, for errors and for
+/// device requests, with a spare.
+const FILES_PER_FUNCTION: u64 = 9;
+
+/// A hot-plug slot's interrupt, and what tells that the guest has switched it off.
+const FILES_PER_HOT_PLUG_SLOT: u64 = 2;
 
 /// A vCPU's file and what wakes it.
 const FILES_PER_VCPU: u64 = 2;
@@ -25,6 +28,8 @@ pub(super) fn plan(
     pci: &PciPlan,
 ) -> Result<Limits, PlanError> {
     let vectors: u64 = pci.functions.iter().map(|f| u64::from(f.msix_vectors)).sum();
+    let ports = pci.roots.iter().flat_map(|root| &root.ports);
+    let hot_plug_slots = ports.filter(|port| port.hot_plug).count() as u64;
     let limits = Limits {
         // VFIO pins all RAM and counts every page of it, hugetlb or not, against the limit that
         // mlock(2) has; BARs are reserved pages, which it does not count
@@ -33,6 +38,7 @@ pub(super) fn plan(
         open_files: FILES_FIXED
             + FILES_PER_VCPU * u64::from(config.vcpus.get())
             + FILES_PER_FUNCTION * pci.functions.len() as u64
+            + FILES_PER_HOT_PLUG_SLOT * hot_plug_slots
             + FILES_PER_VECTOR * vectors,
     };
     let process = &host.process;

@@ -15,6 +15,7 @@ mod numa;
 mod page_size;
 mod pci;
 mod placement;
+mod resets;
 mod text;
 
 use std::ops::Range;
@@ -53,6 +54,8 @@ pub struct Plan {
     pub console: ConsolePlan,
     /// How long the guest has between the power button and the end.
     pub shutdown_timeout: Duration,
+    /// How long the guest has to let go of a device that the host wants back.
+    pub unplug_timeout: Duration,
     /// What the process needs from its limits.
     pub limits: Limits,
     /// Decisions that the user may want to know of, such as a node that was guessed.
@@ -90,6 +93,7 @@ impl Plan {
                 ConsoleConfig::File(path) => ConsolePlan::File(path.clone()),
             },
             shutdown_timeout: config.shutdown_timeout_s.duration(),
+            unplug_timeout: config.unplug_timeout_s.duration(),
             limits,
             notes,
         })

@@ -10,6 +10,7 @@ use super::concessions::Concessions;
 use super::slots::{Hierarchy, Slot};
 use super::windows::{Arrangement, Block, Decoder, Placed, SlotPlace, Window};
 use super::{BarPlan, FunctionPlan, PciPlan, PortPlan, RomPlan, RootPlan};
+use crate::config::OnRemoval;
 use crate::host::{HostBar, HostProfile};
 
 /// The window that is too small.
@@ -72,11 +73,17 @@ impl Layout {
     }
 
     /// The plan of it.
-    pub(super) fn plan(&self, assigned: &[Assigned], numa: &NumaPlan) -> PciPlan {
-        PciPlan { roots: self.roots(numa), functions: self.functions(assigned) }
+    pub(super) fn plan(
+        &self,
+        assigned: &[Assigned],
+        numa: &NumaPlan,
+        notes: &mut Vec<String>,
+    ) -> PciPlan {
+        let functions = self.functions(assigned, notes);
+        PciPlan { roots: self.roots(numa, &functions), functions }
     }
 
-    fn roots(&self, numa: &NumaPlan) -> Vec<RootPlan> {
+    fn roots(&self, numa: &NumaPlan, functions: &[FunctionPlan]) -> Vec<RootPlan> {
         let [io, low, high] = [&self.io, &self.low, &self.high].map(Placed::roots);
         let windows = io.into_iter().zip(low).zip(high);
         let roots = self.hierarchy.roots.iter().enumerate().zip(windows);
@@ -88,17 +95,20 @@ impl Layout {
                 io,
                 window32,
                 window64,
-                ports: self.ports(index),
+                ports: self.ports(index, functions),
             })
             .collect()
     }
 
-    fn ports(&self, root: usize) -> Vec<PortPlan> {
+    fn ports(&self, root: usize, functions: &[FunctionPlan]) -> Vec<PortPlan> {
         let here = (0..self.slots.len()).filter(|slot| self.hierarchy.places[*slot].0 == root);
         here.filter_map(|slot| {
+            let secondary = self.hierarchy.secondary[slot]?;
+            let mut behind = functions.iter().filter(|f| f.guest.bus() == secondary);
             Some(PortPlan {
                 guest: self.hierarchy.port(slot),
-                secondary: self.hierarchy.secondary[slot]?,
+                secondary,
+                hot_plug: behind.any(|f| f.on_removal == OnRemoval::Unplug),
                 link: self.slots[slot].port?,
                 windows: PortWindows {
                     io: self.io.port(slot),
@@ -110,11 +120,12 @@ impl Layout {
         .collect()
     }
 
-    fn functions(&self, assigned: &[Assigned]) -> Vec<FunctionPlan> {
+    fn functions(&self, assigned: &[Assigned], notes: &mut Vec<String>) -> Vec<FunctionPlan> {
         let mut functions: Vec<(usize, FunctionPlan)> = Vec::new();
         for (slot, Slot { functions: members, .. }) in self.slots.iter().enumerate() {
             for &(index, number) in members {
-                let &Assigned { address, function, group } = &assigned[index];
+                let device = &assigned[index];
+                let &Assigned { address, function, group, .. } = device;
                 let guest = self.hierarchy.function(slot, number);
                 let pin = function.interrupt_pin.checked_sub(1);
                 functions.push((
@@ -132,12 +143,29 @@ impl Layout {
                             let port = self.hierarchy.secondary[slot];
                             intx_gsi(guest, pin, port.map(|_| self.hierarchy.port(slot)))
                         }),
+                        reset: device.reset,
+                        reset_alone: device.alone(),
+                        on_error: device.on_error,
+                        on_removal: self.on_removal(slot, device, notes),
                     },
                 ));
             }
         }
         functions.sort_by_key(|(index, _)| *index);
         functions.into_iter().map(|(_, function)| function).collect()
+    }
+
+    /// A guest lets go of a slot, which is behind a port.
+    fn on_removal(&self, slot: usize, device: &Assigned, notes: &mut Vec<String>) -> OnRemoval {
+        if device.on_removal == OnRemoval::Unplug && self.slots[slot].port.is_none() {
+            notes.push(format!(
+                "{} is behind no port, where nothing can be unplugged: when the host wants it \
+                 back, the machine ends",
+                device.address
+            ));
+            return OnRemoval::Stop;
+        }
+        device.on_removal
     }
 
     fn address(&self, decoder: usize) -> u64 {

@@ -8,10 +8,12 @@ mod windows;
 use std::ops::{Range, RangeInclusive};
 
 use berth_devices::pci::{Bar, BarKind, BarSpec, Bdf, Link, PortWindows};
+use berth_devices::vfio::ResetMethod;
 use serde::Serialize;
 
 use super::devices::Assigned;
 use super::{MemoryPlan, NumaPlan, PlanError};
+use crate::config::{OnError, OnRemoval};
 use crate::host::HostProfile;
 use concessions::Concessions;
 use layout::{Full, Layout};
@@ -57,6 +59,9 @@ pub struct PortPlan {
     pub link: Link,
     /// What it forwards.
     pub windows: PortWindows,
+    /// Its slot is a hot-plug slot: the guest may be asked to let go of what is in it. Others are
+    /// none, since a guest's kernel has a driver for such slots, and reserves addresses for them.
+    pub hot_plug: bool,
 }
 
 /// One assigned function.
@@ -81,6 +86,14 @@ pub struct FunctionPlan {
     pub msix_vectors: u16,
     /// GSI of its interrupt pin, when it has one.
     pub intx_gsi: Option<u32>,
+    /// How it is reset.
+    pub reset: ResetMethod,
+    /// The same without its siblings: for when the host refuses a hot reset of them all.
+    pub reset_alone: ResetMethod,
+    /// What follows when it reports an uncorrectable error.
+    pub on_error: OnError,
+    /// What follows when the host wants it back.
+    pub on_removal: OnRemoval,
 }
 
 /// One BAR and the guest address it starts at.
@@ -120,7 +133,7 @@ pub(super) fn plan(
     let mut concessions = Concessions::none(assigned);
     loop {
         match Layout::new(assigned, &concessions, host, memory, numa)? {
-            Ok(layout) => return Ok(layout.plan(assigned, numa)),
+            Ok(layout) => return Ok(layout.plan(assigned, numa, notes)),
             // Each makes less to place than there was.
             Err(Full::Io) => concessions.give_up_io(assigned, notes)?,
             Err(Full::Low) => concessions.give_up_low(assigned, notes)?,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use berth_devices::pci::{Bdf, Link, LinkSpeed, LinkWidth, Payload};
+use berth_devices::vfio::ResetMethod;
 
 use crate::host::iommu::ReservedRegion;
 use crate::host::memory::Pool;
@@ -73,7 +74,7 @@ pub(super) fn igb(node: Option<u32>, group: u32) -> PciFunction {
         ],
         rom_size: 0,
         msix_vectors: Some(10),
-        reset_methods: vec!["flr".to_owned(), "bus".to_owned()],
+        reset_methods: vec![ResetMethod::Flr, ResetMethod::Bus],
     }
 }
 

@@ -1,0 +1,269 @@
+//! Resets of assigned functions: which way is the best, and what came of it.
+//!
+//! A function's own reset touches nothing else, so it is the best there is. Without one, a hot
+//! reset of the bus behind the host's port resets a card as a whole, which may be done only when
+//! all of the card is the guest's. What power management resets differs from device to device,
+//! and so comes last. QEMU ranks them alike (`vfio_pci_reset` and `vfio_pci_pre_reset` in
+//! hw/vfio/pci.c).
+
+use std::fmt;
+use std::io;
+
+use serde::Serialize;
+
+use super::backend::VfioBackend;
+use crate::pci::Bdf;
+use crate::pci::capability::{capabilities, read_u16, read_u32};
+use crate::pci::regs::{
+    ADVANCED_CAPABLE, ADVANCED_CONTROL, ADVANCED_FLR, ADVANCED_FLR_CAPABLE, CAP_ADVANCED_FEATURES,
+    CAP_EXPRESS, CAP_POWER, EXPRESS_CONTROL, EXPRESS_DEVICE, EXPRESS_FLR, EXPRESS_FLR_CAPABLE,
+    POWER_CONTROL, POWER_NO_SOFT_RESET,
+};
+
+/// A way to reset a function. All but two are the host kernel's, by its names for them
+/// (`pci_reset_fn_methods` in drivers/pci/pci.c).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResetMethod {
+    /// What the host's kernel knows to do for this very device.
+    DeviceSpecific,
+    /// The firmware's `_RST` method.
+    Acpi,
+    /// Function-level reset of PCI Express.
+    Flr,
+    /// Function-level reset of conventional PCI, in the advanced features capability.
+    AfFlr,
+    /// All functions behind the host's port at once, through VFIO.
+    Hot,
+    /// Out of D0 and back.
+    Pm,
+    /// The bus behind the host's port, on which the function is alone.
+    Bus,
+    /// The same for a CXL device.
+    CxlBus,
+    /// There is none.
+    None,
+}
+
+impl ResetMethod {
+    /// The kernel's name for it, as in sysfs' `reset_method`.
+    pub fn parse(name: &str) -> Option<Self> {
+        Some(match name {
+            "device_specific" => Self::DeviceSpecific,
+            "acpi" => Self::Acpi,
+            "flr" => Self::Flr,
+            "af_flr" => Self::AfFlr,
+            "pm" => Self::Pm,
+            "bus" => Self::Bus,
+            "cxl_bus" => Self::CxlBus,
+            _ => return None,
+        })
+    }
+
+    /// What a function's configuration space promises, for hosts whose kernel does not tell:
+    /// before Linux 5.15.
+    pub fn from_config(config: &[u8]) -> Vec<Self> {
+        let (mut own, mut power) = (Vec::new(), Vec::new());
+        for (capability, id) in capabilities(config).iter().map(|c| (c.offset, c.id)) {
+            let control = || read_u16(config, capability + POWER_CONTROL);
+            match id {
+                CAP_POWER if control() & POWER_NO_SOFT_RESET == 0 => power.push(Self::Pm),
+                _ if flr_bit(config, id, capability).is_none() => {}
+                CAP_EXPRESS => own.push(Self::Flr),
+                _ => own.push(Self::AfFlr),
+            }
+        }
+        own.into_iter().chain(power).collect()
+    }
+
+    /// Whether it resets a function and nothing else, and all of that.
+    pub fn is_functions_own(self) -> bool {
+        matches!(self, Self::DeviceSpecific | Self::Acpi | Self::Flr | Self::AfFlr)
+    }
+
+    /// The best way, of those that the kernel has in its order and of a hot reset, if that is
+    /// `possible`.
+    pub fn best(kernel: &[Self], possible: bool) -> Self {
+        match kernel.first() {
+            Some(first) if first.is_functions_own() => *first,
+            // The same reset, and the kernel has tried it.
+            Some(Self::Bus) => Self::Bus,
+            _ if possible => Self::Hot,
+            Some(first) => *first,
+            None => Self::None,
+        }
+    }
+}
+
+impl fmt::Display for ResetMethod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::DeviceSpecific => "device-specific reset",
+            Self::Acpi => "ACPI reset",
+            Self::Flr => "FLR",
+            Self::AfFlr => "AF FLR",
+            Self::Hot => "hot reset",
+            Self::Pm => "PM reset",
+            Self::Bus => "bus reset",
+            Self::CxlBus => "CXL bus reset",
+            Self::None => "no reset",
+        })
+    }
+}
+
+/// Where a function is told to reset itself: a byte of its configuration space, and the bit in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlrBit {
+    offset: u16,
+    bit: u8,
+}
+
+impl FlrBit {
+    /// All of a function.
+    pub fn of(config: &[u8]) -> Vec<Self> {
+        capabilities(config).iter().filter_map(|c| flr_bit(config, c.id, c.offset)).collect()
+    }
+
+    /// Whether a write sets it.
+    pub fn is_set_by(self, offset: u16, data: &[u8]) -> bool {
+        let byte = self.offset.checked_sub(offset).and_then(|at| data.get(usize::from(at)));
+        byte.is_some_and(|byte| byte & self.bit != 0)
+    }
+}
+
+fn flr_bit(config: &[u8], id: u8, capability: u16) -> Option<FlrBit> {
+    let advanced = || read_u16(config, capability + ADVANCED_CAPABLE) as u8;
+    match id {
+        CAP_EXPRESS if read_u32(config, capability + EXPRESS_DEVICE) & EXPRESS_FLR_CAPABLE != 0 => {
+            Some(FlrBit { offset: capability + EXPRESS_CONTROL + 1, bit: (EXPRESS_FLR >> 8) as u8 })
+        }
+        CAP_ADVANCED_FEATURES if advanced() & ADVANCED_FLR_CAPABLE == ADVANCED_FLR_CAPABLE => {
+            Some(FlrBit { offset: capability + ADVANCED_CONTROL, bit: ADVANCED_FLR })
+        }
+        _ => None,
+    }
+}
+
+/// A function that a hot reset resets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Affected {
+    /// Its address on the host.
+    pub bdf: Bdf,
+    /// Nobody else has it: its IOMMU group is ours.
+    pub held: bool,
+}
+
+/// A function's way to be reset, and the name that the operator knows it by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FunctionReset {
+    /// Address on the host.
+    pub host: Bdf,
+    /// The way.
+    pub method: ResetMethod,
+}
+
+impl FunctionReset {
+    /// What is left of a planned hot reset when the host's kernel has been asked whom it affects:
+    /// where it would hit functions of others, the kernel's reset of the function is used.
+    pub fn confirmed(self, device: &dyn VfioBackend, otherwise: ResetMethod) -> Self {
+        if self.method != ResetMethod::Hot {
+            return self;
+        }
+        let foreign = match device.hot_reset_affects() {
+            Ok(affected) => {
+                let foreign = affected.iter().filter(|a| !a.held).map(|a| a.bdf.to_string());
+                foreign.collect::<Vec<_>>().join(", ")
+            }
+            Err(error) => format!("({error})"),
+        };
+        if foreign.is_empty() {
+            return self;
+        }
+        log::warn!("{}: no hot reset, it would hit {foreign}; instead: {otherwise}", self.host);
+        Self { method: otherwise, ..self }
+    }
+
+    /// Resets `device`, and with [`ResetMethod::Hot`] its whole card; says what came of it.
+    /// `when` completes the sentence.
+    pub fn run(self, device: &dyn VfioBackend, when: &str) {
+        let Self { host, method } = self;
+        let done = match method {
+            ResetMethod::None => {
+                log::warn!("{host}: not reset {when}: there is no way to");
+                return;
+            }
+            ResetMethod::Hot => device.hot_reset(),
+            _ => device.reset(),
+        };
+        match done {
+            Ok(()) => log::info!("{host}: reset {when}: {method}"),
+            // The kernel does not wait for whoever has the device locked.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                log::warn!("{host}: not reset {when}: the host is busy with it");
+            }
+            Err(error) => log::warn!("{host}: not reset {when}: {method} fails: {error}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use ResetMethod::{AfFlr, Bus, DeviceSpecific, Flr, Hot, None, Pm};
+
+    #[test]
+    fn a_functions_own_reset_is_best_and_power_management_last() {
+        for (kernel, hot, best) in [
+            (&[Flr, Pm, Bus][..], true, Flr),
+            (&[DeviceSpecific, Flr], true, DeviceSpecific),
+            (&[Pm, Bus], true, Hot),
+            (&[Pm, Bus], false, Pm),
+            (&[Bus], true, Bus),
+            (&[], true, Hot),
+            (&[], false, None),
+        ] {
+            assert_eq!(ResetMethod::best(kernel, hot), best, "{kernel:?} {hot}");
+        }
+    }
+
+    /// Power management at 0x40, PCI Express at 0x50, advanced features at 0x90.
+    fn config(no_soft_reset: bool, flr: bool, advanced: u8) -> Vec<u8> {
+        let mut config = vec![0; 256];
+        config[0x06] = 0x10;
+        config[0x34] = 0x40;
+        config[0x40..0x42].copy_from_slice(&[CAP_POWER, 0x50]);
+        config[0x44] = if no_soft_reset { 8 } else { 0 };
+        config[0x50..0x52].copy_from_slice(&[CAP_EXPRESS, 0x90]);
+        config[0x57] = if flr { 0x10 } else { 0 };
+        config[0x90..0x94].copy_from_slice(&[CAP_ADVANCED_FEATURES, 0, 6, advanced]);
+        config
+    }
+
+    #[test]
+    fn configuration_space_tells_where_the_kernel_does_not() {
+        assert_eq!(ResetMethod::from_config(&config(false, true, 0)), [Flr, Pm]);
+        assert_eq!(ResetMethod::from_config(&config(true, false, 3)), [AfFlr]);
+        assert_eq!(ResetMethod::from_config(&config(true, false, 2)), []);
+        assert_eq!(ResetMethod::from_config(&[]), []);
+    }
+
+    #[test]
+    fn a_write_that_starts_a_reset_is_known() {
+        let bits = FlrBit::of(&config(true, true, 3));
+        assert_eq!(bits.len(), 2);
+        let sets = |offset, data: &[u8]| bits.iter().any(|bit| bit.is_set_by(offset, data));
+        assert!(sets(0x58, &[0, 0x80]) && sets(0x59, &[0x80]) && sets(0x94, &[1]));
+        assert!(sets(0x58, &[0, 0x80, 0, 0]));
+        assert!(!sets(0x58, &[0x80]) && !sets(0x58, &[0xff, 0x7f]) && !sets(0x94, &[0xfe]));
+        assert!(FlrBit::of(&config(true, false, 0)).is_empty());
+    }
+
+    #[test]
+    fn kernel_names_are_known() {
+        for (name, method) in [("flr", Flr), ("af_flr", AfFlr), ("pm", Pm), ("bus", Bus)] {
+            assert_eq!(ResetMethod::parse(name), Some(method));
+        }
+        assert_eq!(ResetMethod::parse("sorcery"), Option::None);
+    }
+}
