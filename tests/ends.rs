@@ -4,11 +4,10 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use anyhow::{Result, ensure};
 
-use crate::afterwards;
 use crate::harness::{self, GuestConfig, Host, Process};
+use crate::{afterwards, removal};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -104,24 +103,17 @@ fn second_signal_ends_at_once() -> Result<()> {
 
 /// Pulls the NIC out of the lab host under the guest, and puts it in again.
 fn pull_the_nic(host: &Host) -> Result<()> {
-    let sysfs = host.nic_sysfs();
     let guest = guest(host, "commands", |config| config)?;
-    host.monitor("device_del", &json!({ "id": "nic" }))?;
+    removal::pull(host)?;
     let start = Instant::now();
     guest.must_end(13, Duration::from_secs(60))?;
     println!("berth gave the NIC up {:.1?} after the pull", start.elapsed());
     let message = guest.stderr()?;
     ensure!(message.contains(host.nic()), "berth does not name the NIC: {message}");
-    host.run(&format!("until [ ! -e {sysfs} ]; do sleep 0.2; done"))
-        .context("the host does not get rid of the NIC")?;
+    removal::is_out(host)?;
     afterwards::kernel_is_content(host)?;
 
-    let bus = json!({
-        "driver": "igb", "id": "nic", "bus": "rp1", "netdev": "n0", "mac": host.mac()
-    });
-    host.monitor("device_add", &bus)?;
-    host.run(&format!("until [ -e {sysfs}/driver ]; do sleep 0.2; done"))
-        .context("the NIC does not come back")?;
+    removal::plug_in(host)?;
     let guest = self::guest(host, "ping:1", |config| config)?;
     guest.must_end(0, LIMIT)?;
     ensure!(guest.stdout()?.contains("L2: ping 1/1"), "{}", guest.everything());

@@ -15,4 +15,5 @@ mod lab_host;
 mod passthrough;
 mod placement;
 mod refusals;
+mod removal;
 mod topology;
