@@ -1,4 +1,4 @@
-//! Devices that the host takes back while a guest has them, and devices that fail.
+//! Devices that the host takes back while a guest has them.
 
 use std::time::{Duration, Instant};
 
@@ -45,15 +45,17 @@ pub fn plug_in(host: &Host) -> Result<()> {
         .map(drop)
 }
 
-/// A guest with its NIC up, which then takes commands.
-fn guest<'host>(host: &'host Host, policy: (&str, &str), timeout: u64) -> Result<Process<'host>> {
+/// A guest that lets go of its NIC if it can, with the NIC up.
+fn guest<'host>(
+    host: &'host Host,
+    change: fn(GuestConfig) -> GuestConfig,
+) -> Result<Process<'host>> {
     host.bind_vfio()?;
-    let (field, word) = policy;
     let config = GuestConfig::new(host)
-        .set("/devices", json!([{ "address": host.nic(), field: word }]))
-        .set("/unplug_timeout_s", timeout)
+        .set("/devices", json!([{ "address": host.nic(), "on_removal": "unplug" }]))
+        .set("/unplug_timeout_s", 60)
         .verbs("net,commands");
-    let guest = host.run_guest(&config)?;
+    let guest = host.run_guest(&change(config))?;
     guest.wait_for("L2: takes commands", LIMIT)?;
     ensure!(guest.stdout()?.contains("L2: net eth0"), "{}", guest.everything());
     Ok(guest)
@@ -61,7 +63,7 @@ fn guest<'host>(host: &'host Host, policy: (&str, &str), timeout: u64) -> Result
 
 /// One round: the guest is asked, lets go, lives on without, and powers off.
 fn unplug_once(host: &Host) -> Result<()> {
-    let guest = guest(host, ("on_removal", "unplug"), 60)?;
+    let guest = guest(host, |config| config)?;
     let slot = guest.in_guest("dmesg | grep -i 'pciehp.*Slot #1 '", LIMIT)?;
     ensure!(slot.contains("AttnBtn+") && slot.contains("PwrCtrl+"), "{slot}");
     pull(host)?;
@@ -89,7 +91,7 @@ fn rounds(host: &Host) -> Result<()> {
     for _ in 0..2 {
         unplug_once(host)?;
     }
-    let guest = guest(host, ("on_removal", "unplug"), 60)?;
+    let guest = guest(host, |config| config)?;
     guest.send("poweroff -f\n")?;
     guest.must_end(0, LIMIT)?;
     afterwards::nic_is_free(host)
@@ -100,4 +102,34 @@ fn guest_lets_go_of_the_nic_and_lives_on() -> Result<()> {
     let host = harness::host("nic");
     // Nobody should go on with a host whose NIC may be gone.
     rounds(&host).inspect_err(|_| host.retire())
+}
+
+/// A guest that does not let go in time is ended, and the host gets its NIC.
+fn refuses(host: &Host, change: fn(GuestConfig) -> GuestConfig, why: &str) -> Result<()> {
+    let guest = guest(host, change)?;
+    pull(host)?;
+    guest.must_end(13, LIMIT)?;
+    let said = guest.stderr()?;
+    ensure!(said.contains(why), "{said}");
+    is_out(host)?;
+    afterwards::kernel_is_content(host)?;
+    plug_in(host)
+}
+
+#[test]
+fn guest_that_does_not_listen_loses_the_machine() -> Result<()> {
+    let host = harness::host("nic");
+    // Its kernel leaves the ports to a firmware that is not there.
+    let deaf =
+        |config: GuestConfig| config.parameter("pcie_ports=compat").set("/unplug_timeout_s", 5);
+    refuses(&host, deaf, "in 5 s nobody in the guest has listened").inspect_err(|_| host.retire())
+}
+
+#[test]
+fn guest_that_takes_too_long_loses_the_machine() -> Result<()> {
+    let host = harness::host("nic");
+    // Less than the 5 s that a guest waits for a second press of the button.
+    let slow = |config: GuestConfig| config.set("/unplug_timeout_s", 2);
+    refuses(&host, slow, "the guest has not let go of the device in 2 s")
+        .inspect_err(|_| host.retire())
 }

@@ -372,12 +372,14 @@ impl PciFunction for VfioFunction {
     }
 
     fn reset(&mut self, when: &str, done: ResetExtent) -> ResetExtent {
-        let hot = self.reset.method == ResetMethod::Hot;
-        if !(self.clean || hot && done == ResetExtent::Card) {
-            self.reset.run(&*self.device, when);
+        let with_card = done == ResetExtent::Card && self.reset.method == ResetMethod::Hot;
+        if std::mem::replace(&mut self.clean, true) || with_card {
+            return done;
         }
-        self.clean = true;
-        if hot { ResetExtent::Card } else { done }
+        match self.reset.run(&*self.device, when) {
+            ResetExtent::Card => ResetExtent::Card,
+            ResetExtent::Asked => done,
+        }
     }
 }
 

@@ -12,13 +12,13 @@ use std::io;
 use serde::Serialize;
 
 use super::backend::VfioBackend;
-use crate::pci::Bdf;
 use crate::pci::capability::{capabilities, read_u16, read_u32};
 use crate::pci::regs::{
     ADVANCED_CAPABLE, ADVANCED_CONTROL, ADVANCED_FLR, ADVANCED_FLR_CAPABLE, CAP_ADVANCED_FEATURES,
     CAP_EXPRESS, CAP_POWER, EXPRESS_CONTROL, EXPRESS_DEVICE, EXPRESS_FLR, EXPRESS_FLR_CAPABLE,
     POWER_CONTROL, POWER_NO_SOFT_RESET,
 };
+use crate::pci::{Bdf, ResetExtent};
 
 /// A way to reset a function. All but two are the host kernel's, by its names for them
 /// (`pci_reset_fn_methods` in drivers/pci/pci.c).
@@ -153,19 +153,21 @@ pub struct Affected {
     pub held: bool,
 }
 
-/// A function's way to be reset, and the name that the operator knows it by.
+/// A function's ways to be reset, and the name that the operator knows it by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FunctionReset {
     /// Address on the host.
     pub host: Bdf,
-    /// The way.
+    /// The best way.
     pub method: ResetMethod,
+    /// The kernel's way to reset the function alone, for when a hot reset is refused or fails.
+    pub alone: ResetMethod,
 }
 
 impl FunctionReset {
     /// What is left of a planned hot reset when the host's kernel has been asked whom it affects:
-    /// where it would hit functions of others, the kernel's reset of the function is used.
-    pub fn confirmed(self, device: &dyn VfioBackend, otherwise: ResetMethod) -> Self {
+    /// where it would hit functions of others, the function is reset alone.
+    pub fn confirmed(self, device: &dyn VfioBackend) -> Self {
         if self.method != ResetMethod::Hot {
             return self;
         }
@@ -179,23 +181,31 @@ impl FunctionReset {
         if foreign.is_empty() {
             return self;
         }
-        log::warn!("{}: no hot reset, it would hit {foreign}; instead: {otherwise}", self.host);
-        Self { method: otherwise, ..self }
+        log::warn!("{}: no hot reset, it would hit {foreign}; instead: {}", self.host, self.alone);
+        Self { method: self.alone, ..self }
     }
 
-    /// Resets `device`, and with [`ResetMethod::Hot`] its whole card; says what came of it.
-    /// `when` completes the sentence.
-    pub fn run(self, device: &dyn VfioBackend, when: &str) {
-        let Self { host, method } = self;
-        let done = match method {
-            ResetMethod::None => {
-                log::warn!("{host}: not reset {when}: there is no way to");
-                return;
+    /// Resets `device`, or its whole card, and says what came of it; `when` completes the
+    /// sentence. Returns what has been asked to reset.
+    pub fn run(self, device: &dyn VfioBackend, when: &str) -> ResetExtent {
+        let Self { host, mut method, alone } = self;
+        if method == ResetMethod::Hot {
+            match device.hot_reset() {
+                Ok(()) => {
+                    log::info!("{host}: reset {when}: {method}");
+                    return ResetExtent::Card;
+                }
+                Err(error) => {
+                    log::warn!("{host}: {method} {when} fails: {error}; instead: {alone}");
+                    method = alone;
+                }
             }
-            ResetMethod::Hot => device.hot_reset(),
-            _ => device.reset(),
-        };
-        match done {
+        }
+        if method == ResetMethod::None {
+            log::warn!("{host}: not reset {when}: there is no way to");
+            return ResetExtent::Asked;
+        }
+        match device.reset() {
             Ok(()) => log::info!("{host}: reset {when}: {method}"),
             // The kernel does not wait for whoever has the device locked.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -203,6 +213,7 @@ impl FunctionReset {
             }
             Err(error) => log::warn!("{host}: not reset {when}: {method} fails: {error}"),
         }
+        ResetExtent::Asked
     }
 }
 

@@ -136,7 +136,7 @@ impl Card {
                     multi_function: true,
                     intx_gsi: None,
                     rom: None,
-                    reset: FunctionReset { host: bdf, method },
+                    reset: FunctionReset { host: bdf, method, alone: ResetMethod::Pm },
                 };
                 let device = Box::new(device);
                 let function = VfioFunction::new(device, &place, &mut slots, wiring.clone());
@@ -245,14 +245,23 @@ fn a_sleeping_port_hides_what_is_behind_it_unchanged() {
 #[test]
 fn a_reset_that_would_hit_others_is_not_done() {
     let (device, log) = FakeDevice::new(profile(&Offers::default()));
-    let hot = FunctionReset { host: BDF, method: ResetMethod::Hot };
-    assert_eq!(hot.confirmed(&device, ResetMethod::Pm).method, ResetMethod::Pm, "none at all");
+    let hot = |alone| FunctionReset { host: BDF, method: ResetMethod::Hot, alone };
+    let confirmed = |alone| hot(alone).confirmed(&device).method;
+    assert_eq!(confirmed(ResetMethod::Pm), ResetMethod::Pm, "none at all");
     let affected = |held| vec![Affected { bdf: FIRST, held: true }, Affected { bdf: SECOND, held }];
     log.set_affected(affected(false));
-    assert_eq!(hot.confirmed(&device, ResetMethod::None).method, ResetMethod::None);
+    assert_eq!(confirmed(ResetMethod::None), ResetMethod::None);
     log.set_affected(affected(true));
-    assert_eq!(hot.confirmed(&device, ResetMethod::Pm), hot);
-    assert_eq!(RESET.confirmed(&device, ResetMethod::None), RESET);
+    assert_eq!(confirmed(ResetMethod::Pm), ResetMethod::Hot);
+    assert_eq!(RESET.confirmed(&device), RESET);
+}
+
+#[test]
+fn functions_are_reset_alone_when_a_hot_reset_fails() {
+    let card = Card::new(ResetMethod::Hot, false);
+    card.devices[0].set_affected(vec![]);
+    card.segment.shut_down();
+    assert_eq!(card.take(), [vec![off(), DeviceCall::Reset], vec![off(), DeviceCall::HotReset]]);
 }
 
 #[test]

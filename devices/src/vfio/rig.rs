@@ -18,7 +18,8 @@ pub const MSI: u16 = 0x50;
 /// MSI-X message control.
 pub const MSIX_CONTROL: u16 = 0x72;
 /// How it is reset: by itself, as configuration space says too.
-pub const RESET: FunctionReset = FunctionReset { host: BDF, method: ResetMethod::Flr };
+pub const RESET: FunctionReset =
+    FunctionReset { host: BDF, method: ResetMethod::Flr, alone: ResetMethod::Flr };
 /// Device control of its PCI Express capability.
 pub const DEVICE_CONTROL: u16 = 0xa8;
 /// Where its pin ends.

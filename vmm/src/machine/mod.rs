@@ -21,7 +21,7 @@ use berth_arch::cpuid::CpuidConfig;
 use berth_arch::topology::Topology;
 use berth_arch::{boot, cpuid, layout, regs};
 use berth_devices::irq::{Gsi, MsiRouter, VmPort};
-use berth_devices::pci::{BarRoutes, Segment};
+use berth_devices::pci::{BarRoutes, ResetExtent, Segment};
 use berth_devices::power::PowerRegisters;
 use berth_devices::serial::SerialPort;
 use berth_devices::vfio::{
@@ -44,7 +44,7 @@ use crate::exit::Exit;
 use crate::kvm::{BAR_SLOTS, RAM_SLOTS, Vm};
 use crate::limits;
 use crate::memory;
-use crate::plan::{BootPlan, PciPlan, Plan};
+use crate::plan::{BootPlan, FunctionPlan, PciPlan, Plan};
 use crate::sandbox::{Filter, Mode, Role};
 use crate::vcpu::{self, Ended, Shared, VcpuThread};
 
@@ -299,11 +299,12 @@ fn open_devices(
 fn reset_cards(plan: &PciPlan, devices: &[KernelDevice]) -> Vec<FunctionReset> {
     let mut done = BTreeSet::new();
     let resets = plan.functions.iter().zip(devices).map(|(planned, device)| {
-        let reset = FunctionReset { host: planned.host, method: planned.reset };
-        let reset = reset.confirmed(device, planned.reset_alone);
+        let FunctionPlan { host, reset: method, reset_alone: alone, .. } = *planned;
+        let reset = FunctionReset { host, method, alone }.confirmed(device);
         let card = (planned.guest.bus(), planned.guest.device());
-        if reset.method != ResetMethod::Hot || done.insert(card) {
-            reset.run(device, "at the start");
+        let with_card = reset.method == ResetMethod::Hot && done.contains(&card);
+        if !with_card && reset.run(device, "at the start") == ResetExtent::Card {
+            done.insert(card);
         }
         reset
     });

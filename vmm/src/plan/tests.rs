@@ -5,6 +5,7 @@
 mod hosts;
 mod pci;
 mod refusals;
+mod resets;
 
 use std::path::PathBuf;
 use std::{env, fs};
