@@ -29,7 +29,7 @@ use cli::{Cli, Command};
 use config::Config;
 use error::Error;
 use exit::{Exit, Outcome};
-use host::HostProfile;
+use host::{HostProfile, Root};
 use plan::Plan;
 
 fn main() -> Outcome {
@@ -60,7 +60,7 @@ fn execute(command: Command) -> Result<Outcome, Error> {
 /// What the machine of the config file at `path` gets on this host.
 fn make_plan(path: &Path) -> Result<Plan, Error> {
     let config = Config::load(path)?;
-    let host = HostProfile::read(Path::new("/"), &config)?;
+    let host = HostProfile::read(&Root::live(), &config)?;
     Ok(Plan::new(&config, &host)?)
 }
 

@@ -1,13 +1,12 @@
 //! The files that a config names: what is there, and what kind of kernel.
 
 use std::fmt;
-use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::root::Root;
+use super::root::{Kind, Root};
 
 /// A file that the config names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -86,6 +85,11 @@ impl FileFacts {
 }
 
 impl KernelFacts {
+    /// No config names one.
+    pub(super) fn unnamed() -> Self {
+        Self { file: FileFacts { path: PathBuf::new(), state: FileState::Unknown }, format: None }
+    }
+
     pub(super) fn read(root: &Root, path: &Path) -> Self {
         let (state, head) = inspect(root, path, 1024);
         Self {
@@ -95,20 +99,18 @@ impl KernelFacts {
     }
 }
 
-fn inspect(root: &Root, path: &Path, head: u64) -> (FileState, Vec<u8>) {
+fn inspect(root: &Root, path: &Path, head: usize) -> (FileState, Vec<u8>) {
     let mut bytes = Vec::new();
-    // Metadata first: opening a FIFO would wait for its writer.
+    // Its kind first: opening a FIFO would wait for its writer.
     let mut read = || -> io::Result<FileState> {
-        let path = root.path(path);
-        let metadata = fs::metadata(&path)?;
-        if metadata.is_dir() {
-            return Ok(FileState::NotAFile("a directory"));
+        match root.kind(path)? {
+            Kind::Folder => Ok(FileState::NotAFile("a directory")),
+            Kind::Special => Ok(FileState::NotAFile("a device, a pipe or a socket")),
+            Kind::File(size) => {
+                bytes = root.read(path, head)?;
+                Ok(FileState::File { size })
+            }
         }
-        if !metadata.is_file() {
-            return Ok(FileState::NotAFile("a device, a pipe or a socket"));
-        }
-        fs::File::open(&path)?.take(head).read_to_end(&mut bytes)?;
-        Ok(FileState::File { size: metadata.len() })
     };
     let state = match read() {
         Ok(state) => state,

@@ -8,34 +8,61 @@
 //! file read is time before the guest's first instruction.
 
 mod access;
+mod acs;
+mod archive;
 mod cpus;
 mod error;
+mod facts;
 mod files;
+#[cfg(test)]
+pub mod fixture;
 mod id_set;
+mod inventory;
 pub mod iommu;
+mod log;
 pub mod memory;
+mod modules;
 mod pci;
 mod process;
 mod root;
+mod settings;
+mod snapshot;
+mod system;
+mod tree;
+mod usage;
+mod values;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use berth_devices::pci::Bdf;
 use serde::Serialize;
 
 pub use access::{Access, Holder};
+pub use acs::Acs;
 pub use cpus::{CpuVendor, Cpus};
 pub use error::HostError;
+pub use facts::Facts;
 pub use files::{FileFacts, FileState, KernelFacts, KernelFormat};
 pub use id_set::IdSet;
+pub use inventory::{Inventory, Link, Listed, Sriov};
 pub use iommu::{Iommu, IommuGroup};
+pub use log::KernelLog;
 pub use memory::{Memory, Node};
+pub use modules::{ModuleState, Modules};
 pub use pci::{HostBar, PciFunction};
 pub use process::{Capability, Process};
+pub use root::Root;
+pub use settings::Settings;
+pub use snapshot::Snapshot;
+pub use system::{Family, Initramfs, Loader, System};
+pub use usage::Use;
 
 use crate::config::Config;
-use root::Root;
+
+/// Where a host shows its IOMMU groups.
+const IOMMU_GROUPS: &str = "/sys/kernel/iommu_groups";
+/// Where a host shows the drivers of its functions.
+const PCI_DRIVERS: &str = "/sys/bus/pci/drivers";
 
 /// What exists on a host, as far as a config asks for it.
 #[derive(Clone, Debug, Serialize)]
@@ -67,48 +94,79 @@ pub struct HostProfile {
 }
 
 impl HostProfile {
-    /// Reads what `config` asks for from the host whose `/` is `root`.
+    /// Reads what `config` asks for from the host behind `root`.
     ///
     /// # Errors
     /// A file of sysfs or procfs cannot be read or holds something else than the kernel writes.
     /// What does not exist is no error.
-    pub fn read(root: &Path, config: &Config) -> Result<Self, HostError> {
-        let root = Root::new(root);
-        let cpus = Cpus::read(&root)?;
-        let memory = Memory::read(&root, &cpus.online)?;
-        let mut iommu = Iommu::read(&root)?;
+    pub fn read(root: &Root, config: &Config) -> Result<Self, HostError> {
+        let devices: Vec<Bdf> = config.devices.iter().map(|device| device.address).collect();
+        Self::read_for(root, Some(config), &devices)
+    }
+
+    /// The same for `devices`, with or without a config that names a kernel.
+    pub(super) fn read_for(
+        root: &Root,
+        config: Option<&Config>,
+        devices: &[Bdf],
+    ) -> Result<Self, HostError> {
+        let cpus = Cpus::read(root)?;
+        let memory = Memory::read(root, &cpus.online)?;
+        let mut iommu = Iommu::read(root)?;
         let mut functions = BTreeMap::new();
-        for device in &config.devices {
-            let Some(function) = PciFunction::read(&root, device.address)? else {
+        for &device in devices {
+            let Some(function) = PciFunction::read(root, device)? else {
                 continue;
             };
             if let Some(group) = function.group {
-                read_group(&root, group, &mut iommu, &mut functions)?;
+                read_group(root, group, &mut iommu, &mut functions)?;
             }
-            functions.insert(device.address, function);
+            functions.insert(device, function);
         }
         let group_files = iommu.groups.keys().map(|&group| {
             let path = format!("/dev/vfio/{group}");
-            (group, Access::probe(&root, &path))
+            (group, Access::probe(root, &path))
         });
-        Ok(Self {
+        let mut host = Self {
             group_files: group_files.collect(),
-            vfio: if config.devices.is_empty() {
+            vfio: if devices.is_empty() {
                 Access::Unknown
             } else {
-                Access::probe(&root, "/dev/vfio/vfio")
+                Access::probe(root, "/dev/vfio/vfio")
             },
-            kvm: Access::probe(&root, "/dev/kvm"),
+            kvm: Access::probe(root, "/dev/kvm"),
             vfio_pci: root.exists("/sys/bus/pci/drivers/vfio-pci"),
-            addresses: pci::addresses(&root)?,
-            process: Process::read(&root)?,
-            kernel: KernelFacts::read(&root, &config.kernel),
-            initrd: config.initrd.as_ref().map(|path| FileFacts::read(&root, path)),
+            addresses: pci::addresses(root)?,
+            process: Process::read(root, &cpus.online)?,
+            kernel: config.map_or_else(KernelFacts::unnamed, |config| {
+                KernelFacts::read(root, &config.kernel)
+            }),
+            initrd: config
+                .and_then(|config| config.initrd.as_ref())
+                .map(|path| FileFacts::read(root, path)),
             cpus,
             memory,
             iommu,
             functions,
-        })
+        };
+        if !root.is_live() {
+            host.assume(root);
+        }
+        Ok(host)
+    }
+
+    /// Takes what a capture tells nothing of to be as a machine needs it: a capture of a host's
+    /// topology only, as hwloc gathers, has neither IOMMUs nor drivers. [`Root::lacks`] says so.
+    fn assume(&mut self, root: &Root) {
+        let (groups, drivers) = (root.exists(IOMMU_GROUPS), root.exists(PCI_DRIVERS));
+        for (number, function) in (0..).zip(self.functions.values_mut()) {
+            if !groups && !function.is_bridge() {
+                function.group = Some(number);
+            }
+            if !drivers && !function.is_bridge() {
+                function.driver = Some("vfio-pci".to_owned());
+            }
+        }
     }
 }
 

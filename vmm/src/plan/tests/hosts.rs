@@ -45,7 +45,7 @@ const MEMORY32: BarKind = BarKind::Memory32 { prefetchable: false };
 const MEMORY64: BarKind = BarKind::Memory64 { prefetchable: false };
 const PREFETCHABLE64: BarKind = BarKind::Memory64 { prefetchable: true };
 
-fn igb(node: Option<u32>, group: u32) -> PciFunction {
+pub(super) fn igb(node: Option<u32>, group: u32) -> PciFunction {
     PciFunction {
         vendor: 0x8086,
         device: 0x10c9,
@@ -83,13 +83,14 @@ fn group(members: &[&str]) -> IommuGroup {
     }
 }
 
-fn node(cpus: IdSet, gib: u64, pages_1g: u64) -> Node {
+pub(super) fn node(cpus: IdSet, gib: u64, pages_1g: u64) -> Node {
     let pool = |pages| Pool { total: pages, free: pages, surplus: 0 };
     Node {
         cpus,
         total: gib << 30,
         available: (gib - pages_1g - 1) << 30,
         pools: BTreeMap::from([(PageSize::Size2M, pool(0)), (PageSize::Size1G, pool(pages_1g))]),
+        distances: BTreeMap::new(),
     }
 }
 
@@ -116,7 +117,7 @@ fn file(path: &str, size: u64) -> FileFacts {
 }
 
 /// A host with room for everything, run by root, without devices.
-fn host(cpus: Cpus, memory: Memory) -> HostProfile {
+pub(super) fn host(cpus: Cpus, memory: Memory) -> HostProfile {
     HostProfile {
         process: Process {
             cpus: cpus.online.clone(),
@@ -154,7 +155,7 @@ fn host(cpus: Cpus, memory: Memory) -> HostProfile {
     }
 }
 
-fn assign(host: &mut HostProfile, functions: Vec<(&str, PciFunction)>) {
+pub(super) fn assign(host: &mut HostProfile, functions: Vec<(&str, PciFunction)>) {
     for (address, function) in functions {
         if let Some(number) = function.group {
             host.iommu.groups.insert(number, group(&[address]));

@@ -1,0 +1,116 @@
+//! Everything that decides whether a host is ready, beyond what a plan needs.
+
+use std::collections::BTreeSet;
+
+use berth_devices::pci::Bdf;
+use serde::Serialize;
+
+use super::{
+    HostError, HostProfile, IOMMU_GROUPS, Inventory, KernelLog, Modules, PCI_DRIVERS, Root,
+    Settings, System,
+};
+use crate::config::Config;
+
+/// What `berth check` judges.
+#[derive(Clone, Debug, Serialize)]
+pub struct Facts {
+    /// What a plan needs, of the devices in question.
+    pub host: HostProfile,
+    /// Every function of the host.
+    pub inventory: Inventory,
+    /// The operating system.
+    pub system: System,
+    /// Kernel modules.
+    pub modules: Modules,
+    /// The kernel's settings.
+    pub settings: Settings,
+    /// What the kernel said.
+    pub log: KernelLog,
+    /// The devices in question.
+    pub devices: Vec<Bdf>,
+    /// Whether this is the host that berth runs on.
+    pub live: bool,
+    /// What a capture lacks of what berth reads.
+    pub lacks: Vec<&'static str>,
+}
+
+/// What every host of the kind that berth runs on has, and a capture may not.
+const EXPECTED: [&str; 15] = [
+    "/proc/cmdline",
+    "/proc/cpuinfo",
+    "/proc/interrupts",
+    "/proc/irq/default_smp_affinity",
+    "/proc/self/limits",
+    "/proc/self/mountinfo",
+    "/proc/self/status",
+    "/proc/sys/kernel/osrelease",
+    "/sys/bus/pci/devices",
+    PCI_DRIVERS,
+    "/sys/devices/system/cpu/online",
+    "/sys/firmware/acpi/tables",
+    IOMMU_GROUPS,
+    "/sys/kernel/mm/hugepages",
+    "/etc/os-release",
+];
+
+impl Facts {
+    /// Reads what concerns `config`, if there is one, and `devices`.
+    ///
+    /// # Errors
+    /// A file of sysfs or procfs cannot be read or holds something else than the kernel writes.
+    pub fn read(root: &Root, config: Option<&Config>, devices: &[Bdf]) -> Result<Self, HostError> {
+        let inventory = Inventory::read(root)?;
+        let mut all: Vec<Bdf> = devices.to_vec();
+        for device in config.iter().flat_map(|config| &config.devices) {
+            if !all.contains(&device.address) {
+                all.push(device.address);
+            }
+        }
+        let host = HostProfile::read_for(root, config, &all)?;
+        let system = System::read(root);
+        let listed = || all.iter().filter_map(|device| inventory.functions.get(device));
+        let modaliases: BTreeSet<&str> = listed().map(|listed| listed.modalias.as_str()).collect();
+        let interrupts = listed().flat_map(|listed| listed.interrupts.iter().copied());
+        let groups = inventory.groups.keys().copied();
+        Ok(Self {
+            modules: Modules::read(root, &system.release, &modaliases),
+            settings: Settings::read(root, interrupts, groups),
+            log: KernelLog::read(root),
+            lacks: root.lacks(),
+            live: root.is_live(),
+            devices: all,
+            host,
+            inventory,
+            system,
+        })
+    }
+}
+
+impl Facts {
+    /// Whether a capture has the drivers of functions.
+    pub fn has_drivers(&self) -> bool {
+        !self.lacks.contains(&PCI_DRIVERS)
+    }
+
+    /// Whether a capture has IOMMU groups.
+    pub fn has_groups(&self) -> bool {
+        !self.lacks.contains(&IOMMU_GROUPS)
+    }
+}
+
+impl Root {
+    /// What a capture lacks of what every host has; nothing of this host itself.
+    pub fn lacks(&self) -> Vec<&'static str> {
+        if self.is_live() {
+            return Vec::new();
+        }
+        EXPECTED.into_iter().filter(|path| !self.exists(path)).collect()
+    }
+
+    /// Looks whether all of that is there, so that a capture has it even where nothing is in it.
+    pub(super) fn touch_expected(&self) {
+        for path in EXPECTED {
+            self.exists(path);
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! What the host uses its functions for: networks, file systems, displays, other machines.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::Path;
+
+use berth_devices::pci::Bdf;
+use serde::Serialize;
+
+use super::access::Holder;
+use super::root::Root;
+
+/// One thing that the host does with a function.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Use {
+    /// A network interface that is part of a bridge or a bond, or has an address or a route.
+    Network {
+        /// The interface.
+        interface: String,
+        /// Whether the default route leads through it.
+        default_route: bool,
+        /// The bridge or bond that it belongs to.
+        master: Option<String>,
+    },
+    /// A block device with a mounted file system or swap.
+    Mounted {
+        /// The block device that is mounted, such as `sda1` or `dm-0`.
+        device: String,
+        /// Where; `swap` for swap.
+        at: String,
+    },
+    /// The display that the firmware started on.
+    BootDisplay,
+    /// The console's frame buffer.
+    Console,
+    /// A VFIO driver has it enabled, as it does while a process has it open.
+    OpenVfio {
+        /// The process, when it can be seen.
+        holder: Option<Holder>,
+    },
+}
+
+/// As the rest of a sentence that begins with the function's address.
+impl fmt::Display for Use {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network { interface, default_route: true, .. } => {
+                write!(f, "is {interface}, which the default route uses")
+            }
+            Self::Network { interface, master: Some(master), .. } => {
+                write!(f, "is {interface}, part of {master}")
+            }
+            Self::Network { interface, .. } => {
+                write!(f, "is {interface}, which has an address or a route")
+            }
+            Self::Mounted { device, at } if at == "swap" => {
+                write!(f, "holds {device}, used as swap")
+            }
+            Self::Mounted { device, at } => write!(f, "holds {device}, mounted on {at}"),
+            Self::BootDisplay => f.write_str("is the display that the host booted on"),
+            Self::Console => f.write_str("shows the console"),
+            Self::OpenVfio { holder: Some(Holder { pid, comm }) } => {
+                write!(f, "is open in process {pid} ({comm})")
+            }
+            Self::OpenVfio { holder: None } => f.write_str("is open in another process"),
+        }
+    }
+}
+
+/// What is in use on the whole host, read once for all functions.
+#[derive(Debug, Default)]
+pub(super) struct Usage {
+    /// Interfaces with a route, and whether it is a default one.
+    routed: BTreeMap<String, bool>,
+    /// Interfaces with an IPv6 address.
+    addressed: BTreeSet<String>,
+    /// Mounted block devices by name, with where.
+    mounted: BTreeMap<String, String>,
+    /// Block devices by the function that they are on.
+    blocks: BTreeMap<Bdf, Vec<String>>,
+}
+
+impl Usage {
+    pub(super) fn read(root: &Root) -> Self {
+        let mut usage = Self::default();
+        usage.read_routes(root);
+        let by_number = usage.read_blocks(root);
+        usage.read_mounts(root, &by_number);
+        usage
+    }
+
+    /// An IPv4 address gives its interface a route to its own network, and nothing else in procfs
+    /// tells an address's interface. The network is that of this process.
+    fn read_routes(&mut self, root: &Root) {
+        const UP: u32 = 1;
+
+        // Iface Destination Gateway Flags RefCnt Use Metric Mask ...
+        for line in root.glance("/proc/net/route").unwrap_or_default().lines().skip(1) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let (Some(interface), Some(flags), Some(mask)) =
+                (words.first(), words.get(3), words.get(7))
+            else {
+                continue;
+            };
+            if u32::from_str_radix(flags, 16).is_ok_and(|flags| flags & UP != 0) {
+                *self.routed.entry((*interface).to_owned()).or_default() |= *mask == "00000000";
+            }
+        }
+        // Address Index PrefixLength Scope Flags Name; every interface that is up has an address
+        // of its link (scope 20h), which says nothing of its use.
+        for line in root.glance("/proc/net/if_inet6").unwrap_or_default().lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            if let [_, _, _, scope, _, name] = words[..]
+                && scope != "20"
+            {
+                self.addressed.insert(name.to_owned());
+            }
+        }
+    }
+
+    /// Block devices by the functions in their paths in sysfs; returns their names by number.
+    fn read_blocks(&mut self, root: &Root) -> BTreeMap<String, String> {
+        const BLOCK: &str = "/sys/class/block";
+
+        let mut by_number = BTreeMap::new();
+        for name in root.names(BLOCK).unwrap_or_default() {
+            let folder = format!("{BLOCK}/{name}");
+            if let Some(number) = root.glance(format!("{folder}/dev")) {
+                by_number.insert(number, name.clone());
+            }
+            let target = root.link(&folder).unwrap_or_default();
+            for function in functions_of(root, &target) {
+                self.blocks.entry(function).or_default().push(name.clone());
+            }
+        }
+        by_number
+    }
+
+    fn read_mounts(&mut self, root: &Root, by_number: &BTreeMap<String, String>) {
+        let mut mounted = BTreeMap::new();
+        // ID Parent Major:Minor Root MountPoint Options [Fields...] - Type Source Options
+        for line in root.glance("/proc/self/mountinfo").unwrap_or_default().lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let (Some(number), Some(at)) = (words.get(2), words.get(4)) else {
+                continue;
+            };
+            // btrfs mounts have a number of no device; their source is one's file.
+            let source =
+                words.iter().position(|word| *word == "-").and_then(|at| words.get(at + 2));
+            let by_source = || source?.strip_prefix("/dev/").map(str::to_owned);
+            if let Some(name) = by_number.get(*number).cloned().or_else(by_source) {
+                mounted.entry(name).or_insert_with(|| (*at).to_owned());
+            }
+        }
+        for line in root.glance("/proc/swaps").unwrap_or_default().lines().skip(1) {
+            let file = line.split_whitespace().next().unwrap_or_default();
+            if let Some(name) = file.strip_prefix("/dev/") {
+                mounted.insert(name.to_owned(), "swap".to_owned());
+            }
+        }
+        self.mounted = mounted;
+    }
+
+    /// What the host does with the function at `address`.
+    pub(super) fn of(
+        &self,
+        root: &Root,
+        address: Bdf,
+        folder: &str,
+        group: Option<u32>,
+    ) -> Vec<Use> {
+        let mut uses = Vec::new();
+        for interface in interfaces(root, folder) {
+            let master = root.link_name(format!("/sys/class/net/{interface}/master"));
+            let route = self.routed.get(&interface);
+            if master.is_some() || route.is_some() || self.addressed.contains(&interface) {
+                let default_route = route.copied().unwrap_or_default();
+                uses.push(Use::Network { interface, default_route, master });
+            }
+        }
+        for block in self.blocks.get(&address).into_iter().flatten() {
+            if let Some((device, at)) = self.mounted_on(root, block, 0) {
+                uses.push(Use::Mounted { device, at });
+            }
+        }
+        if root.glance(format!("{folder}/boot_vga")).as_deref() == Some("1") {
+            uses.push(Use::BootDisplay);
+        }
+        if !root.names(format!("{folder}/graphics")).unwrap_or_default().is_empty() {
+            uses.push(Use::Console);
+        }
+        // vfio-pci enables a function when it is opened and disables it when it is closed.
+        let driver = root.link_name(format!("{folder}/driver")).unwrap_or_default();
+        let enabled = root.glance(format!("{folder}/enable")).is_some_and(|count| count != "0");
+        if driver.replace('_', "-").ends_with("vfio-pci") && enabled {
+            let file = group.map(|group| format!("/dev/vfio/{group}"));
+            let holder = file.and_then(|file| Holder::of(root, Path::new(&file)));
+            uses.push(Use::OpenVfio { holder });
+        }
+        uses
+    }
+
+    /// What is mounted of `block`: itself, or what is made of it (partitions have their own
+    /// entries, volumes are its holders).
+    fn mounted_on(&self, root: &Root, block: &str, depth: u8) -> Option<(String, String)> {
+        /// Encryption on a volume on a RAID is three.
+        const DEEPEST: u8 = 8;
+
+        if let Some(at) = self.mounted.get(block) {
+            return Some((block.to_owned(), at.clone()));
+        }
+        if depth == DEEPEST {
+            return None;
+        }
+        let holders = root.names(format!("/sys/class/block/{block}/holders")).unwrap_or_default();
+        holders.iter().find_map(|holder| self.mounted_on(root, holder, depth + 1))
+    }
+}
+
+/// Network interfaces of a function, of its own or below a virtio device on it.
+fn interfaces(root: &Root, folder: &str) -> Vec<String> {
+    let mut interfaces = root.names(format!("{folder}/net")).unwrap_or_default();
+    if root.link_name(format!("{folder}/driver")).as_deref() == Some("virtio-pci") {
+        for name in root.names(folder).unwrap_or_default() {
+            if name.starts_with("virtio") {
+                let below = root.names(format!("{folder}/{name}/net"));
+                interfaces.extend(below.unwrap_or_default());
+            }
+        }
+    }
+    interfaces
+}
+
+/// The functions that a block device's path in sysfs leads through; only the last one holds it.
+fn functions_of(root: &Root, target: &Path) -> Vec<Bdf> {
+    let last = |path: &Path| {
+        let mut parts = path.components().rev();
+        parts.find_map(|part| part.as_os_str().to_str()?.parse().ok())
+    };
+    if let Some(function) = last(target) {
+        return vec![function];
+    }
+    // A namespace that NVMe's multipath gathers is below a subsystem, which links to its
+    // controllers.
+    let mut parts = target.components().map(|part| part.as_os_str().to_string_lossy());
+    let Some(subsystem) =
+        parts.find(|part| part.starts_with("nvme-subsys") && part.as_ref() != "nvme-subsystem")
+    else {
+        return Vec::new();
+    };
+    let folder = format!("/sys/class/nvme-subsystem/{subsystem}");
+    let names = root.names(&folder).unwrap_or_default();
+    let controllers = names.iter().filter(|name| name.starts_with("nvme"));
+    controllers.filter_map(|name| last(&root.link(format!("{folder}/{name}"))?)).collect()
+}
