@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{PlanError, VcpuPlan, memory};
 use crate::config::Config;
-use crate::host::{HostProfile, IdSet};
+use crate::host::{HostProfile, IdSet, Node};
 
 /// Where a machine lives.
 pub(super) struct Placement {
@@ -24,9 +24,10 @@ pub(super) fn place(
 ) -> Result<Placement, PlanError> {
     let node = node(config, host, notes)?;
     let usable = host.process.cpus.intersection(&host.cpus.online);
+    let cpu_node = cpu_node(config, host, node, &usable);
     let cpus = match &config.placement.cpus {
         Some(cpus) => explicit_cpus(config, host, cpus)?,
-        None => node_cpus(config, host, node, &usable)?,
+        None => node_cpus(config, host, cpu_node, &usable)?,
     };
     let vcpus: Vec<VcpuPlan> = (0..)
         .zip(&cpus)
@@ -46,7 +47,7 @@ pub(super) fn place(
     }
     Ok(Placement {
         node,
-        vmm_cpus: vmm_cpus(host, node, &usable, &cpus.into_iter().collect()),
+        vmm_cpus: vmm_cpus(host, cpu_node, &usable, &cpus.into_iter().collect()),
         vcpus,
     })
 }
@@ -63,7 +64,8 @@ fn node(config: &Config, host: &HostProfile, notes: &mut Vec<String>) -> Result<
     let (node, device) = if let Some(node) = config.placement.node {
         (node, None)
     } else if let Some(node) = most_frequent(devices().map(|(_, node)| node)) {
-        (node, devices().find(|(_, n)| *n == node).map(|(bdf, _)| bdf))
+        let device = devices().find(|(_, n)| *n == node).map(|(bdf, _)| bdf);
+        (nearest(host, node, |_, near| near.total > 0), device)
     } else {
         let first = config.placement.cpus.iter().flatten().next();
         let node = first
@@ -103,6 +105,29 @@ fn most_frequent(nodes: impl Iterator<Item = u32>) -> Option<u32> {
         counts.entry(node).or_insert((0, Reverse(position))).0 += 1;
     }
     counts.into_iter().max_by_key(|(_, rank)| *rank).map(|(node, _)| node)
+}
+
+/// The node of vCPUs for memory on `node`: the same, unless that has no CPUs at all, as nodes of
+/// only memory or of only devices.
+fn cpu_node(config: &Config, host: &HostProfile, node: u32, usable: &IdSet) -> u32 {
+    if !host.memory.nodes[&node].cpus.is_empty() {
+        return node;
+    }
+    let vcpus = usize::from(config.vcpus.get());
+    nearest(host, node, |_, near| near.cpus.intersection(usable).len() >= vcpus)
+}
+
+/// `node` when it is `good`, else the good node that is nearest, by its number among equals; else
+/// `node`, for the refusal that follows to speak of.
+fn nearest(host: &HostProfile, node: u32, good: impl Fn(u32, &Node) -> bool) -> u32 {
+    let nodes = &host.memory.nodes;
+    // Without a node there are no distances, and without distances any other is as near.
+    let Some(here) = nodes.get(&node) else {
+        return node;
+    };
+    let candidates = nodes.iter().filter(|(id, near)| good(**id, near)).map(|(id, _)| *id);
+    let rank = |id: &u32| (*id != node, here.distance(*id), *id);
+    candidates.min_by_key(rank).unwrap_or(node)
 }
 
 /// The first node with CPUs and memory for all of the guest, or the nearest thing to it, for the

@@ -4,6 +4,7 @@
 
 mod hosts;
 mod refusals;
+mod shapes;
 
 use std::path::PathBuf;
 use std::{env, fs};
