@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::exit::Outcome;
+use crate::inspect::CheckArgs;
 use crate::sandbox::Mode;
 
 /// Runs a virtual machine around PCIe devices that it owns
@@ -35,10 +36,34 @@ pub enum Command {
     Plan {
         /// The machine's config file
         config: PathBuf,
+        /// Plan for another host: a folder or archive with its sys and proc, as of `berth snapshot`
+        #[arg(long, value_name = "PATH")]
+        host: Option<PathBuf>,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
+    /// Look for what would keep a machine from running well, and say what to do about it
+    #[command(
+        after_help = "Exit codes:\n  0  ready; there may be warnings\n  3  not ready: something failed\n\
+                      In JSON each finding has a code (see --list) and a severity: pass, unknown \
+                      (it could not be seen), warn or fail."
+    )]
+    Check(CheckArgs),
+    /// List the functions that a guest could get, and whether they may be taken
+    Devices {
+        /// Look at another host: a folder or archive with its sys and proc, as of `berth snapshot`
+        #[arg(long, value_name = "PATH")]
+        host: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write what berth reads of this host to standard output, as a .tar.zst for --host
+    ///
+    /// Holds no network addresses, serial numbers or secrets; as root it holds more of what
+    /// `berth check` looks at. Names of interfaces and mount points stay.
+    Snapshot,
 }
 
 fn exit_codes() -> String {

@@ -5,6 +5,7 @@
 //! executes it, and an [`exit::Exit`] says how that ended.
 
 mod affinity;
+mod check;
 mod chipset;
 mod cli;
 mod config;
@@ -12,15 +13,17 @@ mod console;
 mod error;
 mod exit;
 mod host;
+mod inspect;
 mod kvm;
 mod limits;
+mod listing;
 mod machine;
 mod memory;
 mod plan;
 mod sandbox;
 mod vcpu;
 
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use clap::Parser;
@@ -29,7 +32,7 @@ use cli::{Cli, Command};
 use config::Config;
 use error::Error;
 use exit::{Exit, Outcome};
-use host::{HostProfile, Root};
+use host::HostProfile;
 use plan::Plan;
 
 fn main() -> Outcome {
@@ -45,7 +48,7 @@ fn main() -> Outcome {
 fn execute(command: Command) -> Result<Outcome, Error> {
     match command {
         Command::Run { config, seccomp } => {
-            let plan = make_plan(&config)?;
+            let plan = make_plan(&config, None)?;
             let name = plan.name.clone();
             let exit = machine::run(plan, seccomp)?;
             if exit != Exit::PowerOff {
@@ -53,27 +56,26 @@ fn execute(command: Command) -> Result<Outcome, Error> {
             }
             Ok(Outcome::Ended(exit))
         }
-        Command::Plan { config, json } => print(&make_plan(&config)?, json),
+        Command::Plan { config, host, json } => {
+            inspect::print(&make_plan(&config, host.as_deref())?, json)
+        }
+        Command::Check(args) => inspect::check(&args),
+        Command::Devices { host, json } => inspect::devices(host.as_deref(), json),
+        Command::Snapshot => inspect::snapshot(),
     }
 }
 
-/// What the machine of the config file at `path` gets on this host.
-fn make_plan(path: &Path) -> Result<Plan, Error> {
+/// What the machine of the config file at `path` gets on this host, or on the one that was
+/// captured at `host`.
+fn make_plan(path: &Path, host: Option<&Path>) -> Result<Plan, Error> {
     let config = Config::load(path)?;
-    let host = HostProfile::read(&Root::live(), &config)?;
-    Ok(Plan::new(&config, &host)?)
-}
-
-fn print(plan: &Plan, json: bool) -> Result<Outcome, Error> {
-    let text = if json {
-        let json = serde_json::to_string_pretty(plan);
-        json.map_err(|error| Error::Output(error.into()))? + "\n"
-    } else {
-        plan.to_string()
-    };
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        // A reader such as `head` that has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Outcome::Done),
-        result => result.map(|()| Outcome::Done).map_err(Error::Output),
+    let root = inspect::open(host)?;
+    let host = HostProfile::read(&root, &config)?;
+    let mut plan = Plan::new(&config, &host)?;
+    let lacks = root.lacks();
+    if !lacks.is_empty() {
+        let lacks = lacks.join(", ");
+        plan.notes.push(format!("not in the capture, and taken to be as needed: {lacks}"));
     }
+    Ok(plan)
 }

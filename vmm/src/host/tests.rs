@@ -1,5 +1,7 @@
 //! Profiles of snapshots: folders with the files that sysfs and procfs have.
 
+mod captures;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 
