@@ -87,7 +87,7 @@ pub fn check(args: &CheckArgs) -> Result<Outcome, Error> {
     if args.dry_run && !args.json {
         announce(&fixes)?;
     }
-    Ok(if report.is_ready() { Outcome::Done } else { Outcome::HostRefused })
+    Ok(if report.ready { Outcome::Done } else { Outcome::HostRefused })
 }
 
 /// Shows, then does. What was done stays when a later one fails: each helps by itself.

@@ -120,6 +120,8 @@ const CHECKS: [fn(&Case) -> Vec<Finding>; 14] = [
 /// What `berth check` found.
 #[derive(Debug, Serialize)]
 pub struct Report {
+    /// Whether a machine can run: nothing failed.
+    pub ready: bool,
     /// In the order of the checks.
     pub findings: Vec<Finding>,
     /// What a capture lacks of what berth reads.
@@ -130,13 +132,9 @@ impl Report {
     /// Judges `facts`, for the machine of `config` if there is one.
     pub fn new(facts: &Facts, config: Option<&Config>) -> Self {
         let case = Case::new(facts, config);
-        let findings = CHECKS.iter().flat_map(|check| check(&case)).collect();
-        Self { findings, lacks: facts.lacks.clone() }
-    }
-
-    /// Whether a machine can run.
-    pub fn is_ready(&self) -> bool {
-        self.findings.iter().all(|finding| finding.severity != Severity::Fail)
+        let findings: Vec<Finding> = CHECKS.iter().flat_map(|check| check(&case)).collect();
+        let ready = findings.iter().all(|finding| finding.severity != Severity::Fail);
+        Self { ready, findings, lacks: facts.lacks.clone() }
     }
 
     /// What berth can do about the findings, in an order that works.

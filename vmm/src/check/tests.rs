@@ -67,7 +67,7 @@ fn says(finding: &Finding, severity: Severity, seen: &str, source: &str, step: &
 #[test]
 fn a_good_server_has_no_fault() {
     let report = Report::new(&facts(|_| ()), Some(&config("1G", 2048)));
-    assert!(report.is_ready());
+    assert!(report.ready);
     let faults = report.findings.iter().filter(|finding| finding.severity > Severity::Unknown);
     assert_eq!(faults.collect::<Vec<_>>(), Vec::<&Finding>::new());
     // What a capture cannot hold.
@@ -83,7 +83,7 @@ fn nothing_seen_is_no_verdict() {
     empty.file("/sys/devices/system/cpu/online", "0-3");
     let facts = Facts::read(&empty.root(), None, &[]).expect("facts");
     let report = Report::new(&facts, None);
-    assert!(report.is_ready());
+    assert!(report.ready);
     assert!(
         report.findings.iter().all(|finding| finding.severity <= Severity::Unknown),
         "{report}"

@@ -5,7 +5,7 @@ use super::{Case, Finding, Fix};
 use crate::host::{Access, Holder, ModuleState};
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
-    let mut findings = vec![module(case)];
+    let mut findings: Vec<Finding> = modules(case).collect();
     if !case.facts.devices.is_empty() {
         findings.extend(access(case));
         // Before a device is bound its group has no file, and a finding of its own tells.
@@ -19,31 +19,32 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
     findings
 }
 
-fn module(case: &Case) -> Finding {
+/// Each by itself: not every modprobe follows vfio's soft dependency on its IOMMU driver.
+fn modules(case: &Case) -> impl Iterator<Item = Finding> {
+    let modules = &case.facts.modules;
+    [("vfio-pci", modules.vfio_pci), ("vfio_iommu_type1", modules.vfio_iommu_type1)]
+        .into_iter()
+        .map(|(name, state)| module(name, state))
+}
+
+fn module(module: &'static str, state: ModuleState) -> Finding {
     const SOURCE: &str = "/sys/module, /lib/modules";
     let code = Code::VfioNoModule;
-    let modules = &case.facts.modules;
-    let both = [("vfio-pci", modules.vfio_pci), ("vfio_iommu_type1", modules.vfio_iommu_type1)];
-    let with = |state: ModuleState| both.iter().find(|(_, of)| *of == state).map(|(name, _)| *name);
-    if let Some(name) = with(ModuleState::Absent) {
-        return Finding::fail(code, SOURCE, format!("the kernel has no module {name}"))
-            .step("install a kernel with CONFIG_VFIO_PCI, such as the distribution's own");
+    match state {
+        ModuleState::Loaded => Finding::pass(code, SOURCE, format!("{module} is loaded")),
+        ModuleState::Available => {
+            Finding::fail(code, SOURCE, format!("{module} can be loaded and is not"))
+                .step(format!("`modprobe {module}`"))
+                .fix(Fix::LoadModule { module })
+        }
+        ModuleState::Absent => {
+            Finding::fail(code, SOURCE, format!("the kernel has no module {module}"))
+                .step("install a kernel with CONFIG_VFIO_PCI, such as the distribution's own")
+        }
+        ModuleState::Unknown => {
+            Finding::unknown(code, SOURCE, "the kernel's modules are not to be seen")
+        }
     }
-    if with(ModuleState::Available).is_some() {
-        let missing: Vec<&str> =
-            both.iter().filter(|(_, s)| *s == ModuleState::Available).map(|(n, _)| *n).collect();
-        let seen = format!("{} can be loaded and is not", missing.join(" and "));
-        // It takes vfio_iommu_type1 with it, through vfio's soft dependency or on first use.
-        return Finding::fail(code, SOURCE, seen)
-            .step("`modprobe -a vfio-pci vfio_iommu_type1`")
-            .fix(Fix::LoadModule {
-                module: if missing.contains(&"vfio-pci") { "vfio-pci" } else { "vfio_iommu_type1" },
-            });
-    }
-    if with(ModuleState::Unknown).is_some() {
-        return Finding::unknown(code, SOURCE, "the kernel's modules are not to be seen");
-    }
-    Finding::pass(code, SOURCE, "vfio-pci and vfio_iommu_type1 are loaded")
 }
 
 fn access(case: &Case) -> Option<Finding> {

@@ -38,7 +38,7 @@ fn what_the_host_uses_is_not_free() {
 #[test]
 fn every_use_is_seen() {
     let disk = "/sys/devices/pci0000:00/0000:00:01.0/0000:01:00.0/nvme/nvme0/nvme0n1/nvme0n1p1";
-    let cases: [Case; 7] = [
+    let cases: [Case; 8] = [
         ("0000:00:1f.6", "is eno1, part of br0", &|host| {
             host.remove("/proc/net/route").link("/sys/class/net/eno1/master", "../br0");
         }),
@@ -58,6 +58,23 @@ fn every_use_is_seen() {
                 .link("/sys/class/block/dm-0", "../../devices/virtual/block/dm-0")
                 .file("/sys/devices/virtual/block/dm-0/dev", "253:0")
                 .link(&format!("{disk}/holders/dm-0"), "/sys/devices/virtual/block/dm-0");
+        }),
+        ("0000:01:00.0", "holds nvme1n1, mounted on /srv", &|host| {
+            let subsystem = "/sys/devices/virtual/nvme-subsystem/nvme-subsys1";
+            host.file("/proc/self/mountinfo", "1 0 259:7 / /srv rw - xfs /dev/nvme1n1 rw")
+                .link(
+                    "/sys/class/block/nvme1n1",
+                    "../../devices/virtual/nvme-subsystem/nvme-subsys1/nvme1n1",
+                )
+                .file(&format!("{subsystem}/nvme1n1/dev"), "259:7")
+                .link(
+                    "/sys/class/nvme-subsystem/nvme-subsys1",
+                    "../../devices/virtual/nvme-subsystem/nvme-subsys1",
+                )
+                .link(
+                    &format!("{subsystem}/nvme1"),
+                    "../../../pci0000:00/0000:00:01.0/0000:01:00.0/nvme/nvme1",
+                );
         }),
         ("0000:41:00.0", "is open in another process", &|host| {
             host.of(NIC.address, "enable", "1");

@@ -65,7 +65,7 @@ fn node(config: &Config, host: &HostProfile, notes: &mut Vec<String>) -> Result<
         (node, None)
     } else if let Some(node) = most_frequent(devices().map(|(_, node)| node)) {
         let device = devices().find(|(_, n)| *n == node).map(|(bdf, _)| bdf);
-        (nearest(host, node, |_, near| near.total > 0), device)
+        (nearest(host, node, |near| near.total > 0), device)
     } else {
         let first = config.placement.cpus.iter().flatten().next();
         let node = first
@@ -114,18 +114,18 @@ fn cpu_node(config: &Config, host: &HostProfile, node: u32, usable: &IdSet) -> u
         return node;
     }
     let vcpus = usize::from(config.vcpus.get());
-    nearest(host, node, |_, near| near.cpus.intersection(usable).len() >= vcpus)
+    nearest(host, node, |near| near.cpus.intersection(usable).len() >= vcpus)
 }
 
 /// `node` when it is `good`, else the good node that is nearest, by its number among equals; else
 /// `node`, for the refusal that follows to speak of.
-fn nearest(host: &HostProfile, node: u32, good: impl Fn(u32, &Node) -> bool) -> u32 {
+fn nearest(host: &HostProfile, node: u32, good: impl Fn(&Node) -> bool) -> u32 {
     let nodes = &host.memory.nodes;
     // Without a node there are no distances, and without distances any other is as near.
     let Some(here) = nodes.get(&node) else {
         return node;
     };
-    let candidates = nodes.iter().filter(|(id, near)| good(**id, near)).map(|(id, _)| *id);
+    let candidates = nodes.iter().filter(|(_, near)| good(near)).map(|(id, _)| *id);
     let rank = |id: &u32| (*id != node, here.distance(*id), *id);
     candidates.min_by_key(rank).unwrap_or(node)
 }
