@@ -72,7 +72,7 @@ fn make_plan(path: &Path, host: Option<&Path>) -> Result<Plan, Error> {
     let root = inspect::open(host)?;
     let host = HostProfile::read(&root, &config)?;
     let mut plan = Plan::new(&config, &host)?;
-    let lacks = root.lacks();
+    let lacks = root.lacks_for_plan();
     if !lacks.is_empty() {
         let lacks = lacks.join(", ");
         plan.notes.push(format!("not in the capture, and taken to be as needed: {lacks}"));

@@ -34,22 +34,26 @@ pub struct Facts {
     pub lacks: Vec<&'static str>,
 }
 
-/// What every host of the kind that berth runs on has, and a capture may not.
-const EXPECTED: [&str; 15] = [
-    "/proc/cmdline",
+/// What plans are made from, and every host that berth runs on has. A capture may not.
+const FOR_PLAN: [&str; 10] = [
     "/proc/cpuinfo",
     "/proc/interrupts",
-    "/proc/irq/default_smp_affinity",
     "/proc/self/limits",
-    "/proc/self/mountinfo",
     "/proc/self/status",
-    "/proc/sys/kernel/osrelease",
     "/sys/bus/pci/devices",
     PCI_DRIVERS,
     "/sys/devices/system/cpu/online",
     "/sys/firmware/acpi/tables",
     IOMMU_GROUPS,
     "/sys/kernel/mm/hugepages",
+];
+
+/// What only the checks look at.
+const FOR_CHECK: [&str; 5] = [
+    "/proc/cmdline",
+    "/proc/irq/default_smp_affinity",
+    "/proc/self/mountinfo",
+    "/proc/sys/kernel/osrelease",
     "/etc/os-release",
 ];
 
@@ -101,15 +105,24 @@ impl Facts {
 impl Root {
     /// What a capture lacks of what every host has; nothing of this host itself.
     pub fn lacks(&self) -> Vec<&'static str> {
+        self.lacking(FOR_PLAN.into_iter().chain(FOR_CHECK))
+    }
+
+    /// What a capture lacks of what plans are made from.
+    pub fn lacks_for_plan(&self) -> Vec<&'static str> {
+        self.lacking(FOR_PLAN.into_iter())
+    }
+
+    fn lacking(&self, expected: impl Iterator<Item = &'static str>) -> Vec<&'static str> {
         if self.is_live() {
             return Vec::new();
         }
-        EXPECTED.into_iter().filter(|path| !self.exists(path)).collect()
+        expected.filter(|path| !self.exists(path)).collect()
     }
 
     /// Looks whether all of that is there, so that a capture has it even where nothing is in it.
     pub(super) fn touch_expected(&self) {
-        for path in EXPECTED {
+        for path in FOR_PLAN.into_iter().chain(FOR_CHECK) {
             self.exists(path);
         }
     }

@@ -4,8 +4,9 @@
 //! be made and tested for a host that is not at hand. What a snapshot cannot hold, such as
 //! whether a device file opens, is unknown then and refuses nothing.
 //!
-//! Only what a config asks for is read: hosts have hundreds of functions and CPUs, and every
-//! file read is time before the guest's first instruction.
+//! A [`HostProfile`] is only what a config asks for: hosts have hundreds of functions and CPUs, and
+//! every file read is time before the guest's first instruction. [`Facts`] are all of it, for the
+//! commands that look at a host.
 
 mod access;
 mod acs;

@@ -76,7 +76,7 @@ impl Modules {
                 text.lines().any(|line| {
                     let path = line.split(':').next().unwrap_or_default();
                     let file = path.rsplit('/').next().unwrap_or_default();
-                    file.split('.').next().unwrap_or_default().replace('-', "_") == name
+                    is_module(file.split('.').next().unwrap_or_default(), name)
                 })
             };
             if root.exists(format!("/sys/module/{name}")) || listed(&builtin) {
@@ -108,6 +108,12 @@ impl Modules {
         let drivers: BTreeSet<&str> = of.map(|(_, module)| module.as_str()).collect();
         drivers.into_iter().filter(|module| *module != "vfio_pci").collect()
     }
+}
+
+/// Whether both name the same module: `-` and `_` are one, as for modprobe.
+fn is_module(one: &str, other: &str) -> bool {
+    let letter = |byte: u8| if byte == b'-' { b'_' } else { byte };
+    one.len() == other.len() && one.bytes().zip(other.bytes()).all(|(a, b)| letter(a) == letter(b))
 }
 
 fn config(root: &Root) -> Vec<ConfigLine> {
@@ -144,12 +150,14 @@ fn driverctl(root: &Root) -> Vec<(String, String)> {
 fn matching(aliases: &str, modaliases: &BTreeSet<&str>) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for line in aliases.lines() {
-        let Some((pattern, module)) =
-            line.strip_prefix("alias ").and_then(|rest| rest.rsplit_once(' '))
+        let Some((pattern, module)) = line
+            .strip_prefix("alias ")
+            .filter(|rest| rest.starts_with("pci:"))
+            .and_then(|rest| rest.rsplit_once(' '))
         else {
             continue;
         };
-        if pattern.starts_with("pci:") && modaliases.iter().any(|name| matches(pattern, name)) {
+        if modaliases.iter().any(|name| matches(pattern, name)) {
             found.push((pattern.to_owned(), module.to_owned()));
         }
     }
