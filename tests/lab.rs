@@ -5,4 +5,12 @@
 #[allow(dead_code, reason = "a vocabulary: no binary needs all of it")]
 mod harness;
 
+mod afterwards;
+mod boot;
+mod console;
+mod ends;
+mod endurance;
 mod lab_host;
+mod passthrough;
+mod placement;
+mod refusals;

@@ -13,7 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::irq::{Gsi, MsiMessage, VmPort};
 use crate::pci::Bar;
-use crate::vfio::{DeviceProfile, HostMapping, IrqKind, Region, VfioBackend};
+use crate::vfio::{DeviceProfile, DmaPort, HostMapping, IrqKind, Region, VfioBackend};
 
 /// A call through the door to KVM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +93,47 @@ impl VmPort for FakePort {
         self.log(PortCall::Unmap(slot))?;
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
         Ok(())
+    }
+}
+
+/// The IOMMU as the devices see it.
+#[derive(Default)]
+pub struct FakeDma {
+    ranges: Mutex<BTreeMap<u64, u64>>,
+    refuse: AtomicBool,
+}
+
+impl FakeDma {
+    /// What devices reach now.
+    pub fn mapped(&self) -> Vec<Range<u64>> {
+        let ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
+        ranges.iter().map(|(iova, length)| *iova..iova + length).collect()
+    }
+
+    /// Every call from now on is refused.
+    pub fn refuse(&self) {
+        self.refuse.store(true, Ordering::Relaxed);
+    }
+}
+
+impl DmaPort for FakeDma {
+    unsafe fn map(&self, iova: u64, _host: *mut u8, length: u64) -> io::Result<()> {
+        if self.refuse.load(Ordering::Relaxed) {
+            return Err(io::Error::from_raw_os_error(libc::EFAULT));
+        }
+        let mut ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
+        match ranges.insert(iova, length) {
+            None => Ok(()),
+            Some(_) => Err(io::Error::from_raw_os_error(libc::EEXIST)),
+        }
+    }
+
+    fn unmap(&self, iova: u64, length: u64) -> io::Result<()> {
+        let mut ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
+        match ranges.remove(&iova) {
+            Some(found) if found == length => Ok(()),
+            _ => Err(io::Error::from_raw_os_error(libc::ENOENT)),
+        }
     }
 }
 

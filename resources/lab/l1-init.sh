@@ -14,6 +14,8 @@ mount -t tmpfs tmpfs /tmp
 mount -t tmpfs tmpfs /run
 mount -t debugfs debugfs /sys/kernel/debug
 export PATH=/bin HOME=/root
+# For tests that run berth as somebody else than root: su USER -c COMMAND.
+printf 'root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh\n' >/etc/passwd
 
 for module in kvm-amd vfio-pci vfio_iommu_type1 igb 9pnet_virtio 9p; do
     modprobe "$module" || echo "L1: cannot load $module"

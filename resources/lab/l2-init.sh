@@ -13,6 +13,7 @@
 #   machine       CPUs and memory                     -> L2: cpus N / L2: memory_kib N
 #   bandwidth[:S] flood-ping for S seconds, payload 1400 bytes
 #   sh:BASE64     run a script                        -> L2: sh STATUS
+#   commands      run each line typed at the console, until "end" -> L2: did NUMBER STATUS
 #   wait          sleep until the power button or a console line "end" ends it
 #   shell         an interactive shell on the console
 #   poweroff, reboot, panic                           how the guest ends
@@ -30,8 +31,9 @@ export PATH=/bin HOME=/
 
 mark() { echo "L2: $*"; }
 
-# One module load per distinct alias of a present device is all the udev this guest needs.
-sort -u /sys/bus/pci/devices/*/modalias | while read -r alias; do
+# One module load per distinct alias of a present device is all the udev this guest needs. Of
+# ACPI's devices only pvpanic wants a module.
+sort -u /sys/bus/pci/devices/*/modalias /sys/bus/acpi/devices/QEMU*/modalias | while read -r alias; do
     modprobe -q "$alias"
 done
 
@@ -89,6 +91,18 @@ script() {
     mark "sh $?"
 }
 
+# By this very shell, so that a command may change what comes after it.
+commands() {
+    stty -echo </dev/console
+    mark takes commands
+    number=0
+    while read -r line && [ "$line" != "end" ]; do
+        number=$((number + 1))
+        eval "$line" </dev/null
+        mark "did $number $?"
+    done </dev/console
+}
+
 wait_for_end() {
     mark waiting
     while read -r line && [ "$line" != "end" ]; do
@@ -99,6 +113,7 @@ wait_for_end() {
 }
 
 watch_power_button &
+watcher=$!
 mark "up after $(cut -d' ' -f1 /proc/uptime) s"
 verbs=$(sed -n 's/.*berth\.do=\([^ ]*\).*/\1/p' /proc/cmdline)
 for verb in $(echo "$verbs" | tr , ' '); do
@@ -112,6 +127,7 @@ for verb in $(echo "$verbs" | tr , ' '); do
         machine) machine ;;
         bandwidth) timeout "${argument:-5}" ping -q -A -s 1400 10.0.2.2 ;;
         sh) script "$argument" ;;
+        commands) commands ;;
         wait) wait_for_end ;;
         shell) setsid cttyhack sh -l ;;
         poweroff) mark poweroff; poweroff -f ;;

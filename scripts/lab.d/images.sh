@@ -2,8 +2,8 @@
 # The two initramfs kinds: one L1, and an L2 per kernel series. All parts end up in CACHE/guest,
 # the folder that L1 sees as /lab.
 
-L1_MODULES=(kvm-amd vfio-pci vfio_iommu_type1 igb igbvf e1000e nvme 9p 9pnet_virtio)
-L2_MODULES=(igb igbvf e1000e nvme button evdev)
+L1_MODULES=(kvm-amd vfio-pci vfio_iommu_type1 igb igbvf e1000e nvme i2c-i801 9p 9pnet_virtio)
+L2_MODULES=(igb igbvf e1000e nvme button evdev pvpanic-mmio)
 
 pack() { # pack ROOT ARCHIVE: an uncompressed newc archive, owned by root
     (cd "$1" && find . -mindepth 1 | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0) >"$2.partial"
@@ -52,11 +52,11 @@ build_l2() { # build_l2 SERIES
     pack "$root" "$archive"
 }
 
-build_images() {
+build_images() { # build_images SERIES...
     [ -x "$CACHE/busybox/bin/busybox" ] || fetch_deb busybox-static "$CACHE/busybox"
     mkdir -p "$CACHE/guest"
     local series
-    for series in 6.12 6.1; do
+    for series in "$@"; do
         ln -f "$CACHE/kernels/$series/vmlinuz" "$CACHE/guest/vmlinuz-$series"
         ln -f "$CACHE/kernels/$series/vmlinux" "$CACHE/guest/vmlinux-$series"
         build_l2 "$series"

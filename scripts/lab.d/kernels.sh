@@ -29,15 +29,15 @@ extract_vmlinux() { # extract_vmlinux BZIMAGE VMLINUX
 
 # The package behind the metapackage for a kernel series, newest first.
 kernel_package() {
-    lab_apt apt-cache show linux-image-amd64 | awk -v series="$1." '
+    lab_apt kernels apt-cache show linux-image-amd64 | awk -v series="$1." '
         /^Version:/ { wanted = index($2, series) == 1 }
-        /^Depends:/ && wanted { print $2; exit }'
+        /^Depends:/ && wanted && !found++ { print $2 }'
 }
 
 fetch_kernel() { # fetch_kernel SERIES
     local home=$CACHE/kernels/$1 package image
     if [ -s "$home/vmlinux" ]; then return; fi
-    apt_ready
+    apt_ready kernels
     package=$(kernel_package "$1")
     [ -n "$package" ] || die "no $1 kernel among the packages of bookworm and its backports"
     rm -rf "$home"

@@ -3,36 +3,100 @@
 
 RUST_TARGET=x86_64-unknown-linux-gnu
 
-# True when the cargo in PATH is as new as Cargo.toml asks.
-cargo_is_new_enough() {
-    local wanted found
-    wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "${repo:?}/Cargo.toml")
-    found=$(cd "$repo" && cargo --version 2>/dev/null | cut -d' ' -f2)
-    [ -n "$found" ] && [ "$(printf '%s\n' "$wanted" "$found" | sort -V | head -n 1)" = "$wanted" ]
+rust_wanted() { sed -n 's/^rust-version = "\(.*\)"/\1/p' "${repo:?}/Cargo.toml"; }
+
+# at_least WANTED FOUND, both versions
+at_least() { [ -n "$2" ] && [ "$(printf '%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]; }
+
+# True when the cargo in PATH is as new as Cargo.toml asks, or the one that rustup installs in the
+# home folder is, which then comes first.
+find_cargo() {
+    local first
+    for first in "" "${CARGO_HOME:-$HOME/.cargo}/bin:"; do
+        if at_least "$(rust_wanted)" "$(cd "$repo" && PATH=$first$PATH cargo --version 2>/dev/null | cut -d' ' -f2)"; then
+            PATH=$first$PATH
+            return
+        fi
+    done
+    return 1
 }
 
-need_cargo() {
-    if cargo_is_new_enough; then return; fi
-    if ! command -v rustup >/dev/null; then
-        apt_ready
-        if lab_apt apt-cache policy rustup | grep -q 'Candidate: [0-9]'; then
-            apt_install "brings the Rust compiler; Debian's own is too old" rustup
-        else
-            die "no cargo new enough for Cargo.toml's rust-version, and this Debian has no rustup package" \
-                "install Rust as the Rust project describes (rustup), then run this again"
+# Compiler packages of Debian, best first: its own, and the newer one that it keeps for browsers.
+DEBIAN_RUST=("cargo rustc" "cargo-web rustc-web")
+
+# Ways to a new enough cargo; each fails when it is none here.
+rust_from_debian() {
+    local packages
+    may_be_root || return 1
+    apt_ready tools
+    for packages in "${DEBIAN_RUST[@]}"; do
+        if at_least "$(rust_wanted)" "$(candidate "${packages#* }")"; then
+            say "installing $packages $(candidate "${packages#* }") (the Rust compiler)"
+            # shellcheck disable=SC2086 # two packages
+            try_apt_install $packages && find_cargo && return
+            say "apt-get did not: $(grep '^E:' "$CACHE/apt/install.log" | head -n 1)"
         fi
-    fi
-    say "installing the stable Rust toolchain with rustup"
-    rustup -q toolchain install stable --profile default
-    export RUSTUP_TOOLCHAIN=stable
-    cargo_is_new_enough || die "even rustup's stable toolchain is older than Cargo.toml's rust-version"
+    done
+    return 1
 }
+
+rust_from_rustup() {
+    if ! command -v rustup >/dev/null; then
+        may_be_root && apt_ready tools && [ -n "$(candidate rustup)" ] || return 1
+        say "installing rustup (fetches the Rust compiler)"
+        try_apt_install rustup || return 1
+    fi
+    say "fetching the stable Rust toolchain with rustup"
+    rustup -q toolchain install stable --profile minimal --component rustfmt --component clippy >&2 || return 1
+    export RUSTUP_TOOLCHAIN=stable
+    find_cargo
+}
+
+rust_from_the_project() {
+    if ! command -v curl >/dev/null; then
+        may_be_root || return 1
+        apt_install "fetches the Rust project's installer" curl
+    fi
+    say "fetching the stable Rust toolchain with the Rust project's installer, into ${CARGO_HOME:-$HOME/.cargo}"
+    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs |
+        RUSTUP_INIT_SKIP_PATH_CHECK=yes sh -s -- -qy --no-modify-path --profile minimal \
+            --default-toolchain stable --component rustfmt --component clippy >&2 || return 1
+    export RUSTUP_TOOLCHAIN=stable
+    find_cargo
+}
+
+# A compiler, a linker with the static libraries, and certificates for cargo's downloads.
+need_cargo() {
+    local missing=()
+    [ -e "$(cc -print-file-name=libc.a 2>/dev/null)" ] || missing+=(gcc libc6-dev)
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -n "${SSL_CERT_FILE:-}${CARGO_HTTP_CAINFO:-}" ] ||
+        missing+=(ca-certificates)
+    if [ "${#missing[@]}" != 0 ]; then apt_install "link Rust programs and fetch their parts" "${missing[@]}"; fi
+    find_cargo || rust_from_debian || rust_from_rustup || rust_from_the_project ||
+        die "no cargo of version $(rust_wanted) or newer is here or could be had" \
+            "install Rust as https://rustup.rs describes, then run this again"
+}
+
+# `cargo fmt` and `cargo clippy`, which Debian has in packages of their own.
+need_rust_lints() {
+    if cargo_has fmt && cargo_has clippy; then return; fi
+    case $(dpkg -S "$(command -v rustc)" 2>/dev/null) in
+        rustc-web:*) apt_install "check the source" rustfmt-web rust-web-clippy ;;
+        rustc:*) apt_install "check the source" rustfmt rust-clippy ;;
+        *) if command -v rustup >/dev/null; then rustup -q component add rustfmt clippy >&2; fi ;;
+    esac
+    if cargo_has fmt && cargo_has clippy; then return; fi
+    die "cargo fmt or cargo clippy is missing from the Rust installation of $(command -v cargo)" \
+        "with rustup: rustup component add rustfmt clippy"
+}
+
+cargo_has() { cargo "$1" --version >/dev/null 2>&1; }
 
 # L1 has no libraries, so berth is linked statically; RUSTFLAGS without --target would hit build
 # scripts and proc macros too, which cannot be static. Sets BERTH_BIN.
 build_static_berth() {
     say "building berth (release, static)"
     (cd "$repo" && RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" \
-        cargo build --release --target "$RUST_TARGET" -p berth)
+        cargo build --locked --release --target "$RUST_TARGET" -p berth)
     export BERTH_BIN=${CARGO_TARGET_DIR:-$repo/target}/$RUST_TARGET/release/berth
 }

@@ -4,17 +4,24 @@
 say() { printf '[%4ds] %s\n' "$SECONDS" "$*" >&2; }
 
 die() {
+    died=1
     printf 'error: %s\n' "$1" >&2
     shift
     for line in "$@"; do printf '  help: %s\n' "$line" >&2; done
     exit 1
 }
 
-# Runs a command as root, the only step of the lab that needs it being `apt-get install`.
+# Whatever else ends a script early ends it with a word too.
+trap 'stopped "$?" "$BASH_COMMAND"' EXIT
+stopped() { [ "$1" = 0 ] || [ -n "${died:-}" ] || say "stopped with status $1 by: $2"; }
+
+may_be_root() { [ "$(id -u)" = 0 ] || command -v sudo >/dev/null; }
+
+# Runs a command as root; `apt-get install` is the one thing here that needs it.
 as_root() {
     if [ "$(id -u)" = 0 ]; then
         "$@"
-    elif command -v sudo >/dev/null; then
+    elif may_be_root; then
         sudo "$@"
     else
         die "installing packages needs root, and there is no sudo" "run this script once as root"

@@ -35,9 +35,21 @@ impl GuestConfig {
             .set("/initrd", format!("{folder}l2-{series}.cpio"))
     }
 
+    /// The same kernel as a bzImage, which unpacks itself, instead of as an ELF file.
+    pub fn compressed_kernel(self) -> Self {
+        let path = self.text("/kernel").replace("vmlinux", "vmlinuz");
+        self.set("/kernel", path)
+    }
+
     /// What the guest does, in the words of `resources/lab/l2-init.sh`: `net,ping:3,poweroff`.
     pub fn verbs(self, verbs: &str) -> Self {
         self.set("/cmdline", format!("console=ttyS0 quiet panic=-1 berth.do={verbs}"))
+    }
+
+    /// A word more on the kernel's command line.
+    pub fn parameter(self, word: &str) -> Self {
+        let cmdline = format!("{} {word}", self.text("/cmdline"));
+        self.set("/cmdline", cmdline)
     }
 
     /// 1 GiB pages under that much memory.
@@ -48,6 +60,16 @@ impl GuestConfig {
     /// No assigned device.
     pub fn without_devices(self) -> Self {
         self.set("/devices", json!([]))
+    }
+
+    /// Pages of another size.
+    pub fn page_size(self, size: &str) -> Self {
+        self.set("/memory/page_size", size)
+    }
+
+    fn text(&self, pointer: &str) -> String {
+        let text = self.json.pointer(pointer).and_then(Value::as_str);
+        text.expect("a text in every configuration").to_owned()
     }
 
     /// Sets a member by its JSON pointer; its parent must exist.

@@ -12,7 +12,7 @@ use super::here;
 use super::l1::L1;
 use super::pcap::{self, Frame};
 use super::profile::{Nic, Profile};
-use super::{GuestConfig, Output, Process, cache};
+use super::{GuestConfig, Output, Process, cache, turn};
 
 /// Long enough for any script that does not wait for a guest.
 const SCRIPT_LIMIT: Duration = Duration::from_secs(30);
@@ -48,6 +48,7 @@ impl Host {
             }
             Err(_) => {
                 let profile_data = Profile::load(profile)?;
+                turn::take()?;
                 eprintln!("booting the lab host {profile}: {}", profile_data.description);
                 let l1 = L1::boot(&profile_data, run_folder(profile)?)?;
                 eprintln!("lab host {profile} is up after {:.1?}", l1.boot_time);

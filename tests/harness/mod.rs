@@ -23,6 +23,7 @@ mod l1;
 mod pcap;
 mod process;
 mod profile;
+mod turn;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -32,6 +33,7 @@ use anyhow::{Result, bail};
 
 pub use guest::GuestConfig;
 pub use host::Host;
+pub use pcap::Frame;
 pub use process::Process;
 
 /// The root of the source tree; this file is compiled as part of the vmm package.

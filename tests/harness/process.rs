@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::Host;
 
@@ -103,6 +103,30 @@ END
             Some(status) => Ok(status),
             None => bail!("still running after {limit:?}\n{}", self.everything()),
         }
+    }
+
+    /// Waits for its end, which must have that exit status.
+    pub fn must_end(&self, status: i32, limit: Duration) -> Result<()> {
+        let ended = self.wait(limit)?;
+        ensure!(ended == status, "exit status {ended}, not {status}\n{}", self.everything());
+        Ok(())
+    }
+
+    /// Types a command for a guest whose verb is `commands`; what it printed. The command must
+    /// succeed.
+    pub fn in_guest(&self, command: &str, limit: Duration) -> Result<String> {
+        let answers = |text: &str| text.matches("L2: did ").count();
+        let before = self.stdout()?;
+        self.send(&format!("{command}\n"))?;
+        let answer = format!("L2: did {} ", answers(&before) + 1);
+        let after = self.wait_for(&answer, limit)?.replace('\r', "");
+        let (said, status) = after.rsplit_once(&answer).context("an answer with a status")?;
+        let said = match said.rfind("L2: did ").or_else(|| said.rfind("L2: takes commands")) {
+            Some(previous) => said[previous..].split_once('\n').map_or("", |(_, said)| said),
+            None => said,
+        };
+        ensure!(status.lines().next() == Some("0"), "in the guest, {command}: {status}{said}");
+        Ok(said.trim_end().to_owned())
     }
 
     /// Both outputs, for a failure message.

@@ -42,11 +42,11 @@ impl Error {
         match self {
             Self::Host(error) => error.help(),
             Self::Plan(error) => error.help(),
-            // A config error says what was expected.
             Self::Machine(error) => error.help(),
+            Self::Config(error) => error.help(),
             Self::Fix(error) => error.help(),
             Self::SnapshotToTerminal => Some("`berth snapshot > host.tar.zst`".to_owned()),
-            Self::Config(_) | Self::Output(_) => None,
+            Self::Output(_) => None,
         }
     }
 
@@ -98,7 +98,8 @@ mod tests {
         assert_eq!(
             report(error),
             "error: cannot read the config file /nonexistent/vm.json\n  \
-             caused by: No such file or directory (os error 2)\n"
+             caused by: No such file or directory (os error 2)\n  \
+             help: name a machine's config file that berth may read\n"
         );
     }
 

@@ -100,4 +100,50 @@ mod tests {
         let log = Filter::new(Role::Vcpu, Mode::Log).expect("sound");
         assert_ne!(kill.program, log.program);
     }
+
+    /// Makes a system call in a child under `filter`; returns the child's wait status.
+    fn call_under(filter: &Filter, number: libc::c_long) -> libc::c_int {
+        // SAFETY: the child makes system calls only, and ends.
+        unsafe {
+            let child = libc::fork();
+            if child == 0 {
+                let applied = filter.apply().is_ok();
+                libc::syscall(number, 0, 4096, libc::PROT_READ | libc::PROT_EXEC, 0x22, -1, 0);
+                // The end that the role may make, or the test would see that call killed.
+                let end = match filter.role {
+                    Role::Control => libc::SYS_exit_group,
+                    Role::Vcpu => libc::SYS_exit,
+                };
+                libc::syscall(end, libc::c_int::from(!applied));
+            }
+            let mut status = 0;
+            assert_eq!(libc::waitpid(child, &raw mut status, 0), child);
+            status
+        }
+    }
+
+    #[test]
+    fn a_call_that_is_not_listed_kills() {
+        for role in [Role::Control, Role::Vcpu] {
+            let filter = Filter::new(role, Mode::Kill).expect("sound");
+            // Opening files, running programs, and making memory executable.
+            for call in [libc::SYS_openat, libc::SYS_execve, libc::SYS_socket, libc::SYS_mmap] {
+                let status = call_under(&filter, call);
+                assert!(libc::WIFSIGNALED(status), "{role:?} may make call {call}");
+                assert_eq!(libc::WTERMSIG(status), libc::SIGSYS);
+            }
+        }
+    }
+
+    #[test]
+    fn a_call_that_is_listed_does_not_kill() {
+        for role in [Role::Control, Role::Vcpu] {
+            for (mode, call) in [(Mode::Kill, libc::SYS_sched_yield), (Mode::Off, libc::SYS_openat)]
+            {
+                let filter = Filter::new(role, mode).expect("sound");
+                let status = call_under(&filter, call);
+                assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "{role:?}");
+            }
+        }
+    }
 }

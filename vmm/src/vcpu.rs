@@ -125,6 +125,30 @@ pub fn prepare_kicks() -> io::Result<()> {
         .map_err(|e| io::Error::from_raw_os_error(e.errno()))
 }
 
+/// Has KVM start the threads of its own that the first KVM_RUN starts, away from the vCPUs.
+///
+/// Since Linux 6.12 the worker that gives huge pages back after the iTLB multihit mitigation
+/// splits them belongs to the process, and inherits CPUs and filter from the thread that first
+/// runs a vCPU (`kvm_mmu_post_init_vm`): without this it would share a vCPU's CPU. With
+/// `immediate_exit` KVM_RUN does that and nothing else.
+pub fn start_kernel_workers(boot_vcpu: &mut VcpuFd, filter: &Filter) -> io::Result<()> {
+    let first_run = || {
+        filter.apply().map_err(io::Error::other)?;
+        boot_vcpu.set_kvm_immediate_exit(1);
+        let result = boot_vcpu.run().map(drop);
+        boot_vcpu.set_kvm_immediate_exit(0);
+        match result {
+            Err(error) if error.errno() != libc::EINTR => Err(error.into()),
+            _ => Ok(()),
+        }
+    };
+    thread::scope(|scope| {
+        let starter = thread::Builder::new().name("kvm-start".to_owned());
+        let starter = starter.spawn_scoped(scope, first_run)?;
+        starter.join().expect("the starter does not panic")
+    })
+}
+
 /// A vCPU's thread.
 pub struct VcpuThread(JoinHandle<ExitCounts>);
 

@@ -2,23 +2,20 @@
 //! should be.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use super::backend::VfioBackend;
 use super::function::{FunctionError, Place, Wiring};
 use super::mapping::HostMapping;
 use super::regions::direct_parts;
-use crate::irq::VmPort;
 use crate::pci::msix::MsixCapability;
 use crate::pci::regs::{COMMAND_IO, COMMAND_MEMORY};
-use crate::pci::{BarDecode, BarRoutes, BarSpec, Bdf, ConfigSpace, Space};
+use crate::pci::{BarDecode, BarSpec, Bdf, ConfigSpace, Space};
 use crate::warnings::Warnings;
 
 /// All BARs of a function, and where each answers now.
 pub struct FunctionBars {
     bdf: Bdf,
-    port: Arc<dyn VmPort>,
-    routes: Arc<BarRoutes>,
+    wiring: Wiring,
     bars: Vec<FunctionBar>,
 }
 
@@ -36,6 +33,8 @@ struct DirectPart {
     slot: u32,
     offset: u64,
     mapping: HostMapping,
+    /// Mapped in the IOMMU too.
+    open_to_peers: bool,
 }
 
 impl FunctionBars {
@@ -61,12 +60,11 @@ impl FunctionBars {
                 let mapping = device.mmap(spec.bar, &part);
                 let mapping = mapping.map_err(|source| FunctionError::Map { bar, part, source })?;
                 let slot = slots.next().expect("memory slots are a range that does not end");
-                parts.push(DirectPart { slot, offset, mapping });
+                parts.push(DirectPart { slot, offset, mapping, open_to_peers: false });
             }
             bars.push(FunctionBar { spec: *spec, parts, at: None, refused: None });
         }
-        let (port, routes) = (wiring.port.clone(), wiring.routes.clone());
-        Ok(Self { bdf: place.bdf, port, routes, bars })
+        Ok(Self { bdf: place.bdf, wiring: wiring.clone(), bars })
     }
 
     /// Where each BAR should answer, from its register in `config` and the spaces that `command`
@@ -91,12 +89,12 @@ impl FunctionBars {
         for bar in &mut self.bars {
             let wanted = wanted.0[bar.spec.bar.index()].as_ref().map(|(_, range)| range);
             if bar.at.is_some() && bar.at.as_ref() != wanted {
-                freed |= bar.leave(&*self.port, &self.routes, warnings);
+                freed |= bar.leave(&self.wiring, warnings);
             }
         }
         for bar in &mut self.bars {
             if let (None, Some((space, range))) = (&bar.at, &wanted.0[bar.spec.bar.index()]) {
-                bar.answer(self.bdf, (*space, range), &*self.port, &self.routes, warnings);
+                bar.answer(self.bdf, (*space, range), &self.wiring, warnings);
             }
         }
         freed
@@ -109,8 +107,7 @@ impl FunctionBar {
         &mut self,
         bdf: Bdf,
         (space, range): (Space, &Range<u64>),
-        port: &dyn VmPort,
-        routes: &BarRoutes,
+        Wiring { port, routes, peers, .. }: &Wiring,
         warnings: &mut Warnings,
     ) {
         let bar = self.spec.bar;
@@ -122,7 +119,7 @@ impl FunctionBar {
             }
             return;
         }
-        for (index, DirectPart { slot, offset, mapping }) in self.parts.iter().enumerate() {
+        for (index, DirectPart { slot, offset, mapping, .. }) in self.parts.iter().enumerate() {
             let (guest, host, length) = (range.start + offset, mapping.address(), mapping.length());
             // SAFETY: the mapping lives as long as the BAR, which leaves in `drop` at the latest,
             // and is never borrowed.
@@ -140,13 +137,31 @@ impl FunctionBar {
                 return;
             }
         }
+        for part in &mut self.parts {
+            let (iova, length) = (range.start + part.offset, part.mapping.length());
+            // SAFETY: as for the slot; `leave` takes it back first.
+            let opened = unsafe { peers.open(iova, part.mapping.address(), length) };
+            part.open_to_peers = opened.unwrap_or_else(|error| {
+                let bar = bar.index();
+                warnings.say(format_args!("no peer-to-peer DMA to BAR {bar}: {error}"));
+                false
+            });
+        }
         self.at = Some(range.clone());
         self.refused = None;
     }
 
     /// Stops to answer; returns whether it did.
-    fn leave(&mut self, port: &dyn VmPort, routes: &BarRoutes, warnings: &mut Warnings) -> bool {
+    fn leave(&mut self, wiring: &Wiring, warnings: &mut Warnings) -> bool {
+        let Wiring { port, routes, peers, .. } = wiring;
         let Some(range) = self.at.clone() else { return false };
+        for part in self.parts.iter_mut().filter(|part| part.open_to_peers) {
+            if let Err(error) = peers.close(range.start + part.offset, part.mapping.length()) {
+                warnings.say(format_args!("peer-to-peer DMA cannot be taken back: {error}"));
+                return false;
+            }
+            part.open_to_peers = false;
+        }
         for DirectPart { slot, .. } in &self.parts {
             if let Err(error) = port.unmap_slot(*slot) {
                 warnings.say(format_args!("memory slot {slot} cannot be removed: {error}"));

@@ -9,6 +9,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::backend::{IrqKind, Region, VfioBackend};
 use super::bars::FunctionBars;
 use super::config_space::FunctionConfig;
+use super::dma::PeerAccess;
 use super::msix::MsixVectors;
 use crate::irq::{MsiRouter, VmPort};
 use crate::pci::regs::{COMMAND, MSIX_CONTROL, POWER_CONTROL, POWER_STATE};
@@ -76,6 +77,8 @@ pub struct Wiring {
     pub router: Arc<MsiRouter>,
     /// Who answers in the windows.
     pub routes: Arc<BarRoutes>,
+    /// How BARs are given to the other devices.
+    pub peers: PeerAccess,
 }
 
 /// An assigned function: the device behind a virtual configuration space.

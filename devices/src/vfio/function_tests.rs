@@ -1,11 +1,11 @@
 //! An assigned function against fake doors: the order of calls is what is asserted.
 
 use super::*;
-use crate::fake::{DeviceCall, DeviceLog, FakeDevice, FakePort, PortCall};
+use crate::fake::{DeviceCall, DeviceLog, FakeDevice, FakeDma, FakePort, PortCall};
 use crate::irq::{Gsi, MsiMessage};
 use crate::pci::regs::COMMAND_MEMORY;
 use crate::pci::{BarKind, Space};
-use crate::vfio::{DeviceProfile, RegionProfile};
+use crate::vfio::{DeviceProfile, PeerAccess, RegionProfile};
 
 const BDF: Bdf = Bdf::new(0, 0, 1, 0).expect("device 1, function 0");
 const CONTROL: u16 = 0x72;
@@ -18,6 +18,7 @@ struct Rig {
     device: DeviceLog,
     port: Arc<FakePort>,
     routes: Arc<BarRoutes>,
+    dma: Arc<FakeDma>,
 }
 
 fn bar(index: u8) -> Bar {
@@ -45,13 +46,18 @@ fn rig(msix_grows: bool) -> Rig {
     ];
     let windows = vec![(Space::Memory, 0xc000_0000..0xe000_0000), (Space::Io, 0x1000..0x1_0000)];
     let (port, routes) = (Arc::new(FakePort::default()), Arc::new(BarRoutes::new(windows)));
-    let wiring =
-        Wiring { port: port.clone(), router: MsiRouter::new(port.clone()), routes: routes.clone() };
+    let dma = Arc::new(FakeDma::default());
+    let wiring = Wiring {
+        port: port.clone(),
+        router: MsiRouter::new(port.clone()),
+        routes: routes.clone(),
+        peers: PeerAccess::Iommu(dma.clone()),
+    };
     let (device, log) = FakeDevice::new(profile);
     let place = Place { bdf: BDF, bars, multi_function: false };
     let function =
         VfioFunction::new(Box::new(device), &place, &mut (8..), wiring).expect("a sound device");
-    Rig { function, device: log, port, routes }
+    Rig { function, device: log, port, routes, dma }
 }
 
 fn write(function: &mut VfioFunction, offset: u16, value: u32) {
@@ -75,6 +81,27 @@ fn bars_answer_after_the_device_was_told_and_go_before_it_is() {
     let hit = rig.routes.find(Space::Memory, 0xc002_0010).expect("the table's page exits");
     assert_eq!((hit.function, hit.bar, hit.offset), (BDF, bar(3), 0x10));
     assert!(rig.routes.find(Space::Io, 0x1000).is_none(), "I/O is not enabled");
+    rig.function.config_write(COMMAND, &[0, 0]);
+    assert!(rig.port.mapped().is_empty());
+}
+
+#[test]
+fn peers_reach_what_the_guest_reaches_directly() {
+    let mut rig = rig(true);
+    rig.function.config_write(COMMAND, &[COMMAND_MEMORY as u8, 0]);
+    assert_eq!(rig.dma.mapped(), rig.port.mapped());
+    write(&mut rig.function, 0x10, 0xd000_0000);
+    assert_eq!(rig.dma.mapped(), [BAR3_DIRECT, 0xd000_0000..0xd002_0000]);
+    rig.function.config_write(COMMAND, &[0, 0]);
+    assert!(rig.dma.mapped().is_empty());
+}
+
+#[test]
+fn a_host_that_maps_no_bars_for_dma_still_gives_them_to_the_guest() {
+    let mut rig = rig(true);
+    rig.dma.refuse();
+    rig.function.config_write(COMMAND, &[COMMAND_MEMORY as u8, 0]);
+    assert_eq!(rig.port.mapped().len(), 2);
     rig.function.config_write(COMMAND, &[0, 0]);
     assert!(rig.port.mapped().is_empty());
 }
@@ -197,7 +224,12 @@ fn the_plan_and_the_host_must_agree_on_sizes() {
     let profile = DeviceProfile { config: vec![0; 256], ..Default::default() };
     let port = Arc::new(FakePort::default());
     let routes = Arc::new(BarRoutes::new(vec![]));
-    let wiring = Wiring { port: port.clone(), router: MsiRouter::new(port), routes };
+    let wiring = Wiring {
+        port: port.clone(),
+        router: MsiRouter::new(port),
+        routes,
+        peers: PeerAccess::Alone,
+    };
     let kind = BarKind::Memory32 { prefetchable: false };
     let spec = BarSpec { bar: bar(0), kind, size: 4096, address: 0xc000_0000 };
     let place = Place { bdf: BDF, bars: vec![spec], multi_function: false };

@@ -21,6 +21,7 @@ use vmm_sys_util::ioctl::{ioctl, ioctl_with_ptr};
 use vmm_sys_util::ioctl_io_nr;
 
 use super::backend::{DeviceProfile, IrqKind, Region, RegionProfile, VfioBackend};
+use super::dma::DmaPort;
 use super::mapping::HostMapping;
 use crate::pci::Bar;
 use crate::pci::regs::{CONFIG_SIZE, EXTENDED_CONFIG_SIZE};
@@ -44,16 +45,24 @@ impl Container {
         let device = VfioDevice::new(sysfs, self.0.clone(), false).map_err(OpenError::Attach)?;
         KernelDevice::new(device).map_err(OpenError::Describe)
     }
+}
 
-    /// Lets the devices reach `length` bytes at `host` under the I/O virtual address `iova`. The
-    /// pages stay pinned until the container is closed.
-    ///
-    /// # Safety
-    /// As for guest memory: Rust never borrows the bytes, and they stay mapped while the
-    /// container lives.
-    pub unsafe fn map(&self, iova: u64, host: *mut u8, length: u64) -> Result<(), VfioError> {
+impl DmaPort for Container {
+    unsafe fn map(&self, iova: u64, host: *mut u8, length: u64) -> io::Result<()> {
         // SAFETY: the caller's promise is the one that is asked for.
-        unsafe { self.0.vfio_dma_map(iova, length as usize, host) }
+        unsafe { self.0.vfio_dma_map(iova, length as usize, host) }.map_err(system_error)
+    }
+
+    fn unmap(&self, iova: u64, length: u64) -> io::Result<()> {
+        self.0.vfio_dma_unmap(iova, length as usize).map_err(system_error)
+    }
+}
+
+/// The system's reason of a refused mapping.
+fn system_error(error: VfioError) -> io::Error {
+    match error {
+        VfioError::IommuDmaMap(error) | VfioError::IommuDmaUnmap(error) => error.into(),
+        other => io::Error::other(other),
     }
 }
 

@@ -11,6 +11,7 @@
 mod backend;
 mod bars;
 mod config_space;
+mod dma;
 mod function;
 mod kernel;
 mod mapping;
@@ -18,6 +19,7 @@ mod msix;
 mod regions;
 
 pub use backend::{DeviceProfile, IrqKind, Region, RegionProfile, VfioBackend};
+pub use dma::{DmaPort, PeerAccess};
 pub use function::{FunctionError, Notifications, Place, VfioFunction, Wiring};
 pub use kernel::{Container, KernelDevice, OpenError};
 pub use mapping::HostMapping;

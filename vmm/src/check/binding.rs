@@ -5,7 +5,7 @@ use berth_devices::pci::Bdf;
 use super::code::Code;
 use super::remedy::initramfs;
 use super::{Case, Finding, Fix};
-use crate::host::{Listed, ModuleState, Use};
+use crate::host::{HostUse, Listed, ModuleState};
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
     let each = case.endpoints().flat_map(|(device, listed)| {
@@ -37,7 +37,7 @@ fn bound(case: &Case, device: Bdf, listed: &Listed) -> Finding {
     };
     let finding = finding.step(format!("`berth bind {device}`"));
     // What is in use is taken away by hand, or not at all.
-    let idle = listed.uses.iter().all(|usage| matches!(usage, Use::OpenVfio { .. }));
+    let idle = listed.uses.iter().all(|usage| matches!(usage, HostUse::OpenVfio { .. }));
     if idle && function.group.is_some() { finding.fix(Fix::Bind { device }) } else { finding }
 }
 

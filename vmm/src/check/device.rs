@@ -4,7 +4,7 @@ use berth_devices::pci::Bdf;
 
 use super::code::Code;
 use super::{Case, Finding};
-use crate::host::{CpuVendor, Listed, Use};
+use crate::host::{CpuVendor, HostUse, Listed};
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 
@@ -49,26 +49,26 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
 fn idle(device: Bdf, listed: &Listed) -> Option<Finding> {
     let code = Code::DeviceInUse;
     let source = format!("{DEVICES}/{device}");
-    let usage = listed.uses.iter().find(|usage| !matches!(usage, Use::OpenVfio { .. }));
+    let usage = listed.uses.iter().find(|usage| !matches!(usage, HostUse::OpenVfio { .. }));
     let Some(usage) = usage else {
         return Some(Finding::pass(code, source, "the host does not use it"));
     };
     let seen = format!("it {usage}");
     Some(match usage {
-        Use::Network { interface, master: Some(_), .. } => Finding::fail(code, source, seen)
+        HostUse::Network { interface, master: Some(_), .. } => Finding::fail(code, source, seen)
             .step(format!("`ip link set {interface} nomaster`, if the host can do without")),
-        Use::Network { interface, .. } => Finding::fail(code, source, seen)
+        HostUse::Network { interface, .. } => Finding::fail(code, source, seen)
             .step("give the host another way to its network first")
             .step(format!("`ip addr flush dev {interface} && ip link set {interface} down`")),
-        Use::Mounted { at, .. } if at == "swap" => {
+        HostUse::Mounted { at, .. } if at == "swap" => {
             Finding::fail(code, source, seen).step("`swapoff` it, if the host has memory enough")
         }
-        Use::Mounted { at, .. } => Finding::fail(code, source, seen)
+        HostUse::Mounted { at, .. } => Finding::fail(code, source, seen)
             .step(format!("`umount {at}`, if the host can do without")),
-        Use::BootDisplay | Use::Console => Finding::warn(code, source, seen)
+        HostUse::BootDisplay | HostUse::Console => Finding::warn(code, source, seen)
             .step("let the firmware start on another display, or log in over the network: the screen goes dark")
             .step("boot the host with `video=efifb:off`, or its driver keeps the memory of the display"),
-        Use::OpenVfio { .. } => return None,
+        HostUse::OpenVfio { .. } => return None,
     })
 }
 

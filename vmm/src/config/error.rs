@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde_json::error::Category;
+
 /// Why a config file describes no machine.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -27,6 +29,8 @@ pub enum ConfigError {
         field: String,
         /// What was found and what was expected.
         message: String,
+        /// What to do, where the message does not say what was expected.
+        help: Option<&'static str>,
     },
 }
 
@@ -38,6 +42,14 @@ impl ConfigError {
         // serde_json's text ends with its position, which ours already starts with.
         let position = format!(" at line {line} column {column}");
         let message = text.strip_suffix(&position).unwrap_or(&text).to_owned();
+        let help = match error.classify() {
+            Category::Eof => Some("the text ends too early: close what is open"),
+            Category::Syntax => Some(
+                "this is not JSON, which has names in double quotes, no comma after a last member, no comments",
+            ),
+            Category::Data if message.starts_with("missing field") => Some("add the field"),
+            Category::Data | Category::Io => None,
+        };
         Self::Invalid {
             path: path.to_owned(),
             line,
@@ -48,6 +60,17 @@ impl ConfigError {
                 format!("{field}: ")
             },
             message,
+            help,
+        }
+    }
+
+    /// What to do about it.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::Read { .. } => {
+                Some("name a machine's config file that berth may read".to_owned())
+            }
+            Self::Invalid { help, .. } => help.map(str::to_owned),
         }
     }
 }

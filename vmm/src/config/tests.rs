@@ -151,7 +151,7 @@ fn impossible_values_are_refused() {
         (
             "\"0000:21:00.0\" }",
             "\"0000:21:00.0\" },\n{ \"address\": \"21:00.0\" }",
-            "vm.json:9:3: devices[1]: 0000:21:00.0 is in the list already",
+            "vm.json:9:3: devices[1]: 0000:21:00.0 is in the list already; name it once",
         ),
         ("\"vmlinuz\"", "\"\"", "vm.json:3:14: kernel: expected the path of a file"),
         (
@@ -198,7 +198,10 @@ fn alternatives_are_named() {
             r#""placement": {"cpus": 3}"#,
             "placement.cpus: invalid type: integer `3`, expected `auto` or a list with one host CPU per vCPU",
         ),
-        (r#""placement": {"cpus": [3, 4, 3]}"#, "placement.cpus[2]: 3 is in the list already"),
+        (
+            r#""placement": {"cpus": [3, 4, 3]}"#,
+            "placement.cpus[2]: 3 is in the list already; name it once",
+        ),
         (
             r#""placement": {"cpus": [70000]}"#,
             "placement.cpus[0]: invalid value: integer `70000`, expected the number of a host CPU",

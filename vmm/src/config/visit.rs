@@ -100,7 +100,9 @@ impl<'de, T: Deserialize<'de>, K: PartialEq + fmt::Display> DeserializeSeed<'de>
         let element = T::deserialize(deserializer)?;
         let key = (self.key)(&element);
         if self.before.iter().any(|other| (self.key)(other) == key) {
-            return Err(de::Error::custom(format_args!("{key} is in the list already")));
+            return Err(de::Error::custom(format_args!(
+                "{key} is in the list already; name it once"
+            )));
         }
         Ok(element)
     }

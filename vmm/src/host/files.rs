@@ -1,7 +1,10 @@
 //! The files that a config names: what is there, and what kind of kernel.
 
+use std::ffi::CString;
 use std::fmt;
+use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -97,6 +100,33 @@ impl KernelFacts {
             file: FileFacts { path: path.to_owned(), state },
         }
     }
+}
+
+/// Why this process cannot write a file, or make it, as the rest of a sentence that begins with
+/// the path. Asks without doing it: a plan changes nothing.
+pub(super) fn write_refusal(root: &Root, path: &Path) -> Option<&'static str> {
+    if !root.is_live() {
+        return None;
+    }
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Some("is a directory, not a file"),
+        Ok(_) => (!may_write(path)).then_some("may not be written by this process"),
+        Err(_) => match path.parent() {
+            Some(folder) if !folder.is_dir() => Some("cannot be made: its folder does not exist"),
+            Some(folder) if !may_write(folder) => {
+                Some("cannot be made: this process may not write in its folder")
+            }
+            _ => None,
+        },
+    }
+}
+
+fn may_write(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else {
+        return false;
+    };
+    // SAFETY: `path` ends with a zero byte.
+    unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::W_OK, libc::AT_EACCESS) == 0 }
 }
 
 fn inspect(root: &Root, path: &Path, head: usize) -> (FileState, Vec<u8>) {

@@ -10,7 +10,7 @@ use super::iommu::IommuGroup;
 use super::pci::{DEVICES, addresses};
 use super::root::Root;
 use super::usage::Usage;
-use super::{HostError, PciFunction, Use};
+use super::{HostError, HostUse, PciFunction};
 
 /// Every PCI function of the host.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -30,13 +30,13 @@ pub struct Listed {
     /// Bridges between the root and it, the root port first.
     pub path: Vec<Bdf>,
     /// Single-root I/O virtualization, of a function that has it.
-    pub sriov: Option<Sriov>,
+    pub sriov: Option<VfCount>,
     /// The function that it is a virtual function of.
     pub physical_function: Option<Bdf>,
     /// Its PCI Express link.
     pub link: Option<Link>,
     /// What the host does with it.
-    pub uses: Vec<Use>,
+    pub uses: Vec<HostUse>,
     /// Access control services, of a bridge.
     pub acs: Acs,
     /// What drivers recognize it by.
@@ -46,9 +46,9 @@ pub struct Listed {
     pub interrupts: Vec<u32>,
 }
 
-/// Single-root I/O virtualization.
+/// How many virtual functions a function with SR-IOV has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Sriov {
+pub struct VfCount {
     /// Virtual functions that are there.
     pub now: u16,
     /// Virtual functions that there can be.
@@ -123,7 +123,7 @@ fn listed(
     Ok(Listed {
         path,
         sriov: match (count("sriov_numvfs")?, count("sriov_totalvfs")?) {
-            (Some(now), Some(max)) => Some(Sriov { now, max }),
+            (Some(now), Some(max)) => Some(VfCount { now, max }),
             _ => None,
         },
         physical_function: address_of("physfn"),

@@ -45,7 +45,7 @@ pub use error::HostError;
 pub use facts::Facts;
 pub use files::{FileFacts, FileState, KernelFacts, KernelFormat};
 pub use id_set::IdSet;
-pub use inventory::{Inventory, Link, Listed, Sriov};
+pub use inventory::{Inventory, Link, Listed, VfCount};
 pub use iommu::{Iommu, IommuGroup};
 pub use log::KernelLog;
 pub use memory::{Memory, Node};
@@ -56,9 +56,9 @@ pub use root::Root;
 pub use settings::Settings;
 pub use snapshot::Snapshot;
 pub use system::{Family, Initramfs, Loader, System};
-pub use usage::Use;
+pub use usage::HostUse;
 
-use crate::config::Config;
+use crate::config::{Config, ConsoleConfig};
 
 /// Where a host shows its IOMMU groups.
 const IOMMU_GROUPS: &str = "/sys/kernel/iommu_groups";
@@ -92,6 +92,8 @@ pub struct HostProfile {
     pub kernel: KernelFacts,
     /// The config's initial RAM disk.
     pub initrd: Option<FileFacts>,
+    /// Why the config's console file cannot be written; `None` when it can or nobody knows.
+    pub console_refusal: Option<&'static str>,
 }
 
 impl HostProfile {
@@ -145,6 +147,10 @@ impl HostProfile {
             initrd: config
                 .and_then(|config| config.initrd.as_ref())
                 .map(|path| FileFacts::read(root, path)),
+            console_refusal: match config.map(|config| &config.console) {
+                Some(ConsoleConfig::File(path)) => files::write_refusal(root, path),
+                Some(ConsoleConfig::Stdio | ConsoleConfig::Off) | None => None,
+            },
             cpus,
             memory,
             iommu,

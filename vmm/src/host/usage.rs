@@ -13,7 +13,7 @@ use super::root::Root;
 /// One thing that the host does with a function.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Use {
+pub enum HostUse {
     /// A network interface that is part of a bridge or a bond, or has an address or a route.
     Network {
         /// The interface.
@@ -42,7 +42,7 @@ pub enum Use {
 }
 
 /// As the rest of a sentence that begins with the function's address.
-impl fmt::Display for Use {
+impl fmt::Display for HostUse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Network { interface, default_route: true, .. } => {
@@ -169,26 +169,26 @@ impl Usage {
         address: Bdf,
         folder: &str,
         group: Option<u32>,
-    ) -> Vec<Use> {
+    ) -> Vec<HostUse> {
         let mut uses = Vec::new();
         for interface in interfaces(root, folder) {
             let master = root.link_name(format!("/sys/class/net/{interface}/master"));
             let route = self.routed.get(&interface);
             if master.is_some() || route.is_some() || self.addressed.contains(&interface) {
                 let default_route = route.copied().unwrap_or_default();
-                uses.push(Use::Network { interface, default_route, master });
+                uses.push(HostUse::Network { interface, default_route, master });
             }
         }
         for block in self.blocks.get(&address).into_iter().flatten() {
             if let Some((device, at)) = self.mounted_on(root, block, 0) {
-                uses.push(Use::Mounted { device, at });
+                uses.push(HostUse::Mounted { device, at });
             }
         }
         if root.glance(format!("{folder}/boot_vga")).as_deref() == Some("1") {
-            uses.push(Use::BootDisplay);
+            uses.push(HostUse::BootDisplay);
         }
         if !root.names(format!("{folder}/graphics")).unwrap_or_default().is_empty() {
-            uses.push(Use::Console);
+            uses.push(HostUse::Console);
         }
         // vfio-pci enables a function when it is opened and disables it when it is closed.
         let driver = root.link_name(format!("{folder}/driver")).unwrap_or_default();
@@ -196,7 +196,7 @@ impl Usage {
         if driver.replace('_', "-").ends_with("vfio-pci") && enabled {
             let file = group.map(|group| format!("/dev/vfio/{group}"));
             let holder = file.and_then(|file| Holder::of(root, Path::new(&file)));
-            uses.push(Use::OpenVfio { holder });
+            uses.push(HostUse::OpenVfio { holder });
         }
         uses
     }

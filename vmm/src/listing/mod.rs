@@ -10,7 +10,7 @@ use serde::Serialize;
 
 pub use names::Names;
 
-use crate::host::{Inventory, Link, Listed, Sriov, Use};
+use crate::host::{HostUse, Inventory, Link, Listed, VfCount};
 
 /// Every function that a guest could get: all but the host's own fabric.
 ///
@@ -49,7 +49,7 @@ pub struct Device {
     /// Its NUMA node.
     pub numa_node: Option<u32>,
     /// Its virtual functions.
-    pub sriov: Option<Sriov>,
+    pub sriov: Option<VfCount>,
     /// The function that it is a virtual function of.
     pub physical_function: Option<Bdf>,
     /// Ways to reset it.
@@ -57,7 +57,7 @@ pub struct Device {
     /// Its link.
     pub link: Option<Link>,
     /// What the host does with it.
-    pub uses: Vec<Use>,
+    pub uses: Vec<HostUse>,
     /// Whether a guest may have it.
     pub state: State,
     /// What stands against that, in words.
@@ -140,7 +140,7 @@ fn judge(
 ) -> (State, Vec<String>) {
     let own: Vec<String> = listed.uses.iter().map(ToString::to_string).collect();
     let given = inventory.virtual_functions(address).filter(|(_, listed)| {
-        listed.uses.iter().any(|usage| matches!(usage, Use::OpenVfio { .. }))
+        listed.uses.iter().any(|usage| matches!(usage, HostUse::OpenVfio { .. }))
     });
     let given = given.map(|(address, _)| format!("has {address}, which a guest uses"));
     let own: Vec<String> = own.into_iter().chain(given).collect();

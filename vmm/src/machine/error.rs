@@ -67,7 +67,7 @@ pub enum BuildError {
         range: Range<u64>,
         /// Cause.
         #[source]
-        source: VfioError,
+        source: io::Error,
     },
     /// A device cannot be put into the machine.
     #[error("cannot put {bdf} into the machine")]

@@ -21,7 +21,9 @@ use berth_devices::irq::{MsiRouter, VmPort};
 use berth_devices::pci::{BarRoutes, Bdf, HostBridge, PciFunction, Segment, Space};
 use berth_devices::power::PowerRegisters;
 use berth_devices::serial::SerialPort;
-use berth_devices::vfio::{Container, Notifications, Place, VfioFunction, Wiring};
+use berth_devices::vfio::{
+    Container, DmaPort, Notifications, PeerAccess, Place, VfioFunction, Wiring,
+};
 use kvm_ioctls::VcpuFd;
 use vfio_ioctls::VfioDeviceFd;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
@@ -152,6 +154,10 @@ impl Machine {
     }
 
     fn start(&mut self) -> Result<Vec<VcpuThread>, RunError> {
+        if let Some(boot_vcpu) = self.vcpus.first_mut() {
+            vcpu::start_kernel_workers(boot_vcpu, &self.filters.vcpu)
+                .map_err(|source| RunError::System { doing: "start KVM's threads", source })?;
+        }
         let mut threads = Vec::new();
         for (planned, fd) in self.plan.vcpus.iter().zip(std::mem::take(&mut self.vcpus)) {
             let thread = VcpuThread::spawn(
@@ -218,7 +224,13 @@ fn assign(plan: &Plan, vm: &Arc<Vm>, memory: &GuestMemoryMmap) -> Result<Assigne
     if !plan.pci.functions.is_empty() {
         let opened = open_container(vm)?;
         let port: Arc<dyn VmPort> = vm.clone();
-        let wiring = Wiring { router: MsiRouter::new(port.clone()), port, routes: routes.clone() };
+        let peers = if plan.pci.functions.len() > 1 {
+            PeerAccess::Iommu(Arc::new(opened.clone()))
+        } else {
+            PeerAccess::Alone
+        };
+        let router = MsiRouter::new(port.clone());
+        let wiring = Wiring { port, router, routes: routes.clone(), peers };
         let mut slots = BAR_SLOTS..;
         for (index, planned) in plan.pci.functions.iter().enumerate() {
             let bdf = planned.host;

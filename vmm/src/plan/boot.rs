@@ -1,7 +1,7 @@
 //! What the guest boots, and whether the host can run a guest at all.
 
 use super::{BootPlan, PlanError};
-use crate::config::Config;
+use crate::config::{Config, ConsoleConfig};
 use crate::host::{Access, FileFacts, FileState, HostProfile, KernelFormat};
 
 /// x86's COMMAND_LINE_SIZE less its terminator, for formats that name no limit of their own.
@@ -29,6 +29,10 @@ pub(super) fn plan(config: &Config, host: &HostProfile) -> Result<BootPlan, Plan
     let length = config.cmdline.as_str().len();
     if length > max {
         return Err(PlanError::CommandLineTooLong { length, max });
+    }
+
+    if let (ConsoleConfig::File(path), Some(reason)) = (&config.console, host.console_refusal) {
+        return Err(PlanError::ConsoleFile { path: path.clone(), reason });
     }
 
     let initrd_size = match &host.initrd {

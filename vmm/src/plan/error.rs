@@ -25,6 +25,14 @@ pub enum PlanError {
         /// What is there.
         state: FileState,
     },
+    /// The console's file cannot be written.
+    #[error("console file {path} {reason}", path = path.display())]
+    ConsoleFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: &'static str,
+    },
     /// The kernel is a file, but no kernel that berth boots.
     #[error("kernel {path} is {found}", path = path.display())]
     NotAKernel {

@@ -14,6 +14,10 @@ impl PlanError {
     pub fn help(&self) -> Option<String> {
         match self {
             Self::File { role, path, state } => Some(file(role, path, state)),
+            Self::ConsoleFile { .. } => Some(
+                "set console.file to a path where berth may write, or console to \"off\""
+                    .to_owned(),
+            ),
             Self::WindowFull { .. } => Some(
                 "leave the device out of devices: the guest has 512 MiB for all such BARs"
                     .to_owned(),

@@ -148,20 +148,3 @@ fn largest_machine_fits_its_place() {
     let room = layout::ACPI_TABLES.end - layout::ACPI_TABLES.start;
     assert!(tables(1024, None).bytes.len() as u64 <= room);
 }
-
-/// Writes every table to the folder in `BERTH_ACPI_DUMP`, for `iasl -d` and `acpidump` users.
-#[test]
-#[ignore = "writes files for a person to look at"]
-fn dump() {
-    let folder = std::env::var("BERTH_ACPI_DUMP").expect("folder in BERTH_ACPI_DUMP");
-    let numa = Numa { vcpus: vec![0; 300], memory: vec![(0..layout::GIB, 0)] };
-    let tables = tables(300, Some(&numa));
-    let fadt = tables.find(b"FACP").expect("FADT");
-    let mut all = vec![fadt, tables.at(number(fadt, 36, 4)), tables.at(number(fadt, 40, 4))];
-    all.extend([b"APIC", b"MCFG", b"SRAT"].iter().filter_map(|name| tables.find(name)));
-    all.push(tables.at(number(&tables.bytes, 24, 8)));
-    for table in all {
-        let name = String::from_utf8_lossy(&table[..4]).into_owned();
-        std::fs::write(format!("{folder}/{name}.aml"), table).expect("writable folder");
-    }
-}

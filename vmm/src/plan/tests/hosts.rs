@@ -150,6 +150,7 @@ pub(super) fn host(cpus: Cpus, memory: Memory) -> HostProfile {
             }),
         },
         initrd: Some(file("/boot/initrd", 30 * MIB)),
+        console_refusal: None,
         cpus,
         memory,
     }

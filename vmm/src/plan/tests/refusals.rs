@@ -34,6 +34,9 @@ fn refusals() -> Vec<Case> {
             host.kernel.format =
                 Some(KernelFormat::BzImage { entry64: false, cmdline_max: 2047, init_size: 0 });
         }),
+        ("console file in no folder", json!({ "console": { "file": "/nowhere/log" } }), |host| {
+            host.console_refusal = Some("cannot be made: its folder does not exist")
+        }),
         ("initrd missing", none(), |host| {
             host.initrd.as_mut().expect("an initrd").state = FileState::Missing;
         }),

@@ -1,0 +1,52 @@
+//! The door to the IOMMU: what devices reach, and under which addresses.
+
+use std::io;
+use std::sync::Arc;
+
+/// One operation per method.
+pub trait DmaPort: Send + Sync {
+    /// Lets the devices reach `length` bytes at `host` under the I/O virtual address `iova`. Pages
+    /// of RAM stay pinned.
+    ///
+    /// # Safety
+    /// Rust never borrows the bytes, and they stay mapped until `unmap` or until the port is gone.
+    unsafe fn map(&self, iova: u64, host: *mut u8, length: u64) -> io::Result<()>;
+    /// Takes exactly what one `map` gave.
+    fn unmap(&self, iova: u64, length: u64) -> io::Result<()>;
+}
+
+/// How a BAR is given to the other devices of the machine, so that one can write to another
+/// without a detour through RAM.
+///
+/// The guest's addresses are the I/O virtual addresses, so a BAR is mapped where the guest put it.
+/// Whether the traffic then passes the host's switches and bridges is the host's to say (ACS).
+#[derive(Clone)]
+pub enum PeerAccess {
+    /// There is no other device.
+    Alone,
+    /// Through the IOMMU.
+    Iommu(Arc<dyn DmaPort>),
+}
+
+impl PeerAccess {
+    /// Maps a BAR; returns whether peers reach it. A host that cannot map BARs is no reason to
+    /// stop: the drivers of most devices never try.
+    ///
+    /// # Safety
+    /// As for [`DmaPort::map`].
+    pub unsafe fn open(&self, iova: u64, host: *mut u8, length: u64) -> io::Result<bool> {
+        match self {
+            Self::Alone => Ok(false),
+            // SAFETY: the caller's promise.
+            Self::Iommu(port) => unsafe { port.map(iova, host, length) }.map(|()| true),
+        }
+    }
+
+    /// Takes back what [`PeerAccess::open`] gave.
+    pub fn close(&self, iova: u64, length: u64) -> io::Result<()> {
+        match self {
+            Self::Alone => Ok(()),
+            Self::Iommu(port) => port.unmap(iova, length),
+        }
+    }
+}

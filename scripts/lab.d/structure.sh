@@ -1,0 +1,77 @@
+# shellcheck shell=bash
+# Rules of the source tree that no compiler knows. Each function prints every breach and fails.
+
+# One version of each rust-vmm crate: what they wrap (descriptors, ioctl numbers, guest memory)
+# exists once, and types of two versions do not fit each other.
+RUST_VMM='^((kvm|vfio|vm|virtio|iommufd)-[a-z-]+|vmm-sys-util|linux-loader|event-manager|seccompiler|acpi_tables)$'
+MAX_LINES=500
+
+breach() { printf 'error: %s\n' "$*" >&2; }
+
+tree() { (cd "${repo:?}" && cargo tree --locked --workspace --prefix none "$@"); }
+
+check_versions() {
+    local twice name version
+    twice=$(tree --duplicates --depth 0 --format '{p}') || return
+    # Also in this list: one version that is built twice, with different features.
+    twice=$(awk -v names="$RUST_VMM" '$1 ~ names { print $1, $2 }' <<<"$twice" | sort -u |
+        awk '{ count[$1]++; line[NR] = $0; name[NR] = $1 }
+             END { for (i = 1; i <= NR; i++) if (count[name[i]] > 1) print line[i] }')
+    [ -n "$twice" ] || return 0
+    while read -r name version; do
+        breach "$name has more than one version here, and a rust-vmm crate may have one; ${version#v} is needed by:"
+        tree --invert "$name@${version#v}" --depth 1 | sed '1d; s/^/         /' | sort -u >&2
+    done <<<"$twice"
+    return 1
+}
+
+check_lengths() {
+    local long file lines
+    long=$(cd "${repo:?}" && find . \( -path ./target -o -path ./.git \) -prune -o -name '*.rs' -print0 |
+        xargs -0 awk -v max="$MAX_LINES" '
+            function report() { if (lines > max) print substr(file, 3), lines }
+            FNR == 1 { report(); file = FILENAME }
+            { lines = FNR }
+            END { report() }') || return
+    [ -n "$long" ] || return 0
+    while read -r file lines; do
+        breach "$file has $lines lines, and a file may have $MAX_LINES: split it by subject"
+    done <<<"$long"
+    return 1
+}
+
+# Of berth's own crates and of everything that is linked into it or builds it.
+check_licences() {
+    local all nameless crate
+    all=$(tree --format '{p}|{l}|') || return
+    # "(*)" behind the last bar says that the crate was listed before.
+    nameless=$(awk -F'|' 'NF && $2 == "" { print $1 }' <<<"$all" | sort -u)
+    [ -n "$nameless" ] || return 0
+    while read -r crate; do
+        breach "$crate has no licence field in its Cargo.toml"
+    done <<<"$nameless"
+    return 1
+}
+
+# A fenced block of README.md under `<!-- from FILE -->` is a part of that file, word for word.
+check_quotes() {
+    (cd "${repo:?}" && awk '
+        function slurp(file,   text, line) {
+            text = "\n"
+            while ((getline line <file) > 0) text = text line "\n"
+            close(file)
+            return text
+        }
+        /^<!-- from .* -->$/ { file = $3; next }
+        file != "" && /^```/ {
+            if (!inside) { inside = 1; start = FNR; quote = "\n"; next }
+            if (index(slurp(file), quote) == 0) {
+                printf "error: %s:%d quotes %s, where these lines are not\n", FILENAME, start, file
+                failed = 1
+            }
+            inside = 0
+            file = ""
+        }
+        inside { quote = quote $0 "\n" }
+        END { exit failed }' README.md >&2)
+}
