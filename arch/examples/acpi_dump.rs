@@ -36,6 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         numa: Some(&Numa {
             vcpus: apic_ids.iter().map(|id| id % 2).collect(),
             memory: vec![(0..layout::GIB, 0), (4 * layout::GIB..6 * layout::GIB, 1)],
+            initiators: vec![(0x8000, 1)],
         }),
     };
     write(&Path::new(&folder).join("large"), &large)

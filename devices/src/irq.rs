@@ -30,7 +30,10 @@ pub trait VmPort: Send + Sync {
     fn set_msi_routes(&self, routes: &BTreeMap<Gsi, MsiMessage>) -> io::Result<()>;
     /// From now on a signal on `fd` raises `gsi`. A signal that came earlier counts.
     fn attach_irqfd(&self, gsi: Gsi, fd: &EventFd) -> io::Result<()>;
-    /// Signals on `fd` stay in `fd` again.
+    /// From now on a signal on `fd` asserts the I/O APIC's pin `gsi`, which stays asserted until
+    /// the guest's end of interrupt; then the pin goes low and `resample` is signalled.
+    fn attach_level_irqfd(&self, gsi: Gsi, fd: &EventFd, resample: &EventFd) -> io::Result<()>;
+    /// Signals on `fd` stay in `fd` again, however it was attached. A pin goes low.
     fn detach_irqfd(&self, gsi: Gsi, fd: &EventFd) -> io::Result<()>;
     /// Lets the guest reach `length` bytes of host memory at `host` through memory slot `slot`.
     ///
@@ -149,6 +152,15 @@ impl MsiRoute {
         // Nothing to read is the usual case.
         let _ = self.irqfd.read();
         Ok(())
+    }
+
+    /// Clears them all. One that fails does not keep the others; its error is returned.
+    pub fn clear_all<'a>(routes: impl Iterator<Item = &'a mut Self>) -> io::Result<()> {
+        let mut cleared = Ok(());
+        for route in routes {
+            cleared = cleared.and(route.clear());
+        }
+        cleared
     }
 
     /// Whether a signal waits. Polls: reading would take the signal away.

@@ -113,6 +113,7 @@ wait_for_end() {
 }
 
 watch_power_button &
+# shellcheck disable=SC2034 # for commands from the console, which may end it
 watcher=$!
 mark "up after $(cut -d' ' -f1 /proc/uptime) s"
 verbs=$(sed -n 's/.*berth\.do=\([^ ]*\).*/\1/p' /proc/cmdline)

@@ -3,7 +3,7 @@
 # the folder that L1 sees as /lab.
 
 L1_MODULES=(kvm-amd vfio-pci vfio_iommu_type1 igb igbvf e1000e nvme i2c-i801 9p 9pnet_virtio)
-L2_MODULES=(igb igbvf e1000e nvme button evdev pvpanic-mmio)
+L2_MODULES=(igb igbvf e1000e nvme uio_pci_generic xhci_pci button evdev pvpanic-mmio)
 
 pack() { # pack ROOT ARCHIVE: an uncompressed newc archive, owned by root
     (cd "$1" && find . -mindepth 1 | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0) >"$2.partial"

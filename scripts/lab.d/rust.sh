@@ -52,15 +52,19 @@ rust_from_rustup() {
     find_cargo
 }
 
+fetch_https() { curl --proto '=https' --tlsv1.2 -sSfL "$1" -o "$2"; } # fetch_https URL FILE
+
 rust_from_the_project() {
     if ! command -v curl >/dev/null; then
         may_be_root || return 1
         apt_install "fetches the Rust project's installer" curl
     fi
     say "fetching the stable Rust toolchain with the Rust project's installer, into ${CARGO_HOME:-$HOME/.cargo}"
-    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs |
-        RUSTUP_INIT_SKIP_PATH_CHECK=yes sh -s -- -qy --no-modify-path --profile minimal \
-            --default-toolchain stable --component rustfmt --component clippy >&2 || return 1
+    local installer=$CACHE/rustup-init.sh
+    fetch_https https://sh.rustup.rs "$installer" ||
+        fetch_https https://static.rust-lang.org/rustup/rustup-init.sh "$installer" || return 1
+    RUSTUP_INIT_SKIP_PATH_CHECK=yes sh "$installer" -qy --no-modify-path --profile minimal \
+        --default-toolchain stable --component rustfmt --component clippy >&2 || return 1
     export RUSTUP_TOOLCHAIN=stable
     find_cargo
 }

@@ -147,6 +147,11 @@ impl L1 {
         let mut qemu = self.qemu.lock().expect("no panic while held");
         let _ = qemu.kill();
         let _ = qemu.wait();
+        // For scripts/test, which tells a stalled emulator from a test that failed.
+        let console = std::fs::read(self.folder.join("console.log")).unwrap_or_default();
+        if String::from_utf8_lossy(&console).contains("detected stalls on CPUs") {
+            let _ = std::fs::write(cache().join("stalled"), &console);
+        }
     }
 
     fn explain(&self, error: anyhow::Error) -> anyhow::Error {

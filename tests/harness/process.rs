@@ -138,9 +138,15 @@ END
 
 impl Drop for Process<'_> {
     fn drop(&mut self) {
-        // Without a status it may still run; a session that is gone is no reason to complain.
-        let script =
-            format!("cd {} && [ ! -e status ] && kill -KILL -- \"-$(cat session)\"", self.folder);
+        // Without a status it may still run; a session that is gone is no reason to complain. A
+        // dead process keeps its device until its last thread is gone: the next test waits for
+        // that.
+        let script = format!(
+            "cd {0} && [ ! -e status ] && kill -KILL -- \"-$(cat session)\"
+             dead() {{ awk '/^State:.*Z/ {{z = 1}} /^Threads:/ && $2 > 1 {{z = 0}} END {{exit !z}}' \"$1\"; }}
+             while [ -e /proc/{1}/status ] && ! dead /proc/{1}/status; do sleep 0.1; done",
+            self.folder, self.pid
+        );
         let _ = self.host.exec(&script);
     }
 }

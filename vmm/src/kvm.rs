@@ -122,6 +122,10 @@ impl VmPort for Vm {
         Ok(self.fd.register_irqfd(fd, gsi.0)?)
     }
 
+    fn attach_level_irqfd(&self, gsi: Gsi, fd: &EventFd, resample: &EventFd) -> io::Result<()> {
+        Ok(self.fd.register_irqfd_with_resample(fd, resample, gsi.0)?)
+    }
+
     fn detach_irqfd(&self, gsi: Gsi, fd: &EventFd) -> io::Result<()> {
         Ok(self.fd.unregister_irqfd(fd, gsi.0)?)
     }

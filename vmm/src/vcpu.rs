@@ -10,6 +10,7 @@ use std::sync::mpsc::Sender;
 use std::thread::{self, JoinHandle};
 
 use berth_devices::irq::Gsi;
+use kvm_bindings::kvm_run;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
@@ -76,16 +77,23 @@ pub enum Next {
     Stop(String),
 }
 
-/// Serves one exit.
-pub fn handle(chipset: &Chipset, counts: &mut ExitCounts, exit: VcpuExit<'_>) -> Next {
+/// Serves one exit. `port_width` is the size of the accesses to a port: a string instruction with
+/// a repeat prefix leaves the guest once for many of them, all to the same port.
+pub fn handle(
+    chipset: &Chipset,
+    counts: &mut ExitCounts,
+    exit: VcpuExit<'_>,
+    port_width: usize,
+) -> Next {
     match exit {
         VcpuExit::IoIn(port, data) => {
             counts.port += 1;
-            chipset.port_read(port, data);
+            data.chunks_mut(port_width).for_each(|data| chipset.port_read(port, data));
         }
         VcpuExit::IoOut(port, data) => {
             counts.port += 1;
-            return chipset.port_write(port, data).map_or(Next::Run, Next::End);
+            let end = data.chunks(port_width).find_map(|data| chipset.port_write(port, data));
+            return end.map_or(Next::Run, Next::End);
         }
         VcpuExit::MmioRead(address, data) => {
             counts.mmio += 1;
@@ -205,13 +213,18 @@ fn run(
     let failed = |source| VcpuError::Run { index, source };
     affinity::pin_this_thread(&[cpu]).map_err(failed)?;
     filter.apply().map_err(|error| failed(io::Error::other(error)))?;
-    IMMEDIATE_EXIT.set(&raw mut fd.get_kvm_run().immediate_exit);
+    let kvm_run: *mut kvm_run = fd.get_kvm_run();
+    // SAFETY: the field's place is computed and nothing read; `fd` keeps the page mapped.
+    IMMEDIATE_EXIT.set(unsafe { &raw mut (*kvm_run).immediate_exit });
     let result = loop {
         if shared.stop.load(Ordering::Acquire) {
             break Ok(None);
         }
         match fd.run() {
-            Ok(exit) => match handle(&shared.chipset, counts, exit) {
+            // SAFETY: `fd` keeps the page mapped, and its borrow in `exit` is of the data, which
+            // lies behind this structure.
+            Ok(exit) => match handle(&shared.chipset, counts, exit, unsafe { port_width(kvm_run) })
+            {
                 Next::Run => {}
                 Next::End(exit) => break Ok(Some(exit)),
                 Next::Stop(reason) => break Err(VcpuError::Stopped { index, reason }),
@@ -227,7 +240,64 @@ fn run(
     result
 }
 
+/// Bytes of each access of a port exit, which kvm-ioctls does not tell; after any other exit some
+/// number that is not 0.
+///
+/// # Safety
+/// `kvm_run` points to a vCPU's, and the vCPU is not running.
+unsafe fn port_width(kvm_run: *const kvm_run) -> usize {
+    // SAFETY: the caller's promise; any bytes are a valid size.
+    let size = unsafe { (&raw const (*kvm_run).__bindgen_anon_1.io.size).read() };
+    usize::from(size).max(1)
+}
+
 /// The serial console's interrupt.
 pub const SERIAL_GSI: Gsi = Gsi(berth_arch::layout::COM1_GSI);
 /// The system control interrupt.
 pub const SCI_GSI: Gsi = Gsi(berth_arch::layout::SCI_GSI);
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use berth_arch::layout;
+    use berth_devices::pci::{BarRoutes, Segment};
+    use berth_devices::power::PowerRegisters;
+    use berth_devices::serial::SerialPort;
+    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Screen(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Screen {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("nobody panics with it").write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_string_instruction_stays_at_its_port() {
+        let eventfd = || EventFd::new(EFD_NONBLOCK).expect("an eventfd");
+        let screen = Screen::default();
+        let segment = Segment::new([], vec![], Arc::new(BarRoutes::new(vec![])));
+        let serial = SerialPort::new(eventfd(), Box::new(screen.clone()));
+        let chipset = Chipset::new(segment, serial, PowerRegisters::new(eventfd()));
+        let mut counts = ExitCounts::default();
+        let exit = VcpuExit::IoOut(layout::COM1, b"guest");
+        assert_eq!(handle(&chipset, &mut counts, exit, 1), Next::Run);
+        assert_eq!(*screen.0.lock().expect("nobody panics with it"), b"guest");
+        // The line status register, five ports on, is ready each time.
+        let mut data = [0; 3];
+        let exit = VcpuExit::IoIn(layout::COM1 + 5, &mut data);
+        assert_eq!(handle(&chipset, &mut counts, exit, 1), Next::Run);
+        assert!(data.iter().all(|status| *status == data[0] && *status != 0), "{data:x?}");
+        assert_eq!(counts.port, 2);
+    }
+}

@@ -69,13 +69,15 @@ impl PciRoot {
     }
 }
 
-/// Which proximity domain memory and vCPUs belong to.
+/// Which proximity domain memory, vCPUs and devices belong to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Numa {
     /// Proximity domain of every vCPU, by index; as many as there are vCPUs.
     pub vcpus: Vec<u32>,
     /// Guest physical addresses of RAM with their proximity domain.
     pub memory: Vec<(Range<u64>, u32)>,
+    /// Bus, device and function of PCI functions in segment 0, with the domain of their root.
+    pub initiators: Vec<(u16, u32)>,
 }
 
 /// All tables, ready to be written to guest memory as one piece.

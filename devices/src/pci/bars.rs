@@ -6,27 +6,33 @@ use std::sync::{PoisonError, RwLock};
 use serde::Serialize;
 
 use super::Bdf;
-use super::regs::{BAR_IO, BAR_MEMORY_64, BAR_PREFETCHABLE, BAR0};
+use super::regs::{BAR_IO, BAR_MEMORY_64, BAR_PREFETCHABLE, BAR0, ROM_ADDRESS};
 use crate::range_map::{Overlap, RangeMap};
 
-/// Number of a base address register, 0..=5.
+/// Number of a base address register, 0..=5, or [`Bar::ROM`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Bar(u8);
 
 impl Bar {
+    /// The expansion ROM's base address register: a BAR with an enable bit, at another place.
+    pub const ROM: Self = Self(6);
+
+    /// How many there are, the expansion ROM's included.
+    pub const COUNT: usize = 7;
+
     /// Checks the range, 0..=5.
     pub const fn new(index: u8) -> Option<Self> {
         if index < 6 { Some(Self(index)) } else { None }
     }
 
-    /// 0..=5.
+    /// 0..=5, and 6 for the expansion ROM.
     pub const fn index(self) -> usize {
         self.0 as usize
     }
 
     /// Offset of the register in configuration space.
     pub const fn register(self) -> u16 {
-        BAR0 + 4 * self.0 as u16
+        if self.0 == Self::ROM.0 { ROM_ADDRESS } else { BAR0 + 4 * self.0 as u16 }
     }
 }
 
@@ -77,7 +83,7 @@ pub struct BarSpec {
     pub bar: Bar,
     /// Kind.
     pub kind: BarKind,
-    /// Bytes, a power of two; at least 16 of memory or 4 of I/O.
+    /// Bytes, a power of two; at least 16 of memory, 4 of I/O, or 2,048 of the expansion ROM.
     pub size: u64,
     /// Address that the guest's kernel finds in it, naturally aligned.
     pub address: u64,
@@ -100,7 +106,7 @@ impl From<BarKind> for Space {
 
 /// Where each BAR of a function answers now; `None` where it does not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct BarDecode(pub [Option<(Space, Range<u64>)>; 6]);
+pub struct BarDecode(pub [Option<(Space, Range<u64>)>; Bar::COUNT]);
 
 /// The window's owner of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

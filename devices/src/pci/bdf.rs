@@ -52,6 +52,12 @@ impl Bdf {
     pub const fn function(self) -> u8 {
         self.function
     }
+
+    /// Bus, device and function as transactions and tables carry them (PCI Express Base,
+    /// section 2.2.6.2).
+    pub const fn routing_id(self) -> u16 {
+        (self.bus as u16) << 8 | (self.device as u16) << 3 | self.function as u16
+    }
 }
 
 impl fmt::Display for Bdf {

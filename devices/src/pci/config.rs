@@ -1,7 +1,7 @@
 //! Configuration space bit by bit: which bits are ours, and which of those the guest may write.
 
-use super::bars::{BarKind, BarSpec};
-use super::regs::{BAR0, EXTENDED_CONFIG_SIZE};
+use super::bars::{Bar, BarKind, BarSpec};
+use super::regs::{BAR0, EXTENDED_CONFIG_SIZE, ROM_ADDRESS, ROM_ADDRESS_MASK, ROM_ENABLE};
 
 /// Values, ownership and write permission for each bit of configuration space.
 ///
@@ -39,12 +39,25 @@ impl ConfigSpace {
         self.emulate(offset, value, &vec![0; value.len()]);
     }
 
+    /// Changes what emulated bytes read as, whatever the guest may write.
+    pub fn set(&mut self, offset: u16, value: &[u8]) {
+        let start = usize::from(offset);
+        self.value[start..start + value.len()].copy_from_slice(value);
+    }
+
     /// Emulates the six BARs and the expansion ROM's: those of `bars` can be sized and moved, the
     /// rest read zero.
     pub fn emulate_bars(&mut self, bars: &[BarSpec]) {
         self.fix(BAR0, &[0; 24]);
+        self.fix(ROM_ADDRESS, &[0; 4]);
         for spec in bars {
             let mask = !(spec.size - 1);
+            if spec.bar == Bar::ROM {
+                let address = spec.address as u32 & mask as u32 & ROM_ADDRESS_MASK;
+                let writable = mask as u32 & ROM_ADDRESS_MASK | ROM_ENABLE;
+                self.emulate(ROM_ADDRESS, &address.to_le_bytes(), &writable.to_le_bytes());
+                continue;
+            }
             let low = spec.kind.low_bits();
             let value = (spec.address as u32 & mask as u32) | low;
             // Bits of type are read-only even where the size would let them be written.
@@ -63,12 +76,18 @@ impl ConfigSpace {
     pub fn bar_address(&self, spec: &BarSpec) -> u64 {
         let low = u64::from(self.word(spec.bar.register()));
         match spec.kind {
+            _ if spec.bar == Bar::ROM => low & u64::from(ROM_ADDRESS_MASK),
             BarKind::Io => low & 0xffff_fffc,
             BarKind::Memory32 { .. } => low & 0xffff_fff0,
             BarKind::Memory64 { .. } => {
                 low & 0xffff_fff0 | u64::from(self.word(spec.bar.register() + 4)) << 32
             }
         }
+    }
+
+    /// Whether a BAR is switched on by itself; all but the expansion ROM always are.
+    pub fn bar_enabled(&self, spec: &BarSpec) -> bool {
+        spec.bar != Bar::ROM || self.word(ROM_ADDRESS) & ROM_ENABLE != 0
     }
 
     /// Whether every bit of the access is emulated, so that the device need not be asked.
@@ -102,7 +121,8 @@ impl ConfigSpace {
         self.word(offset) as u16
     }
 
-    fn word(&self, offset: u16) -> u32 {
+    /// Four emulated bytes.
+    pub fn word(&self, offset: u16) -> u32 {
         super::capability::read_u32(&self.value, offset)
     }
 }
@@ -110,7 +130,6 @@ impl ConfigSpace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pci::Bar;
 
     fn spec(bar: u8, kind: BarKind, size: u64, address: u64) -> BarSpec {
         BarSpec { bar: Bar::new(bar).expect("below 6"), kind, size, address }
@@ -138,6 +157,21 @@ mod tests {
         let sizes = [0xfffe_0000, 0, 0xffff_ffe1, 0x0000_000c, 0xffff_fff0, 0];
         let found: Vec<u32> = (0x10..0x28).step_by(4).map(|r| read(&config, r)).collect();
         assert_eq!(found, sizes);
+    }
+
+    #[test]
+    fn the_rom_has_an_enable_bit_where_bars_have_their_type() {
+        let mut config = ConfigSpace::default();
+        let kind = BarKind::Memory32 { prefetchable: false };
+        let rom = BarSpec { bar: Bar::ROM, kind, size: 0x1_0000, address: 0 };
+        config.emulate_bars(&[rom]);
+        assert!(!config.bar_enabled(&rom));
+        config.write(ROM_ADDRESS, &0xffff_f800_u32.to_le_bytes());
+        assert_eq!(read(&config, ROM_ADDRESS), 0xffff_0000);
+        config.write(ROM_ADDRESS, &0xc012_ffff_u32.to_le_bytes());
+        assert_eq!(read(&config, ROM_ADDRESS), 0xc012_0001);
+        assert!(config.bar_enabled(&rom));
+        assert_eq!(config.bar_address(&rom), 0xc012_0000);
     }
 
     #[test]

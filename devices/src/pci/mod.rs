@@ -1,18 +1,25 @@
-//! PCI as the guest sees it: addresses, configuration space, BARs, MSI-X.
+//! PCI as the guest sees it: root buses, ports, configuration space, BARs, MSI and MSI-X.
 
 mod bars;
 mod bdf;
 pub mod capability;
 mod config;
 mod host_bridge;
+mod link;
+pub mod msi;
 pub mod msix;
 pub mod regs;
+mod root_bus;
+mod root_port;
 mod segment;
 
 pub use bars::{Bar, BarDecode, BarHit, BarKind, BarRoutes, BarSpec, Refused, Space};
 pub use bdf::{Bdf, ParseBdfError};
 pub use config::ConfigSpace;
 pub use host_bridge::HostBridge;
+pub use link::{Link, LinkSpeed, LinkWidth, Payload};
+pub use root_bus::{BusNumbers, RootBus};
+pub use root_port::{PortWindows, RootPort, RootPortConfig};
 pub use segment::Segment;
 
 /// A function on a PCI bus. A guest's access never fails: reads of nothing give ones, writes to

@@ -47,10 +47,29 @@ impl MsixCapability {
         self.table_offset..self.table_offset + u64::from(self.vectors) * ENTRY_SIZE
     }
 
+    /// What is at `offset` of `bar`, if it is not the device's own.
+    pub fn part(&self, bar: Bar, offset: u64) -> Option<MsixPart> {
+        let (table, pba) = (self.table(), self.pba());
+        if bar == self.table_bar && table.contains(&offset) {
+            return Some(MsixPart::Table(offset - table.start));
+        }
+        (bar == self.pba_bar && pba.contains(&offset))
+            .then(|| MsixPart::Pending(offset - pba.start))
+    }
+
     /// Bytes of the pending bits in their BAR; 64 vectors to a quadword.
     pub fn pba(&self) -> Range<u64> {
         self.pba_offset..self.pba_offset + u64::from(self.vectors).div_ceil(64) * 8
     }
+}
+
+/// What MSI-X has in a BAR, with an offset into it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MsixPart {
+    /// The table.
+    Table(u64),
+    /// The pending bits.
+    Pending(u64),
 }
 
 /// One vector as the guest programmed it.

@@ -28,6 +28,10 @@ pub const HEADER_MULTI_FUNCTION: u8 = 1 << 7;
 pub const BAR0: u16 = 0x10;
 /// Expansion ROM base address.
 pub const ROM_ADDRESS: u16 = 0x30;
+/// Expansion ROM: answers, while memory space is enabled too.
+pub const ROM_ENABLE: u32 = 1 << 0;
+/// Expansion ROM: its address.
+pub const ROM_ADDRESS_MASK: u32 = 0xffff_f800;
 /// Offset of the first capability.
 pub const CAPABILITY_POINTER: u16 = 0x34;
 /// Interrupt line, for software's own use.
@@ -52,6 +56,21 @@ pub const CAP_MSI: u8 = 0x05;
 pub const CAP_EXPRESS: u8 = 0x10;
 /// Capability: MSI-X.
 pub const CAP_MSIX: u8 = 0x11;
+
+/// MSI message control, in the capability.
+pub const MSI_CONTROL: u16 = 2;
+/// MSI control: MSI enabled.
+pub const MSI_ENABLE: u16 = 1 << 0;
+/// MSI control: messages that the device is capable of, as a power of two.
+pub const MSI_CAPABLE: u16 = 7 << 1;
+/// MSI control: messages that software has enabled, as a power of two.
+pub const MSI_ENABLED: u16 = 7 << 4;
+/// MSI control: 64-bit message address.
+pub const MSI_64_BIT: u16 = 1 << 7;
+/// MSI control: mask and pending bits are there.
+pub const MSI_MASKABLE: u16 = 1 << 8;
+/// MSI message address, in the capability.
+pub const MSI_ADDRESS: u16 = 4;
 
 /// Power management control and status, in the capability.
 pub const POWER_CONTROL: u16 = 4;

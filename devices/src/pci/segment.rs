@@ -4,16 +4,21 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::regs::{CONFIG_SIZE, EXTENDED_CONFIG_SIZE};
-use super::{BarRoutes, Bdf, PciFunction, Space};
+use super::{BarRoutes, Bdf, PciFunction, RootBus, Space};
 
 /// Enable bit of CONFIG_ADDRESS (PCI Local Bus 3.0, section 3.2.2.3.2).
 const ADDRESS_ENABLE: u32 = 1 << 31;
 
 /// All functions of a segment, each under its own lock, and the address register of port 0xCF8.
 ///
-/// Lock order: one function, then [`BarRoutes`] or the MSI router. Never two functions.
+/// Functions are named by the address that they have when the machine starts, in [`BarRoutes`]
+/// too; [`RootBus`] finds the name for the address that the guest uses now.
+///
+/// Lock order: one function, then [`BarRoutes`] or the MSI router. Never two functions; on the way
+/// to a function behind a port the port is not locked.
 pub struct Segment {
     functions: BTreeMap<Bdf, Mutex<Box<dyn PciFunction>>>,
+    roots: Vec<RootBus>,
     routes: Arc<BarRoutes>,
     config_address: Mutex<u32>,
 }
@@ -22,10 +27,11 @@ impl Segment {
     /// The functions never change while the machine runs, so that finding one takes no lock.
     pub fn new(
         functions: impl IntoIterator<Item = (Bdf, Box<dyn PciFunction>)>,
+        roots: Vec<RootBus>,
         routes: Arc<BarRoutes>,
     ) -> Self {
         let functions = functions.into_iter().map(|(bdf, f)| (bdf, Mutex::new(f))).collect();
-        Self { functions, routes, config_address: Mutex::new(0) }
+        Self { functions, roots, routes, config_address: Mutex::new(0) }
     }
 
     /// Reads through ECAM; `offset` counts from the start of bus 0
@@ -121,7 +127,10 @@ impl Segment {
     ) -> Option<MutexGuard<'_, Box<dyn PciFunction>>> {
         let end = usize::from(offset) + length;
         let aligned = matches!(length, 1 | 2 | 4) && usize::from(offset).is_multiple_of(length);
-        (aligned && end <= size).then(|| self.function(target?)).flatten()
+        if !aligned || end > size {
+            return None;
+        }
+        self.function(self.roots.iter().find_map(|root| root.route(target?))?)
     }
 
     fn function(&self, bdf: Bdf) -> Option<MutexGuard<'_, Box<dyn PciFunction>>> {
@@ -151,45 +160,5 @@ fn ecam_target(offset: u64) -> Option<Bdf> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pci::HostBridge;
-
-    fn segment() -> Segment {
-        let bridge: Box<dyn PciFunction> = Box::new(HostBridge::default());
-        let bdf = Bdf::new(0, 0, 0, 0).expect("device 0, function 0");
-        Segment::new([(bdf, bridge)], Arc::new(BarRoutes::new(vec![])))
-    }
-
-    #[test]
-    fn both_ways_reach_the_same_function() {
-        let segment = segment();
-        let mut data = [0; 4];
-        segment.ecam_read(0, &mut data);
-        assert_eq!(u32::from_le_bytes(data), 0x0008_1b36);
-        segment.port_write(0, &0x8000_0000u32.to_le_bytes());
-        data.fill(0);
-        segment.port_read(4, &mut data);
-        assert_eq!(u32::from_le_bytes(data), 0x0008_1b36);
-        let mut class = [0; 2];
-        segment.port_write(0, &0x8000_0008u32.to_le_bytes());
-        segment.port_read(6, &mut class);
-        assert_eq!(u16::from_le_bytes(class), 0x0600);
-    }
-
-    #[test]
-    fn nothing_reads_as_ones() {
-        let segment = segment();
-        for (offset, length) in
-            [(0x8000, 4), (0x1000, 2), (0x2, 4), (0xfff, 2), (0, 8), (u64::MAX, 1)]
-        {
-            let mut data = vec![0; length];
-            segment.ecam_read(offset, &mut data);
-            assert!(data.iter().all(|b| *b == 0xff), "{offset:#x}");
-            segment.ecam_write(offset, &data);
-        }
-        let mut data = [0; 4];
-        segment.port_read(4, &mut data);
-        assert_eq!(data, [0xff; 4], "CONFIG_ADDRESS is not enabled");
-    }
-}
+#[path = "segment_tests.rs"]
+mod tests;

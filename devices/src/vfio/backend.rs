@@ -7,11 +7,12 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::mapping::HostMapping;
 use crate::pci::Bar;
+use crate::pci::regs::INTERRUPT_PIN;
 
 /// A region of a vfio-pci device (include/uapi/linux/vfio.h, `VFIO_PCI_*_REGION_INDEX`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Region {
-    /// A BAR.
+    /// A BAR, or the expansion ROM as [`Bar::ROM`]: VFIO counts it as the seventh.
     Bar(Bar),
     /// Configuration space.
     Config,
@@ -30,6 +31,10 @@ impl Region {
 /// An interrupt of a vfio-pci device (`VFIO_PCI_*_IRQ_INDEX`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum IrqKind {
+    /// The interrupt pin, level-triggered.
+    Intx,
+    /// Message signalled, address and data in configuration space.
+    Msi,
     /// Message signalled, the table in a BAR.
     Msix,
     /// The host reports an uncorrectable error of the device.
@@ -43,6 +48,8 @@ impl IrqKind {
     pub fn index(self) -> u32 {
         use vfio_bindings::bindings::vfio;
         match self {
+            Self::Intx => vfio::VFIO_PCI_INTX_IRQ_INDEX,
+            Self::Msi => vfio::VFIO_PCI_MSI_IRQ_INDEX,
             Self::Msix => vfio::VFIO_PCI_MSIX_IRQ_INDEX,
             Self::Error => vfio::VFIO_PCI_ERR_IRQ_INDEX,
             Self::Request => vfio::VFIO_PCI_REQ_IRQ_INDEX,
@@ -50,7 +57,7 @@ impl IrqKind {
     }
 }
 
-/// What the host's kernel says of a BAR's region.
+/// What the host's kernel says of the region of a BAR or of the expansion ROM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RegionProfile {
     /// Bytes; 0 when there is no such BAR.
@@ -64,8 +71,12 @@ pub struct RegionProfile {
 pub struct DeviceProfile {
     /// Configuration space, 256 or 4,096 bytes.
     pub config: Vec<u8>,
-    /// The six BARs.
-    pub bars: [RegionProfile; 6],
+    /// The six BARs, and the expansion ROM at the index of [`Bar::ROM`].
+    pub bars: [RegionProfile; Bar::COUNT],
+    /// The interrupt pin is connected on the host.
+    pub has_intx: bool,
+    /// MSI vectors that may be bound; 0 without MSI.
+    pub msi_vectors: u32,
     /// MSI-X vectors that may be bound; 0 without MSI-X.
     pub msix_vectors: u32,
     /// Vectors can be added while MSI-X is enabled (no `VFIO_IRQ_INFO_NORESIZE`).
@@ -74,6 +85,14 @@ pub struct DeviceProfile {
     pub has_error_irq: bool,
     /// The request interrupt is there.
     pub has_request_irq: bool,
+}
+
+impl DeviceProfile {
+    /// The device's own interrupt pin, 1..=4 for INTA..INTD, when it can be used.
+    pub fn interrupt_pin(&self) -> Option<u8> {
+        let pin = self.config.get(usize::from(INTERRUPT_PIN)).copied();
+        pin.filter(|pin| self.has_intx && (1..=4).contains(pin))
+    }
 }
 
 /// The only door to VFIO.
@@ -87,9 +106,12 @@ pub trait VfioBackend: Send {
     /// Maps a part of a BAR into this process.
     fn mmap(&self, bar: Bar, part: &Range<u64>) -> io::Result<HostMapping>;
     /// Binds eventfds to vectors from `start` on; `None` unbinds one. The first call for a kind
-    /// enables it on the device.
+    /// enables it on the device; of INTx, MSI and MSI-X one may be enabled at a time.
     fn set_irqs(&self, kind: IrqKind, start: u32, irqfds: &[Option<&EventFd>]) -> io::Result<()>;
-    /// Disables a kind and unbinds all its eventfds.
+    /// From now on a signal on `resample` unmasks INTx, which VFIO masks each time it signals.
+    /// INTx is enabled.
+    fn unmask_intx_on(&self, resample: &EventFd) -> io::Result<()>;
+    /// Disables a kind, which is enabled, and unbinds all its eventfds.
     fn disable_irqs(&self, kind: IrqKind) -> io::Result<()>;
     /// Resets the function.
     fn reset(&self) -> io::Result<()>;

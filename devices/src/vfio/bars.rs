@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::backend::VfioBackend;
-use super::function::{FunctionError, Place, Wiring};
+use super::function::{FunctionError, Wiring};
 use super::mapping::HostMapping;
 use super::regions::direct_parts;
 use crate::pci::msix::MsixCapability;
@@ -42,29 +42,25 @@ impl FunctionBars {
     /// answers yet. Takes one of `slots` per part.
     pub fn new(
         device: &dyn VfioBackend,
-        place: &Place,
+        bdf: Bdf,
+        specs: impl Iterator<Item = BarSpec>,
         msix: Option<&MsixCapability>,
         slots: &mut impl Iterator<Item = u32>,
         wiring: &Wiring,
     ) -> Result<Self, FunctionError> {
         let mut bars = Vec::new();
-        for spec in &place.bars {
-            let (bar, profile) = (spec.bar.index(), device.profile());
-            let (found, planned) = (profile.bars[bar].size, spec.size);
-            if found != planned {
-                return Err(FunctionError::BarSize { bar, found, planned });
-            }
+        for spec in specs {
             let mut parts = Vec::new();
-            for part in direct_parts(profile, spec.bar, spec.kind, msix) {
-                let offset = part.start;
+            for part in direct_parts(device.profile(), spec.bar, spec.kind, msix) {
+                let (bar, offset) = (spec.bar.index(), part.start);
                 let mapping = device.mmap(spec.bar, &part);
                 let mapping = mapping.map_err(|source| FunctionError::Map { bar, part, source })?;
                 let slot = slots.next().expect("memory slots are a range that does not end");
                 parts.push(DirectPart { slot, offset, mapping, open_to_peers: false });
             }
-            bars.push(FunctionBar { spec: *spec, parts, at: None, refused: None });
+            bars.push(FunctionBar { spec, parts, at: None, refused: None });
         }
-        Ok(Self { bdf: place.bdf, wiring: wiring.clone(), bars })
+        Ok(Self { bdf, wiring: wiring.clone(), bars })
     }
 
     /// Where each BAR should answer, from its register in `config` and the spaces that `command`
@@ -75,7 +71,8 @@ impl FunctionBars {
             let space = Space::from(spec.kind);
             let enable = if space == Space::Io { COMMAND_IO } else { COMMAND_MEMORY };
             let address = config.bar_address(spec);
-            let end = address.checked_add(spec.size).filter(|_| command & enable != 0);
+            let on = command & enable != 0 && config.bar_enabled(spec);
+            let end = address.checked_add(spec.size).filter(|_| on);
             decode.0[spec.bar.index()] = end.map(|end| (space, address..end));
         }
         decode

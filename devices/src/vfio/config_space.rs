@@ -1,22 +1,22 @@
 //! The configuration space of an assigned function: what the guest sees of the device's own.
 //!
 //! The host's vfio-pci already virtualises what could hurt the host. On top of that berth answers
-//! for what it owns: BARs, the MSI-X enable bits (VFIO owns the real ones), the interrupt pin, and
-//! the list of capabilities, from which those go that a guest cannot use.
+//! for what it owns: BARs and the expansion ROM's, MSI and the control word of MSI-X (VFIO programs
+//! the real ones), the interrupt pin, and the list of capabilities, from which those go that a
+//! guest cannot use.
 
+use super::backend::DeviceProfile;
+use super::function::Place;
 use crate::pci::capability::{Capability, ExtendedCapability, capabilities, extended_capabilities};
+use crate::pci::msi::MsiCapability;
 use crate::pci::msix::MsixCapability;
 use crate::pci::regs::{
     CAP_MSI, CAP_MSIX, CAP_POWER, CAPABILITY_POINTER, CONFIG_SIZE, EXT_ARI, EXT_ATS, EXT_PASID,
     EXT_PRI, EXT_RESIZABLE_BAR, EXT_SRIOV, EXT_VF_RESIZABLE_BAR, EXTENDED, EXTENDED_CONFIG_SIZE,
     HEADER_END, HEADER_MULTI_FUNCTION, HEADER_TYPE, INTERRUPT_LINE, INTERRUPT_PIN, MSIX_CONTROL,
-    MSIX_ENABLE, MSIX_FUNCTION_MASK, ROM_ADDRESS, STATUS, STATUS_CAPABILITY_LIST,
+    MSIX_ENABLE, MSIX_FUNCTION_MASK, STATUS, STATUS_CAPABILITY_LIST,
 };
-use crate::pci::{BarSpec, ConfigSpace};
-
-/// Capabilities that need what berth does not give a guest. MSI is hidden because MSI-X is what
-/// berth routes.
-const HIDDEN: [u8; 1] = [CAP_MSI];
+use crate::pci::{Bar, BarKind, BarSpec, ConfigSpace};
 
 /// Extended capabilities that a guest cannot use: those of a physical function's virtual
 /// functions and of their routing, translation services that need a guest IOMMU, and BAR sizes
@@ -24,48 +24,84 @@ const HIDDEN: [u8; 1] = [CAP_MSI];
 const HIDDEN_EXTENDED: [u16; 7] =
     [EXT_ARI, EXT_ATS, EXT_SRIOV, EXT_PRI, EXT_RESIZABLE_BAR, EXT_PASID, EXT_VF_RESIZABLE_BAR];
 
+/// Bytes that an expansion ROM's register can at least say, and an expansion ROM has at most
+/// (PCI Local Bus 3.0, section 6.2.5.2).
+const ROM_MINIMUM: u64 = 2 << 10;
+const ROM_LIMIT: u64 = 16 << 20;
+
 /// A function's configuration space and what berth looks up in it.
 #[derive(Clone, Debug)]
 pub struct FunctionConfig {
     /// Emulated bits over the device's.
     pub space: ConfigSpace,
+    /// The interrupt pin is shown.
+    pub has_intx: bool,
+    /// The MSI capability, when there is a usable one.
+    pub msi: Option<MsiCapability>,
     /// The MSI-X capability, when there is a usable one.
     pub msix: Option<MsixCapability>,
+    /// The expansion ROM, when there is one and the place keeps an address for it.
+    pub rom: Option<BarSpec>,
     /// Offset of the power management capability.
     pub power: Option<u16>,
 }
 
 impl FunctionConfig {
-    /// From the device's configuration space `raw`, its BARs and whether its device has several
-    /// functions in the guest.
-    pub fn new(raw: &[u8], bars: &[BarSpec], multi_function: bool) -> Self {
+    /// From what the device has and where it goes.
+    pub fn new(profile: &DeviceProfile, place: &Place) -> Self {
+        let raw = profile.config.as_slice();
         let mut space = ConfigSpace::default();
         if raw.len() < EXTENDED_CONFIG_SIZE {
             // Nothing behind a conventional function's 256 bytes; asking the device would fail.
             space.fix(EXTENDED, &[0; EXTENDED_CONFIG_SIZE - CONFIG_SIZE]);
         }
-        space.emulate_bars(bars);
-        space.fix(ROM_ADDRESS, &[0; 4]);
+        let rom = place.rom.and_then(|address| rom(profile, address));
+        let bars: Vec<BarSpec> = place.bars.iter().copied().chain(rom).collect();
+        space.emulate_bars(&bars);
         let header = raw.get(usize::from(HEADER_TYPE)).copied().unwrap_or(0);
-        let several = if multi_function { HEADER_MULTI_FUNCTION } else { 0 };
+        let several = if place.multi_function { HEADER_MULTI_FUNCTION } else { 0 };
         space.fix(HEADER_TYPE, &[header & !HEADER_MULTI_FUNCTION | several]);
         space.emulate(INTERRUPT_LINE, &[0xff], &[0xff]);
-        space.fix(INTERRUPT_PIN, &[0]);
+        let pin = profile.interrupt_pin().filter(|_| place.intx_gsi.is_some());
+        space.fix(INTERRUPT_PIN, &[pin.unwrap_or(0)]);
 
         let found = capabilities(raw);
         let power = found.iter().find(|c| c.id == CAP_POWER).map(|c| c.offset);
+        let msi = found.iter().find(|c| c.id == CAP_MSI);
+        let msi = msi.and_then(|c| MsiCapability::parse(raw, c.offset));
+        let msi = msi.filter(|msi| u32::from(msi.vectors) <= profile.msi_vectors);
+        if let Some(msi) = &msi {
+            msi.emulate(&mut space);
+        }
         let msix = found.iter().find(|c| c.id == CAP_MSIX);
         let msix = msix.and_then(|c| MsixCapability::parse(raw, c.offset));
+        let msix = msix.filter(|msix| u32::from(msix.vectors) <= profile.msix_vectors);
         if let Some(msix) = &msix {
             let writable = (MSIX_ENABLE | MSIX_FUNCTION_MASK).to_le_bytes();
+            space.fix(msix.offset, &[CAP_MSIX]);
             space.emulate(msix.offset + MSIX_CONTROL, &(msix.vectors - 1).to_le_bytes(), &writable);
         }
-        let hidden =
-            |c: &Capability| HIDDEN.contains(&c.id) || (c.id == CAP_MSIX && msix.is_none());
+        let hidden = |c: &Capability| match c.id {
+            // A second one would be shown, and not work.
+            CAP_MSI => msi.is_none_or(|msi| msi.offset != c.offset),
+            CAP_MSIX => msix.is_none_or(|msix| msix.offset != c.offset),
+            _ => false,
+        };
         relink(&mut space, raw, &found, hidden);
         relink_extended(&mut space, &extended_capabilities(raw));
-        Self { space, msix, power }
+        Self { space, power, has_intx: pin.is_some(), msi, msix, rom }
     }
+}
+
+/// The expansion ROM as a BAR. Its region is as large as what the host's kernel found, which can
+/// be less than a register can say.
+fn rom(profile: &DeviceProfile, address: u64) -> Option<BarSpec> {
+    let size = profile.bars[Bar::ROM.index()].size;
+    let kind = BarKind::Memory32 { prefetchable: false };
+    (1..=ROM_LIMIT).contains(&size).then(|| {
+        let size = size.next_power_of_two().max(ROM_MINIMUM);
+        BarSpec { bar: Bar::ROM, kind, size, address }
+    })
 }
 
 /// Links the capabilities that stay, and clears the others: what is left of a hidden capability
@@ -153,8 +189,17 @@ mod tests {
         raw
     }
 
+    fn config(raw: &[u8], multi_function: bool) -> FunctionConfig {
+        let mut profile =
+            DeviceProfile { config: raw.to_vec(), msix_vectors: 10, ..Default::default() };
+        profile.bars[Bar::ROM.index()].size = 0x1_8000;
+        let bdf = crate::pci::Bdf::new(0, 0, 1, 0).expect("device 1, function 0");
+        let place = Place { bdf, bars: Vec::new(), multi_function, intx_gsi: None, rom: Some(0) };
+        FunctionConfig::new(&profile, &place)
+    }
+
     fn seen(raw: &[u8]) -> Vec<u8> {
-        let config = FunctionConfig::new(raw, &[], false);
+        let config = config(raw, false);
         let mut data = raw.to_vec();
         config.space.read(0, &mut data);
         data
@@ -169,6 +214,19 @@ mod tests {
         let extended = extended_capabilities(&seen);
         assert_eq!(extended.iter().map(|c| c.id).collect::<Vec<_>>(), [1]);
         assert_eq!(seen[0x150..0x1a0], [0; 0x50]);
+    }
+
+    #[test]
+    fn what_the_host_has_no_vectors_for_is_hidden() {
+        let mut raw = raw();
+        raw[0x72] = 10;
+        let ids: Vec<u8> = capabilities(&seen(&raw)).iter().map(|c| c.id).collect();
+        assert_eq!(ids, [CAP_POWER, CAP_EXPRESS]);
+    }
+
+    #[test]
+    fn a_rom_is_rounded_up_to_what_a_register_can_say() {
+        assert_eq!(config(&raw(), false).rom.map(|rom| rom.size), Some(0x2_0000));
     }
 
     #[test]
@@ -187,7 +245,7 @@ mod tests {
 
     #[test]
     fn the_enable_bit_is_the_guests_own() {
-        let mut config = FunctionConfig::new(&raw(), &[], false);
+        let mut config = config(&raw(), false);
         assert_eq!(config.msix.map(|m| m.vectors), Some(10));
         config.space.write(0x72, &[0xff, 0xff]);
         assert_eq!(config.space.half(0x72), MSIX_ENABLE | MSIX_FUNCTION_MASK | 9);
@@ -198,7 +256,7 @@ mod tests {
     fn header_bits_are_berths() {
         let seen = seen(&raw());
         assert_eq!((seen[0x0e], seen[0x3c], seen[0x3d]), (0, 0xff, 0));
-        let several = FunctionConfig::new(&raw(), &[], true);
+        let several = config(&raw(), true);
         let mut data = [0];
         several.space.read(HEADER_TYPE, &mut data);
         assert_eq!(data, [HEADER_MULTI_FUNCTION]);

@@ -10,9 +10,10 @@ use super::backend::{IrqKind, Region, VfioBackend};
 use super::bars::FunctionBars;
 use super::config_space::FunctionConfig;
 use super::dma::PeerAccess;
-use super::msix::MsixVectors;
-use crate::irq::{MsiRouter, VmPort};
-use crate::pci::regs::{COMMAND, MSIX_CONTROL, POWER_CONTROL, POWER_STATE};
+use super::interrupts::Interrupts;
+use super::rom::Rom;
+use crate::irq::{Gsi, MsiRouter, VmPort};
+use crate::pci::regs::{COMMAND, INTERRUPT_PIN, POWER_CONTROL, POWER_STATE};
 use crate::pci::{Bar, BarDecode, BarRoutes, BarSpec, Bdf, ConfigSpace, PciFunction};
 use crate::warnings::Warnings;
 
@@ -66,6 +67,11 @@ pub struct Place {
     pub bars: Vec<BarSpec>,
     /// Its device has several functions in the guest.
     pub multi_function: bool,
+    /// Where the guest's firmware tables say that the device's own interrupt pin ends; `None`
+    /// shows the guest no pin.
+    pub intx_gsi: Option<Gsi>,
+    /// Address that is kept for the expansion ROM; without one the guest sees none.
+    pub rom: Option<u64>,
 }
 
 /// What all functions of a machine share.
@@ -87,7 +93,8 @@ pub struct VfioFunction {
     power: Option<u16>,
     /// Before `device`, whose memory they map.
     bars: FunctionBars,
-    msix: Option<MsixVectors>,
+    interrupts: Interrupts,
+    rom: Rom,
     device: Box<dyn VfioBackend>,
     /// Spaces that the device answers in, from its command register.
     command: u16,
@@ -111,22 +118,43 @@ impl VfioFunction {
             warnings.say(format_args!("the device cannot be reset alone: {error}"));
         }
         let profile = device.profile();
-        let config = FunctionConfig::new(&profile.config, &place.bars, place.multi_function);
-        let msix = config.msix.filter(|msix| u32::from(msix.vectors) <= profile.msix_vectors);
-        let bars = FunctionBars::new(&*device, place, msix.as_ref(), slots, &wiring)?;
-        let msix = msix.map(|capability| MsixVectors::new(capability, &wiring.router));
+        for BarSpec { bar, size: planned, .. } in &place.bars {
+            let (bar, planned) = (bar.index(), *planned);
+            let found = profile.bars[bar].size;
+            if found != planned {
+                return Err(FunctionError::BarSize { bar, found, planned });
+            }
+        }
+        let config = FunctionConfig::new(profile, place);
+        let specs = place.bars.iter().copied().chain(config.rom);
+        let bars =
+            FunctionBars::new(&*device, place.bdf, specs, config.msix.as_ref(), slots, &wiring)?;
+        let interrupts = Interrupts::new(&config, place, &wiring).map_err(FunctionError::Irq)?;
         let mut function = Self {
             config: config.space,
             power: config.power,
             bars,
-            msix: msix.transpose().map_err(FunctionError::Irq)?,
+            interrupts,
+            rom: Rom::default(),
             device,
             command: 0,
             awake: true,
             warnings,
         };
         function.refresh().map_err(FunctionError::Access)?;
+        function.connect_pin();
         Ok(function)
+    }
+
+    /// Enables INTx, which is how a function interrupts until its driver wants otherwise. A
+    /// device whose line on the host cannot be had is none the less of use with MSI, so that the
+    /// guest is shown no pin then.
+    fn connect_pin(&mut self) {
+        if let Err(error) = self.interrupts.sync(&self.config, &*self.device) {
+            self.warnings.say(format_args!("the guest finds no interrupt pin: {error}"));
+            self.interrupts.forget_intx();
+            self.config.fix(INTERRUPT_PIN, &[0]);
+        }
     }
 
     /// Asks the host's kernel to speak up when the device fails or is wanted back.
@@ -149,6 +177,12 @@ impl VfioFunction {
     /// Where each BAR should answer, from the registers.
     fn decode(&self) -> BarDecode {
         self.bars.decode(&self.config, if self.awake { self.command } else { 0 })
+    }
+
+    /// How much of an access to a BAR the device takes; what runs past its end meets nothing.
+    fn inside(&self, bar: Bar, offset: u64, length: usize) -> usize {
+        let room = self.device.profile().bars[bar.index()].size.saturating_sub(offset);
+        usize::try_from(room).map_or(length, |room| room.min(length))
     }
 
     /// Reads from the device what decides over its BARs.
@@ -200,6 +234,7 @@ impl PciFunction for VfioFunction {
             self.warnings
                 .say(format_args!("configuration space at {offset:#x} cannot be read: {error}"));
         }
+        self.interrupts.show_pending(&mut self.config, offset, data.len());
         self.config.read(offset, data);
     }
 
@@ -216,28 +251,24 @@ impl PciFunction for VfioFunction {
                 ));
             }
         }
-        if let Some(msix) = &mut self.msix {
-            let control = self.config.half(msix.capability().offset + MSIX_CONTROL);
-            if control != msix.control()
-                && let Err(error) = msix.write_control(control, self.device.as_ref())
-            {
-                self.warnings.say(format_args!("MSI-X cannot be switched: {error}"));
-            }
+        if let Err(error) = self.interrupts.sync(&self.config, &*self.device) {
+            self.warnings.say(format_args!("its interrupts cannot be switched: {error}"));
         }
         self.sync() || freed
     }
 
     fn bar_read(&mut self, bar: Bar, offset: u64, data: &mut [u8]) {
-        if let Some(msix) = &self.msix {
-            let (table, pba) = (msix.capability().table(), msix.capability().pba());
-            if msix.capability().table_bar == bar && table.contains(&offset) {
-                return msix.read_table(offset - table.start, data);
-            }
-            if msix.capability().pba_bar == bar && pba.contains(&offset) {
-                return msix.read_pba(offset - pba.start, data);
-            }
+        if self.interrupts.bar_read(bar, offset, data) {
+            return;
         }
-        if let Err(error) = self.device.read(Region::Bar(bar), offset, data) {
+        data.fill(0xff);
+        let length = self.inside(bar, offset, data.len());
+        let data = &mut data[..length];
+        let read = match bar {
+            Bar::ROM => self.rom.read(offset, data, &*self.device),
+            _ => self.device.read(Region::Bar(bar), offset, data),
+        };
+        if let Err(error) = read {
             data.fill(0xff);
             self.warnings
                 .say(format_args!("BAR {} at {offset:#x} cannot be read: {error}", bar.index()));
@@ -245,21 +276,12 @@ impl PciFunction for VfioFunction {
     }
 
     fn bar_write(&mut self, bar: Bar, offset: u64, data: &[u8]) {
-        let mut written = Ok(());
-        match &mut self.msix {
-            Some(msix)
-                if msix.capability().table_bar == bar
-                    && msix.capability().table().contains(&offset) =>
-            {
-                let start = msix.capability().table_offset;
-                written = msix.write_table(offset - start, data, self.device.as_ref());
-            }
-            // The pending bits are read-only.
-            Some(msix)
-                if msix.capability().pba_bar == bar
-                    && msix.capability().pba().contains(&offset) => {}
-            _ => written = self.device.write(Region::Bar(bar), offset, data),
-        }
+        let data = &data[..self.inside(bar, offset, data.len())];
+        let written = match self.interrupts.bar_write(bar, offset, data, &*self.device) {
+            Some(written) => written,
+            None if bar == Bar::ROM => Ok(()),
+            None => self.device.write(Region::Bar(bar), offset, data),
+        };
         if let Err(error) = written {
             self.warnings
                 .say(format_args!("BAR {} at {offset:#x} cannot be written: {error}", bar.index()));
@@ -278,10 +300,8 @@ impl Drop for VfioFunction {
     fn drop(&mut self) {
         self.command = 0;
         self.sync();
-        if let Some(msix) = &mut self.msix
-            && let Err(error) = msix.write_control(0, self.device.as_ref())
-        {
-            self.warnings.say(format_args!("MSI-X cannot be switched off: {error}"));
+        if let Err(error) = self.interrupts.disable(&*self.device) {
+            self.warnings.say(format_args!("its interrupts cannot be switched off: {error}"));
         }
         if let Err(error) = self.device.reset() {
             self.warnings.say(format_args!("the device cannot be reset alone: {error}"));

@@ -1,63 +1,19 @@
 //! An assigned function against fake doors: the order of calls is what is asserted.
 
 use super::*;
-use crate::fake::{DeviceCall, DeviceLog, FakeDevice, FakeDma, FakePort, PortCall};
-use crate::irq::{Gsi, MsiMessage};
-use crate::pci::regs::COMMAND_MEMORY;
+use crate::fake::{DeviceCall, FakeDevice, FakePort, PortCall};
+use crate::irq::MsiMessage;
+use crate::pci::regs::{COMMAND_IO, COMMAND_MEMORY, ROM_ADDRESS};
 use crate::pci::{BarKind, Space};
-use crate::vfio::{DeviceProfile, PeerAccess, RegionProfile};
+use crate::vfio::rig::{BDF, MSIX_CONTROL as CONTROL, Offers, Rig, bar};
+use crate::vfio::{DeviceProfile, PeerAccess};
 
-const BDF: Bdf = Bdf::new(0, 0, 1, 0).expect("device 1, function 0");
-const CONTROL: u16 = 0x72;
 /// BAR 3 without the table's page.
 const BAR3_DIRECT: std::ops::Range<u64> = 0xc002_1000..0xc002_4000;
 const MESSAGE: MsiMessage = MsiMessage { address: 0xfee0_0000, data: 0x31 };
 
-struct Rig {
-    function: VfioFunction,
-    device: DeviceLog,
-    port: Arc<FakePort>,
-    routes: Arc<BarRoutes>,
-    dma: Arc<FakeDma>,
-}
-
-fn bar(index: u8) -> Bar {
-    Bar::new(index).expect("below 6")
-}
-
-/// Like an 82576: registers in BAR 0, ports in BAR 2, the MSI-X table alone in a page of
-/// BAR 3; power management at 0x40.
 fn rig(msix_grows: bool) -> Rig {
-    let mut config = vec![0; 4096];
-    config[0x06] = 0x10;
-    config[0x34] = 0x40;
-    config[0x40..0x42].copy_from_slice(&[0x01, 0x70]);
-    config[0x70..0x7c].copy_from_slice(&[0x11, 0, 2, 0, 3, 0, 0, 0, 3, 0x20, 0, 0]);
-    let mut profile = DeviceProfile { config, msix_vectors: 3, msix_grows, ..Default::default() };
-    for (index, size) in [(0, 0x2_0000u64), (2, 0x20), (3, 0x4000)] {
-        let mappable = if index == 2 { vec![] } else { std::iter::once(0..size).collect() };
-        profile.bars[index] = RegionProfile { size, mappable };
-    }
-    let memory = BarKind::Memory32 { prefetchable: false };
-    let bars = vec![
-        BarSpec { bar: bar(0), kind: memory, size: 0x2_0000, address: 0xc000_0000 },
-        BarSpec { bar: bar(2), kind: BarKind::Io, size: 0x20, address: 0x1000 },
-        BarSpec { bar: bar(3), kind: memory, size: 0x4000, address: 0xc002_0000 },
-    ];
-    let windows = vec![(Space::Memory, 0xc000_0000..0xe000_0000), (Space::Io, 0x1000..0x1_0000)];
-    let (port, routes) = (Arc::new(FakePort::default()), Arc::new(BarRoutes::new(windows)));
-    let dma = Arc::new(FakeDma::default());
-    let wiring = Wiring {
-        port: port.clone(),
-        router: MsiRouter::new(port.clone()),
-        routes: routes.clone(),
-        peers: PeerAccess::Iommu(dma.clone()),
-    };
-    let (device, log) = FakeDevice::new(profile);
-    let place = Place { bdf: BDF, bars, multi_function: false };
-    let function =
-        VfioFunction::new(Box::new(device), &place, &mut (8..), wiring).expect("a sound device");
-    Rig { function, device: log, port, routes, dma }
+    Rig::new(Offers { msix: 3, msix_grows, ..Offers::default() })
 }
 
 fn write(function: &mut VfioFunction, offset: u16, value: u32) {
@@ -224,16 +180,89 @@ fn the_plan_and_the_host_must_agree_on_sizes() {
     let profile = DeviceProfile { config: vec![0; 256], ..Default::default() };
     let port = Arc::new(FakePort::default());
     let routes = Arc::new(BarRoutes::new(vec![]));
-    let wiring = Wiring {
-        port: port.clone(),
-        router: MsiRouter::new(port),
-        routes,
-        peers: PeerAccess::Alone,
-    };
+    let router = MsiRouter::new(port.clone());
+    let wiring = Wiring { port, router, routes, peers: PeerAccess::Alone };
     let kind = BarKind::Memory32 { prefetchable: false };
     let spec = BarSpec { bar: bar(0), kind, size: 4096, address: 0xc000_0000 };
-    let place = Place { bdf: BDF, bars: vec![spec], multi_function: false };
+    let place =
+        Place { bdf: BDF, bars: vec![spec], multi_function: false, intx_gsi: None, rom: None };
     let device = Box::new(FakeDevice::new(profile).0);
     let refused = VfioFunction::new(device, &place, &mut (0..), wiring);
     assert!(matches!(refused, Err(FunctionError::BarSize { bar: 0, found: 0, planned: 4096 })));
+}
+
+fn read(function: &mut VfioFunction, bar: Bar, offset: u64, length: usize) -> Vec<u8> {
+    let mut data = vec![0; length];
+    function.bar_read(bar, offset, &mut data);
+    data
+}
+
+#[test]
+fn a_bar_below_a_page_and_ports_exit_with_the_guests_own_sizes() {
+    let mut rig = rig(true);
+    rig.function.config_write(COMMAND, &[(COMMAND_MEMORY | COMMAND_IO) as u8, 0]);
+    assert!(rig.port.mapped().iter().all(|mapped| !mapped.contains(&0xc004_0000)));
+    for (space, address, answers) in [(Space::Memory, 0xc004_0000, 4), (Space::Io, 0x1000, 2)] {
+        let hit = rig.routes.find(space, address).expect("it exits");
+        assert_eq!((hit.bar, hit.offset), (bar(answers), 0));
+        rig.device.take();
+        for length in [1, 2, 4, 8] {
+            assert_eq!(
+                read(&mut rig.function, hit.bar, 8, length),
+                [8, 9, 10, 11, 12, 13, 14, 15][..length]
+            );
+            rig.function.bar_write(hit.bar, 8, &vec![0x5a; length]);
+            let write = DeviceCall::Write(Region::Bar(hit.bar), 8, vec![0x5a; length]);
+            assert_eq!(rig.device.take(), [write]);
+        }
+    }
+}
+
+#[test]
+fn an_access_past_the_end_of_a_bar_is_cut_off_there() {
+    let mut rig = rig(true);
+    rig.function.config_write(COMMAND, &[(COMMAND_MEMORY | COMMAND_IO) as u8, 0]);
+    rig.device.take();
+    assert_eq!(
+        read(&mut rig.function, bar(4), 0xfc, 8),
+        [0xfc, 0xfd, 0xfe, 0xff, 0xff, 0xff, 0xff, 0xff]
+    );
+    assert_eq!(read(&mut rig.function, bar(2), 0x1e, 4), [0x1e, 0x1f, 0xff, 0xff]);
+    rig.function.bar_write(bar(4), 0xfc, &[1, 2, 3, 4, 5, 6, 7, 8]);
+    let write = DeviceCall::Write(Region::Bar(bar(4)), 0xfc, vec![1, 2, 3, 4]);
+    assert_eq!(rig.device.take(), [write]);
+    assert!(rig.device.violations().is_empty());
+}
+
+#[test]
+fn the_rom_answers_when_both_its_bit_and_memory_space_are_enabled() {
+    let mut rig = Rig::new(Offers { rom: 0x1_0000, ..Offers::default() });
+    write(&mut rig.function, ROM_ADDRESS, 0xc100_0000);
+    rig.function.config_write(COMMAND, &[COMMAND_MEMORY as u8, 0]);
+    assert!(rig.routes.find(Space::Memory, 0xc100_0000).is_none());
+    write(&mut rig.function, ROM_ADDRESS, 0xc100_0001);
+    let hit = rig.routes.find(Space::Memory, 0xc100_0010).expect("the ROM answers");
+    assert_eq!((hit.bar, hit.offset), (Bar::ROM, 0x10));
+    rig.function.config_write(COMMAND, &[0, 0]);
+    assert!(rig.routes.find(Space::Memory, 0xc100_0010).is_none());
+    assert!(rig.port.mapped().is_empty(), "it is not mapped");
+}
+
+#[test]
+fn the_rom_is_read_from_the_device_once_and_never_written() {
+    // A region that is smaller than what the register can say.
+    let mut rig = Rig::new(Offers { rom: 0x1_8000, ..Offers::default() });
+    write(&mut rig.function, ROM_ADDRESS, 0xc100_0001);
+    rig.device.take();
+    let mut seen = vec![0; 4];
+    rig.function.bar_read(Bar::ROM, 0, &mut seen);
+    assert_eq!(seen, [0xff; 4], "memory space is off: the host's kernel refuses");
+    rig.function.config_write(COMMAND, &[COMMAND_MEMORY as u8, 0]);
+    rig.device.take();
+    assert_eq!(read(&mut rig.function, Bar::ROM, 0x55, 2), [0x55, 0x56]);
+    assert_eq!(read(&mut rig.function, Bar::ROM, 0x1_7fff, 4), [0xff; 4]);
+    assert_eq!(read(&mut rig.function, Bar::ROM, 0x1_9000, 1), [0xff]);
+    rig.function.bar_write(Bar::ROM, 0, &[1, 2, 3, 4]);
+    assert_eq!(rig.device.take(), [DeviceCall::ReadRom(0..0x1_8000)]);
+    assert!(rig.device.violations().is_empty());
 }

@@ -12,8 +12,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use vfio_bindings::bindings::vfio::{
-    VFIO_BASE, VFIO_IRQ_INFO_NORESIZE, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD,
-    VFIO_IRQ_SET_DATA_NONE, VFIO_REGION_INFO_FLAG_MMAP, VFIO_TYPE, vfio_irq_set,
+    VFIO_BASE, VFIO_IRQ_INFO_NORESIZE, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK,
+    VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE, VFIO_REGION_INFO_FLAG_MMAP, VFIO_TYPE,
+    vfio_irq_set,
 };
 use vfio_ioctls::{VfioContainer, VfioDevice, VfioDeviceFd, VfioError, VfioRegionInfoCap};
 use vmm_sys_util::eventfd::EventFd;
@@ -100,6 +101,8 @@ impl KernelDevice {
         let profile = DeviceProfile {
             config,
             bars: std::array::from_fn(|index| region_profile(&device, index as u32)),
+            has_intx: irq(IrqKind::Intx).is_some(),
+            msi_vectors: irq(IrqKind::Msi).map_or(0, |irq| irq.count),
             msix_vectors: irq(IrqKind::Msix).map_or(0, |irq| irq.count),
             msix_grows: irq(IrqKind::Msix)
                 .is_some_and(|irq| irq.flags & VFIO_IRQ_INFO_NORESIZE == 0),
@@ -134,7 +137,11 @@ impl KernelDevice {
         words.extend(fds.iter().map(|fd| *fd as u32));
         // SAFETY: `words` holds the `argsz` bytes that the kernel reads.
         match unsafe { ioctl_with_ptr(&self.file, VFIO_DEVICE_SET_IRQS(), words.as_ptr()) } {
-            0.. => Ok(()),
+            0 => Ok(()),
+            // Not done: this is how many vectors there are (`vfio_msi_enable`).
+            fewer @ 1.. => {
+                Err(io::Error::other(format!("the host has only {fewer} vectors for it")))
+            }
             _ => Err(io::Error::last_os_error()),
         }
     }
@@ -179,6 +186,11 @@ impl VfioBackend for KernelDevice {
         let fds: Vec<i32> = irqfds.iter().map(|fd| fd.map_or(-1, AsRawFd::as_raw_fd)).collect();
         let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
         self.set_irqs_raw(flags, kind, start, &fds, fds.len() as u32)
+    }
+
+    fn unmask_intx_on(&self, resample: &EventFd) -> io::Result<()> {
+        let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_UNMASK;
+        self.set_irqs_raw(flags, IrqKind::Intx, 0, &[resample.as_raw_fd()], 1)
     }
 
     fn disable_irqs(&self, kind: IrqKind) -> io::Result<()> {

@@ -1,22 +1,31 @@
 //! How a passthrough function works.
 //!
 //! The guest's driver talks to the device itself: BARs are mapped into the guest as memory slots,
-//! DMA goes through the IOMMU to guest RAM, and each MSI-X vector is an eventfd between VFIO and
-//! KVM. What is left for berth is rare and slow: configuration space, the pages of the MSI-X
-//! table, and following the guest when it moves a BAR or programs a vector.
+//! DMA goes through the IOMMU to guest RAM, and each interrupt vector is an eventfd between VFIO
+//! and KVM, the interrupt pin two of them. What is left for berth is rare and slow: configuration
+//! space, the pages of the MSI-X table, BARs that are smaller than a page or ports, the expansion
+//! ROM, and following the guest when it moves a BAR or programs a vector.
 //!
 //! Everything that follows a guest's write is one idempotent step from what is to what should
-//! be: [`VfioFunction::sync`] for BARs, [`msix::MsixVectors`] for vectors.
+//! be: `FunctionBars::sync` and `Interrupts::sync`.
 
 mod backend;
 mod bars;
 mod config_space;
 mod dma;
 mod function;
+#[cfg(test)]
+mod hostile;
+mod interrupts;
+mod intx;
 mod kernel;
 mod mapping;
+mod msi;
 mod msix;
 mod regions;
+#[cfg(test)]
+mod rig;
+mod rom;
 
 pub use backend::{DeviceProfile, IrqKind, Region, RegionProfile, VfioBackend};
 pub use dma::{DmaPort, PeerAccess};

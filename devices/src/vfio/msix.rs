@@ -8,8 +8,9 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::backend::{IrqKind, VfioBackend};
 use crate::irq::{MsiRoute, MsiRouter};
-use crate::pci::msix::{MsixCapability, MsixTable};
-use crate::pci::regs::{MSIX_ENABLE, MSIX_FUNCTION_MASK};
+use crate::pci::ConfigSpace;
+use crate::pci::msix::{MsixCapability, MsixTable, read_pba};
+use crate::pci::regs::{MSIX_CONTROL, MSIX_ENABLE, MSIX_FUNCTION_MASK};
 
 /// The vectors, each an eventfd that VFIO signals and KVM turns into an interrupt.
 ///
@@ -19,8 +20,6 @@ pub struct MsixVectors {
     capability: MsixCapability,
     table: MsixTable,
     vectors: Vec<Vector>,
-    /// VFIO has MSI-X enabled on the device.
-    enabled: bool,
     /// Message control as the guest last wrote it.
     control: u16,
 }
@@ -37,7 +36,7 @@ impl MsixVectors {
         let vector = |_| Ok(Vector { route: router.allocate()?, bound: false });
         let vectors = (0..capability.vectors).map(vector).collect::<io::Result<_>>()?;
         let table = MsixTable::new(capability.vectors);
-        Ok(Self { capability, table, vectors, enabled: false, control: capability.vectors - 1 })
+        Ok(Self { capability, table, vectors, control: capability.vectors - 1 })
     }
 
     /// Where table and pending bits lie.
@@ -45,9 +44,20 @@ impl MsixVectors {
         &self.capability
     }
 
-    /// Message control as the guest last wrote it.
-    pub fn control(&self) -> u16 {
-        self.control
+    /// All vectors.
+    pub fn all(&self) -> Range<u16> {
+        0..self.table.len()
+    }
+
+    /// Takes over message control as the guest has written it; returns whether it is new.
+    pub fn program(&mut self, config: &ConfigSpace) -> bool {
+        let control = config.half(self.capability.offset + MSIX_CONTROL);
+        std::mem::replace(&mut self.control, control) != control
+    }
+
+    /// The guest has enabled MSI-X.
+    pub fn enabled(&self) -> bool {
+        self.control & MSIX_ENABLE != 0
     }
 
     /// Reads the table.
@@ -56,62 +66,43 @@ impl MsixVectors {
     }
 
     /// Reads the pending bits.
-    pub fn read_pba(&self, offset: u64, data: &mut [u8]) {
+    pub fn read_pending(&self, offset: u64, data: &mut [u8]) {
         let pending = |vector: u16| self.vectors[usize::from(vector)].route.pending();
-        crate::pci::msix::read_pba(self.table.len(), offset, data, pending);
+        read_pba(self.table.len(), offset, data, pending);
     }
 
-    /// Writes the table; vectors follow.
-    pub fn write_table(
-        &mut self,
-        offset: u64,
-        data: &[u8],
-        device: &dyn VfioBackend,
-    ) -> io::Result<()> {
-        let touched = self.table.write(offset, data);
-        self.sync_vectors(touched, device)
+    /// Writes the table; returns the vectors that were touched.
+    pub fn write_table(&mut self, offset: u64, data: &[u8]) -> Range<u16> {
+        self.table.write(offset, data)
     }
 
-    /// The guest wrote message control. VFIO is told before the guest's write returns, and the
-    /// enable bit itself is VFIO's to set.
-    pub fn write_control(&mut self, control: u16, device: &dyn VfioBackend) -> io::Result<()> {
-        self.control = control;
-        match (self.enabled, control & MSIX_ENABLE != 0) {
-            (false, true) => self.enable(device)?,
-            (true, false) => return self.disable(device),
-            _ => {}
-        }
-        self.sync_vectors(0..self.table.len(), device)
-    }
-
+    /// Enables MSI-X on the device; the enable bit itself is VFIO's to set.
+    ///
     /// Where the kernel can add vectors later, MSI-X starts with the first one unbound, so that a
     /// large table costs the host only the vectors that the guest uses. Where it cannot, all
     /// are bound at once.
-    fn enable(&mut self, device: &dyn VfioBackend) -> io::Result<()> {
+    pub fn enable(&mut self, device: &dyn VfioBackend) -> io::Result<()> {
         if device.profile().msix_grows {
-            device.set_irqs(IrqKind::Msix, 0, &[None])?;
-        } else {
-            let fds: Vec<Option<&EventFd>> =
-                self.vectors.iter().map(|v| Some(v.route.irqfd())).collect();
-            device.set_irqs(IrqKind::Msix, 0, &fds)?;
-            self.vectors.iter_mut().for_each(|vector| vector.bound = true);
+            return device.set_irqs(IrqKind::Msix, 0, &[None]);
         }
-        self.enabled = true;
+        let fds: Vec<Option<&EventFd>> =
+            self.vectors.iter().map(|v| Some(v.route.irqfd())).collect();
+        device.set_irqs(IrqKind::Msix, 0, &fds)?;
+        self.vectors.iter_mut().for_each(|vector| vector.bound = true);
         Ok(())
     }
 
-    fn disable(&mut self, device: &dyn VfioBackend) -> io::Result<()> {
-        device.disable_irqs(IrqKind::Msix)?;
-        self.enabled = false;
-        for vector in &mut self.vectors {
+    /// Silent, and nothing pending. VFIO has been told before: it signals no more.
+    pub fn release(&mut self) -> io::Result<()> {
+        MsiRoute::clear_all(self.vectors.iter_mut().map(|vector| {
             vector.bound = false;
-            vector.route.clear()?;
-        }
-        Ok(())
+            &mut vector.route
+        }))
     }
 
-    fn sync_vectors(&mut self, touched: Range<u16>, device: &dyn VfioBackend) -> io::Result<()> {
-        let open = self.enabled && self.control & MSIX_FUNCTION_MASK == 0;
+    /// Delivers what is not masked, while MSI-X is enabled on the device.
+    pub fn sync(&mut self, touched: Range<u16>, device: &dyn VfioBackend) -> io::Result<()> {
+        let open = self.control & MSIX_FUNCTION_MASK == 0;
         for index in touched {
             let entry = self.table.entry(index);
             let vector = &mut self.vectors[usize::from(index)];

@@ -130,17 +130,15 @@ fn reserved_memory(case: &Case, listed: &Listed) -> Option<Finding> {
 
 fn link(device: Bdf, listed: &Listed) -> Option<Finding> {
     let code = Code::LinkReduced;
-    let link = listed.link.as_ref()?;
+    let link = listed.function.link.as_ref()?;
     let source = format!("{DEVICES}/{device}/current_link_speed, current_link_width");
-    let now = format!("{} x{}", link.speed, link.width);
-    Some(if link.is_reduced() {
-        let seen =
-            format!("the link is {now}, and the device has {} x{}", link.max_speed, link.max_width);
-        Finding::warn(code, source, seen)
+    let (now, most) = (link.negotiated, link.capable);
+    Some(if now == most {
+        Finding::pass(code, source, format!("the link is {now}, all that the device has"))
+    } else {
+        Finding::warn(code, source, format!("the link is {now}, and the device has {most}"))
             .step("look at it again under load: idle devices slow their links down")
             .step("move the card to a slot with more lanes, or seat it again")
-    } else {
-        Finding::pass(code, source, format!("the link is {now}, all that the device has"))
     })
 }
 

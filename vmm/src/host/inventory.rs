@@ -33,8 +33,6 @@ pub struct Listed {
     pub sriov: Option<VfCount>,
     /// The function that it is a virtual function of.
     pub physical_function: Option<Bdf>,
-    /// Its PCI Express link.
-    pub link: Option<Link>,
     /// What the host does with it.
     pub uses: Vec<HostUse>,
     /// Access control services, of a bridge.
@@ -53,27 +51,6 @@ pub struct VfCount {
     pub now: u16,
     /// Virtual functions that there can be.
     pub max: u16,
-}
-
-/// A PCI Express link, as it is and as the function could have it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Link {
-    /// Such as `8.0 GT/s`.
-    pub speed: String,
-    /// Lanes.
-    pub width: u8,
-    /// Such as `16.0 GT/s`.
-    pub max_speed: String,
-    /// Lanes.
-    pub max_width: u8,
-}
-
-impl Link {
-    /// Whether it is slower or narrower than the function could have it.
-    pub fn is_reduced(&self) -> bool {
-        let rate = |speed: &str| speed.split(' ').next().and_then(|gts| gts.parse::<f32>().ok());
-        rate(&self.speed) < rate(&self.max_speed) || self.width < self.max_width
-    }
 }
 
 impl Inventory {
@@ -127,30 +104,10 @@ fn listed(
             _ => None,
         },
         physical_function: address_of("physfn"),
-        link: link(root, &folder),
         uses: usage.of(root, address, &folder, function.group),
         acs: if function.is_bridge() { acs::read(root, &file("config")) } else { Acs::Unknown },
         modalias: root.glance(file("modalias")).unwrap_or_default(),
         interrupts: interrupts.iter().filter_map(|number| number.parse().ok()).collect(),
         function,
-    })
-}
-
-fn link(root: &Root, folder: &str) -> Option<Link> {
-    let speed = |name: &str| {
-        // "8.0 GT/s PCIe"; "Unknown" where there is no link, as of virtual functions.
-        let text = root.glance(format!("{folder}/{name}"))?;
-        text.contains("GT/s").then(|| text.trim_end_matches(" PCIe").to_owned())
-    };
-    let width = |name: &str| {
-        // 0 and 255 where there is no link.
-        let lanes: u8 = root.glance(format!("{folder}/{name}"))?.parse().ok()?;
-        (1..=32).contains(&lanes).then_some(lanes)
-    };
-    Some(Link {
-        speed: speed("current_link_speed")?,
-        width: width("current_link_width")?,
-        max_speed: speed("max_link_speed")?,
-        max_width: width("max_link_width")?,
     })
 }

@@ -2,14 +2,18 @@
 
 use std::ops::Range;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::regs::INTERRUPT_PIN;
+use berth_devices::pci::{Bdf, Link};
 use serde::Serialize;
 
-use super::HostError;
 use super::root::Root;
+use super::{HostError, link};
 use crate::plan::BarKind;
 
 pub(super) const DEVICES: &str = "/sys/bus/pci/devices";
+
+/// Bytes of configuration space with everything that is read here.
+const CONFIG_SIZE: usize = 256;
 
 /// One PCI function.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -30,8 +34,15 @@ pub struct PciFunction {
     pub group: Option<u32>,
     /// Whether it is a virtual function (SR-IOV).
     pub is_virtual: bool,
+    /// Its PCI Express link; `None` when it has none, being conventional PCI or part of the root
+    /// complex.
+    pub link: Option<Link>,
+    /// Interrupt pin: 1..=4 for INTA..INTD, 0 for none.
+    pub interrupt_pin: u8,
     /// Implemented BARs.
     pub bars: Vec<HostBar>,
+    /// Bytes of its expansion ROM, 0 when it has none.
+    pub rom_size: u64,
     /// Vectors in its MSI-X table, 0 when it has none; `None` when its capabilities cannot be seen,
     /// as by users other than root.
     pub msix_vectors: Option<u16>,
@@ -40,7 +51,7 @@ pub struct PciFunction {
 }
 
 /// A BAR as the host's kernel found it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct HostBar {
     /// Register, 0..=5.
     pub index: u8,
@@ -85,6 +96,9 @@ impl PciFunction {
         let node: i64 = root.value(file("numa_node"), "the number of a node, or -1")?.unwrap_or(-1);
         let group = root.link_name(file("iommu_group"));
         let resets = root.text(file("reset_method"))?.unwrap_or_default();
+        let config = root.head(file("config"), CONFIG_SIZE)?;
+        let resources = resources(root, &file("resource"))?;
+        let pin = config.as_ref().and_then(|config| config.get(usize::from(INTERRUPT_PIN)));
         Ok(Some(Self {
             vendor: vendor as u16,
             device: root.hex(file("device"))?.unwrap_or(0) as u16,
@@ -94,8 +108,15 @@ impl PciFunction {
             node: u32::try_from(node).ok(),
             group: group.and_then(|name| name.parse().ok()),
             is_virtual: root.exists(file("physfn")),
-            bars: bars(root, &file("resource"))?,
-            msix_vectors: root.head(file("config"), 256)?.and_then(|config| msix_vectors(&config)),
+            link: link::read(
+                root,
+                &format!("{DEVICES}/{address}"),
+                config.as_deref().unwrap_or_default(),
+            ),
+            interrupt_pin: pin.copied().filter(|pin| *pin <= 4).unwrap_or(0),
+            bars: bars(&resources),
+            rom_size: resources.get(ROM).map_or(0, Resource::size),
+            msix_vectors: config.and_then(|config| msix_vectors(&config)),
             reset_methods: resets.split_whitespace().map(str::to_owned).collect(),
         }))
     }
@@ -109,47 +130,68 @@ pub(super) fn addresses(root: &Root) -> Result<Vec<Bdf>, HostError> {
     Ok(all)
 }
 
-/// Reads the first six lines of `resource`: first and last address, then flags (kernel,
-/// `include/linux/ioport.h`).
-fn bars(root: &Root, path: &str) -> Result<Vec<HostBar>, HostError> {
-    const IO: u64 = 0x100;
-    const MEMORY: u64 = 0x200;
-    const PREFETCH: u64 = 0x2000;
-    const MEMORY_64: u64 = 0x10_0000;
+/// A line of `resource`: first and last address, then flags (kernel, `include/linux/ioport.h`).
+struct Resource {
+    first: u64,
+    last: u64,
+    flags: u64,
+}
 
+/// Resource of the expansion ROM, behind those of the six BARs (kernel, `include/linux/pci.h`).
+const ROM: usize = 6;
+
+const IO: u64 = 0x100;
+const MEMORY: u64 = 0x200;
+
+impl Resource {
+    /// Enhanced Allocation allows sizes that are no power of two; the register we emulate does
+    /// not. 0 when nothing is there.
+    fn size(&self) -> u64 {
+        if self.flags & (IO | MEMORY) == 0 {
+            return 0;
+        }
+        let bytes = self.last.wrapping_sub(self.first).wrapping_add(1);
+        bytes.checked_next_power_of_two().unwrap_or(1 << 63)
+    }
+}
+
+fn resources(root: &Root, path: &str) -> Result<Vec<Resource>, HostError> {
     let text = root.text(path)?.unwrap_or_default();
-    let mut bars = Vec::new();
-    for (index, line) in text.lines().take(6).enumerate() {
+    let lines = text.lines().take(ROM + 1).map(|line| {
         let numbers: Option<Vec<u64>> = line
             .split_whitespace()
             .map(|word| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok())
             .collect();
-        let Some([first, last, flags]) = numbers.as_deref() else {
-            return Err(HostError::Malformed {
+        match numbers.as_deref() {
+            Some(&[first, last, flags]) => Ok(Resource { first, last, flags }),
+            _ => Err(HostError::Malformed {
                 path: root.path(path),
                 text: line.to_owned(),
                 expected: "first address, last address and flags",
-            });
-        };
-        let prefetchable = flags & PREFETCH != 0;
-        let kind = if flags & IO != 0 {
-            BarKind::Io
-        } else if flags & MEMORY == 0 {
-            continue;
-        } else if flags & MEMORY_64 != 0 {
-            BarKind::Memory64 { prefetchable }
-        } else {
-            BarKind::Memory32 { prefetchable }
-        };
-        let bytes = last.wrapping_sub(*first).wrapping_add(1);
-        bars.push(HostBar {
-            index: index as u8,
-            kind,
-            // Enhanced Allocation allows other sizes; the register we emulate does not.
-            size: bytes.checked_next_power_of_two().unwrap_or(1 << 63),
-        });
-    }
-    Ok(bars)
+            }),
+        }
+    });
+    lines.collect()
+}
+
+fn bars(resources: &[Resource]) -> Vec<HostBar> {
+    const PREFETCH: u64 = 0x2000;
+    const MEMORY_64: u64 = 0x10_0000;
+
+    let present = (0..).zip(resources).take(ROM).filter(|(_, resource)| resource.size() > 0);
+    present
+        .map(|(index, resource)| {
+            let prefetchable = resource.flags & PREFETCH != 0;
+            let kind = if resource.flags & IO != 0 {
+                BarKind::Io
+            } else if resource.flags & MEMORY_64 != 0 {
+                BarKind::Memory64 { prefetchable }
+            } else {
+                BarKind::Memory32 { prefetchable }
+            };
+            HostBar { index, kind, size: resource.size() }
+        })
+        .collect()
 }
 
 /// Size of the MSI-X table in `config`; `None` when the bytes end before the capabilities do.

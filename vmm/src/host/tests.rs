@@ -71,6 +71,10 @@ impl Snapshot {
             ("driver_override", "(null)\n"),
             ("numa_node", "0\n"),
             ("reset_method", "flr bus\n"),
+            ("max_link_speed", "5.0 GT/s PCIe\n"),
+            ("max_link_width", "4\n"),
+            ("current_link_speed", "2.5 GT/s PCIe\n"),
+            ("current_link_width", "2\n"),
             (
                 "resource",
                 "0x00000000c0000000 0x00000000c001ffff 0x0000000000040200\n\
@@ -182,9 +186,43 @@ fn a_function_is_read_from_sysfs() {
         ]
         .map(|(index, kind, size)| HostBar { index, kind, size })
     );
+    assert_eq!((nic.rom_size, nic.interrupt_pin), (128 << 10, 0));
     let group = &host.iommu.groups[&12];
     assert_eq!(group.members.len(), 1);
     assert_eq!(group.reserved[0].range, 0xfee0_0000..=0xfeef_ffff);
+}
+
+#[test]
+fn a_link_is_read_from_sysfs() {
+    let snapshot = Snapshot::lab();
+    let nic = |snapshot: &Snapshot| {
+        let host = snapshot.read().expect("a host");
+        host.functions.into_values().next().expect("the NIC")
+    };
+    let link = nic(&snapshot).link.expect("a link");
+    assert_eq!(link.capable.to_string(), "5.0 GT/s x4");
+    assert_eq!(link.negotiated.to_string(), "2.5 GT/s x2");
+    // Capabilities are hidden from this user.
+    assert_eq!((link.payload_supported.bytes(), link.payload.bytes()), (128, 128));
+
+    let mut config = vec![0; 256];
+    (config[0x06], config[0x34], config[0x3d]) = (0x10, 0x40, 2);
+    config[0x40..0x4a].copy_from_slice(&[0x10, 0, 2, 0, 2, 0, 0, 0, 0x20, 0]);
+    snapshot.write(&format!("{NIC}/config"), &String::from_utf8(config).expect("ASCII"));
+    let function = nic(&snapshot);
+    let link = function.link.expect("a link");
+    assert_eq!((link.payload_supported.bytes(), link.payload.bytes()), (512, 256));
+    assert_eq!(function.interrupt_pin, 2);
+
+    // A virtual function has its physical function's.
+    snapshot.write(&format!("{NIC}/physfn/max_link_speed"), "16.0 GT/s PCIe\n");
+    snapshot.write(&format!("{NIC}/physfn/max_link_width"), "8\n");
+    let link = nic(&snapshot).link.expect("a link");
+    assert_eq!(link.negotiated.to_string(), "16.0 GT/s x8");
+    // Integrated into the root complex.
+    snapshot.write(&format!("{NIC}/physfn/max_link_speed"), "Unknown\n");
+    snapshot.write(&format!("{NIC}/physfn/max_link_width"), "255\n");
+    assert_eq!(nic(&snapshot).link, None);
 }
 
 #[test]

@@ -61,7 +61,7 @@ fn row(device: &Device) -> [String; 8] {
     let number = |number: Option<u32>| or_dash(number.map(|number| number.to_string()));
     let link = device.link.as_ref().map(|link| {
         let now = format!("{} x{}", link.speed.trim_end_matches(" GT/s"), link.width);
-        if link.is_reduced() {
+        if !link.is_full() {
             format!("{now} of {} x{}", link.max_speed.trim_end_matches(" GT/s"), link.max_width)
         } else {
             now

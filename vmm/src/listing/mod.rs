@@ -5,12 +5,12 @@ mod names;
 
 use std::collections::BTreeMap;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::{self, Bdf};
 use serde::Serialize;
 
 pub use names::Names;
 
-use crate::host::{HostUse, Inventory, Link, Listed, VfCount};
+use crate::host::{HostUse, Inventory, Listed, VfCount};
 
 /// Every function that a guest could get: all but the host's own fabric.
 ///
@@ -64,6 +64,37 @@ pub struct Device {
     pub obstacles: Vec<String>,
 }
 
+/// A PCI Express link, as it is and as the function could have it.
+#[derive(Debug, Serialize)]
+pub struct Link {
+    /// Such as `8.0 GT/s`.
+    pub speed: String,
+    /// Lanes.
+    pub width: u8,
+    /// Such as `16.0 GT/s`.
+    pub max_speed: String,
+    /// Lanes.
+    pub max_width: u8,
+}
+
+impl From<&pci::Link> for Link {
+    fn from(link: &pci::Link) -> Self {
+        Self {
+            speed: link.negotiated.speed.to_string(),
+            width: link.negotiated.lanes,
+            max_speed: link.capable.speed.to_string(),
+            max_width: link.capable.lanes,
+        }
+    }
+}
+
+impl Link {
+    /// Whether it is as fast and as wide as the function could have it.
+    fn is_full(&self) -> bool {
+        (&self.speed, self.width) == (&self.max_speed, self.max_width)
+    }
+}
+
 /// Whether a guest may have a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -110,7 +141,7 @@ fn device(address: Bdf, listed: &Listed, inventory: &Inventory, names: &Names) -
         sriov: listed.sriov,
         physical_function: listed.physical_function,
         reset_methods: function.reset_methods.clone(),
-        link: listed.link.clone(),
+        link: function.link.as_ref().map(Link::from),
         uses: listed.uses.clone(),
         state,
         obstacles,

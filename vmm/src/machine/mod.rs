@@ -5,6 +5,7 @@
 
 mod control;
 mod error;
+mod hierarchy;
 
 use std::fs::File;
 use std::io;
@@ -13,12 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, Receiver};
 
-use berth_arch::acpi::{AcpiConfig, AcpiTables, PciRoot};
+use berth_arch::acpi::{AcpiConfig, AcpiTables};
 use berth_arch::cpuid::CpuidConfig;
 use berth_arch::topology::Topology;
 use berth_arch::{boot, cpuid, layout, regs};
-use berth_devices::irq::{MsiRouter, VmPort};
-use berth_devices::pci::{BarRoutes, Bdf, HostBridge, PciFunction, Segment, Space};
+use berth_devices::irq::{Gsi, MsiRouter, VmPort};
+use berth_devices::pci::{BarRoutes, Bdf, PciFunction, RootBus, Segment};
 use berth_devices::power::PowerRegisters;
 use berth_devices::serial::SerialPort;
 use berth_devices::vfio::{
@@ -30,6 +31,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRe
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 pub use error::{BuildError, RunError};
+use hierarchy::Fabric;
 
 use crate::affinity;
 use crate::chipset::Chipset;
@@ -113,7 +115,8 @@ impl Machine {
         let cpus: Vec<u32> = plan.vcpus.iter().map(|vcpu| vcpu.cpu).collect();
         let memory = memory::allocate(&plan.memory, &cpus)?;
         map_ram(&vm, &memory)?;
-        let Assigned { functions, container, notifications, routes } = assign(&plan, &vm, &memory)?;
+        let Assigned { functions, roots, container, notifications, routes } =
+            assign(&plan, &vm, &memory)?;
 
         let eventfd = || EventFd::new(EFD_NONBLOCK).map_err(BuildError::system("make an eventfd"));
         let (serial_irq, sci, ended) = (eventfd()?, eventfd()?, eventfd()?);
@@ -124,7 +127,7 @@ impl Machine {
         // Last: from here on a terminal is raw.
         let console = Console::open(&plan.console, keyboard)?;
         let chipset = Chipset::new(
-            Segment::new(functions, routes),
+            Segment::new(functions, roots, routes),
             SerialPort::new(serial_irq, console.output),
             PowerRegisters::new(sci),
         );
@@ -202,24 +205,18 @@ fn map_ram(vm: &Vm, memory: &GuestMemoryMmap) -> Result<(), BuildError> {
     Ok(())
 }
 
-/// Assigned functions and what comes with them.
+/// All functions, the assigned ones among them, and what comes with those.
 struct Assigned {
     functions: Vec<(Bdf, Box<dyn PciFunction>)>,
+    roots: Vec<RootBus>,
     container: Option<Container>,
     notifications: Vec<(Bdf, Notifications)>,
     routes: Arc<BarRoutes>,
 }
 
 fn assign(plan: &Plan, vm: &Arc<Vm>, memory: &GuestMemoryMmap) -> Result<Assigned, BuildError> {
-    let io = u64::from(layout::PCI_IO_WINDOW.start)..u64::from(layout::PCI_IO_WINDOW.end);
-    let routes = Arc::new(BarRoutes::new(vec![
-        (Space::Io, io),
-        (Space::Memory, plan.pci.window32.clone()),
-        (Space::Memory, plan.pci.window64.clone()),
-    ]));
-    let bridge = Bdf::new(0, 0, 0, 0).expect("device 0, function 0");
-    let mut functions: Vec<(Bdf, Box<dyn PciFunction>)> =
-        vec![(bridge, Box::new(HostBridge::default()))];
+    let routes = Arc::new(BarRoutes::new(hierarchy::windows(&plan.pci)));
+    let Fabric { mut functions, roots } = Fabric::new(&plan.pci);
     let (mut container, mut notifications) = (None, Vec::new());
     if !plan.pci.functions.is_empty() {
         let opened = open_container(vm)?;
@@ -246,6 +243,8 @@ fn assign(plan: &Plan, vm: &Arc<Vm>, memory: &GuestMemoryMmap) -> Result<Assigne
             }
             let place = Place {
                 bdf: planned.guest,
+                intx_gsi: planned.intx_gsi.map(Gsi),
+                rom: planned.rom.as_ref().map(|rom| rom.address),
                 bars: planned.bars.iter().map(Into::into).collect(),
                 multi_function: plan.pci.is_multi_function(planned.guest),
             };
@@ -258,7 +257,7 @@ fn assign(plan: &Plan, vm: &Arc<Vm>, memory: &GuestMemoryMmap) -> Result<Assigne
         }
         container = Some(opened);
     }
-    Ok(Assigned { functions, container, notifications, routes })
+    Ok(Assigned { functions, roots, container, notifications, routes })
 }
 
 fn open_container(vm: &Vm) -> Result<Container, BuildError> {
@@ -281,8 +280,8 @@ fn make_vcpus(plan: &Plan, vm: &Vm, memory: &GuestMemoryMmap) -> Result<Vec<Vcpu
     let tables = AcpiTables::new(
         &AcpiConfig {
             apic_ids: &topology.apic_ids(),
-            roots: &[PciRoot::only(plan.pci.last_bus, Some(plan.pci.window64.clone()))],
-            numa: None,
+            roots: &hierarchy::acpi_roots(&plan.pci),
+            numa: Some(&hierarchy::acpi_numa(plan)),
         },
         GuestAddress(layout::ACPI_TABLES.start),
     );

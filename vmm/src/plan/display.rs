@@ -6,7 +6,7 @@ use std::ops::Range;
 use berth_devices::pci::BarKind;
 
 use super::text::{Bytes, range};
-use super::{BarPlan, ConsolePlan, FunctionPlan, Plan};
+use super::{BarPlan, ConsolePlan, FunctionPlan, Plan, PortPlan, RomPlan, RootPlan};
 use crate::host::IdSet;
 
 /// Pins are a line each up to this many vCPUs, and share lines beyond.
@@ -27,6 +27,7 @@ impl fmt::Display for Plan {
         self.fmt_boot(f)?;
         self.fmt_memory(f)?;
         self.fmt_cpus(f)?;
+        self.fmt_numa(f)?;
         self.fmt_pci(f)?;
         writeln!(f, "\nlimits")?;
         writeln!(f, "  locked memory  {}", Bytes(self.limits.memlock))?;
@@ -61,9 +62,15 @@ impl Plan {
     }
 
     fn fmt_memory(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let mut map: Vec<(&Range<u64>, &str)> =
-            vec![(&self.pci.window32, "32-bit BARs"), (&self.pci.window64, "64-bit BARs")];
-        map.extend(self.memory.regions.iter().map(|region| (&region.guest, "RAM")));
+        let several = self.pci.roots.len() > 1;
+        let mut map: Vec<(&Range<u64>, String)> = Vec::new();
+        for RootPlan { buses, window32, window64, .. } in &self.pci.roots {
+            let below =
+                if several { format!(" below bus {:02x}", buses.start()) } else { String::new() };
+            map.extend(window32.iter().map(|window| (window, format!("32-bit BARs{below}"))));
+            map.extend(window64.iter().map(|window| (window, format!("64-bit BARs{below}"))));
+        }
+        map.extend(self.memory.regions.iter().map(|region| (&region.guest, "RAM".to_owned())));
         map.sort_by_key(|(addresses, _)| addresses.start);
         writeln!(f, "\nguest memory map")?;
         for (addresses, what) in map {
@@ -96,23 +103,79 @@ impl Plan {
         writeln!(f, "  berth    CPU {own}")
     }
 
+    /// One domain needs no words.
+    fn fmt_numa(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if self.numa.domains.len() > 1 {
+            writeln!(f, "\nNUMA")?;
+            let nodes = self.numa.domains.iter().flatten().enumerate();
+            for (domain, node) in nodes {
+                writeln!(f, "  domain {domain}  the host's NUMA node {node}")?;
+            }
+        }
+        Ok(())
+    }
+
     fn fmt_pci(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "\nPCI")?;
         if self.pci.functions.is_empty() {
             writeln!(f, "  no devices")?;
         }
-        for function in &self.pci.functions {
-            fmt_function(f, function)?;
+        for root in &self.pci.roots {
+            let (bus, last) = (*root.buses.start(), *root.buses.end());
+            if self.pci.roots.len() > 1 {
+                writeln!(
+                    f,
+                    "  root bus {bus:02x}, buses up to {last:02x}, in domain {}",
+                    root.domain
+                )?;
+            }
+            let of_bus = |bus: u8| self.pci.functions.iter().filter(move |f| f.guest.bus() == bus);
+            for function in of_bus(bus) {
+                fmt_function(f, "  ", function)?;
+            }
+            for port in &root.ports {
+                fmt_port(f, port)?;
+                for function in of_bus(port.secondary) {
+                    fmt_function(f, "    ", function)?;
+                }
+            }
         }
         Ok(())
     }
 }
 
-fn fmt_function(f: &mut Formatter<'_>, function: &FunctionPlan) -> fmt::Result {
+fn fmt_port(f: &mut Formatter<'_>, port: &PortPlan) -> fmt::Result {
+    let link = port.link;
+    let capable = match link.capable {
+        same if same == link.negotiated => String::new(),
+        more => format!(", capable of {more}"),
+    };
+    writeln!(
+        f,
+        "  {}  root port to bus {:02x}, {}{capable}, payload {} of {} bytes",
+        port.guest,
+        port.secondary,
+        link.negotiated,
+        link.payload.bytes(),
+        link.payload_supported.bytes(),
+    )?;
+    let windows = &port.windows;
+    for (name, window) in
+        [("I/O", &windows.io), ("memory", &windows.memory), ("prefetchable", &windows.prefetchable)]
+    {
+        if let Some(window) = window {
+            let size = Bytes(window.end - window.start);
+            writeln!(f, "    {}  {size:>9}  {name}", range(window))?;
+        }
+    }
+    Ok(())
+}
+
+fn fmt_function(f: &mut Formatter<'_>, indent: &str, function: &FunctionPlan) -> fmt::Result {
     let [vendor, device] = function.id;
     writeln!(
         f,
-        "  {}  is {} [{vendor:04x}:{device:04x}]{}, IOMMU group {}{}",
+        "{indent}{}  is {} [{vendor:04x}:{device:04x}]{}, IOMMU group {}{}{}",
         function.guest,
         function.host,
         on_node(function.node),
@@ -121,10 +184,16 @@ fn fmt_function(f: &mut Formatter<'_>, function: &FunctionPlan) -> fmt::Result {
             0 => String::new(),
             vectors => format!(", {vectors} MSI-X vectors"),
         },
+        function.intx_gsi.map_or_else(String::new, |gsi| format!(", INTx on GSI {gsi}")),
     )?;
     for BarPlan { index, kind, size, address } in &function.bars {
         let size = Bytes(*size);
-        writeln!(f, "    BAR {index}  {address:#014x}  {size:>9}  {}", kind_name(*kind))?;
+        let kind = kind_name(*kind);
+        writeln!(f, "{indent}  BAR {index}  {address:#014x}  {size:>9}  {kind}")?;
+    }
+    if let Some(RomPlan { size, address }) = function.rom {
+        let size = Bytes(size);
+        writeln!(f, "{indent}  ROM    {address:#014x}  {size:>9}")?;
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ mod error;
 mod help;
 mod limits;
 mod memory;
+mod numa;
 mod page_size;
 mod pci;
 mod placement;
@@ -20,12 +21,13 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use berth_devices::pci::Bdf;
 use serde::Serialize;
 
 pub use berth_devices::pci::BarKind;
 pub use error::PlanError;
+pub use numa::NumaPlan;
 pub use page_size::PageSize;
+pub use pci::{BarPlan, FunctionPlan, PciPlan, PortPlan, RomPlan, RootPlan};
 
 use crate::config::{Config, ConsoleConfig};
 use crate::host::HostProfile;
@@ -43,6 +45,8 @@ pub struct Plan {
     pub vcpus: Vec<VcpuPlan>,
     /// Host CPUs for berth's own threads.
     pub vmm_cpus: Vec<u32>,
+    /// The guest's proximity domains.
+    pub numa: NumaPlan,
     /// The guest's PCI hierarchy.
     pub pci: PciPlan,
     /// Where the guest's serial console goes.
@@ -68,7 +72,9 @@ impl Plan {
         let assigned = devices::check(config, host, &mut notes)?;
         let placement = placement::place(config, host, &mut notes)?;
         let memory = memory::plan(config, host, placement.node)?;
-        let pci = pci::plan(&assigned, host, &memory, &mut notes)?;
+        let nodes = assigned.iter().map(|device| device.function.node);
+        let numa = NumaPlan::new(memory.node, &placement.vcpus, nodes);
+        let pci = pci::plan(&assigned, host, &memory, &numa, &mut notes)?;
         let limits = limits::plan(config, host, &memory, &pci)?;
         Ok(Self {
             name: config.name.as_str().to_owned(),
@@ -76,6 +82,7 @@ impl Plan {
             memory,
             vcpus: placement.vcpus,
             vmm_cpus: placement.vmm_cpus,
+            numa,
             pci,
             console: match &config.console {
                 ConsoleConfig::Stdio => ConsolePlan::Stdio,
@@ -133,54 +140,6 @@ pub struct VcpuPlan {
     pub cpu: u32,
     /// NUMA node of that CPU.
     pub node: Option<u32>,
-}
-
-/// The guest's PCI hierarchy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct PciPlan {
-    /// Highest bus number that the guest is told of. Linux reads the vendor of every device on
-    /// every bus up to there (`pcibios_fixup_peer_bridges`), two exits each, so it is no higher
-    /// than needed.
-    pub last_bus: u8,
-    /// Window for 32-bit BARs.
-    pub window32: Range<u64>,
-    /// Window for 64-bit BARs.
-    pub window64: Range<u64>,
-    /// Assigned functions, in the order of the config.
-    pub functions: Vec<FunctionPlan>,
-}
-
-/// One assigned function.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct FunctionPlan {
-    /// Address on the host.
-    pub host: Bdf,
-    /// Address in the guest.
-    pub guest: Bdf,
-    /// Vendor and device ID.
-    pub id: [u16; 2],
-    /// IOMMU group on the host.
-    pub group: u32,
-    /// NUMA node on the host, where the host knows it.
-    pub node: Option<u32>,
-    /// BARs with the addresses that the guest's kernel finds in them.
-    pub bars: Vec<BarPlan>,
-    /// Vectors in the MSI-X table; 0 when the function has none, or when only root may see its
-    /// capabilities.
-    pub msix_vectors: u16,
-}
-
-/// One BAR and the guest address it starts at.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct BarPlan {
-    /// Register, 0..=5.
-    pub index: u8,
-    /// Kind of the register.
-    pub kind: BarKind,
-    /// Bytes, a power of two.
-    pub size: u64,
-    /// Guest physical address or I/O port, naturally aligned.
-    pub address: u64,
 }
 
 /// Where the guest's serial console goes.

@@ -119,6 +119,7 @@ fn srat_only_with_domains() {
     let numa = Numa {
         vcpus: vec![0, 1],
         memory: vec![(0..layout::GIB, 0), (4 * layout::GIB..6 * layout::GIB, 1)],
+        initiators: vec![(0x0100, 1), (0x8100, 2)],
     };
     let tables = tables(2, Some(&numa));
     let srat = tables.find(b"SRAT").expect("SRAT");
@@ -129,6 +130,13 @@ fn srat_only_with_domains() {
     assert_eq!(number(memory, 16, 8), 2 * layout::GIB);
     let (kind, vcpu) = structures[3];
     assert_eq!((kind, number(vcpu, 4, 4), number(vcpu, 8, 4)), (2, 1, 1));
+    // The domain that nothing else speaks of.
+    let (kind, initiator) = structures[4];
+    assert_eq!(
+        (kind, initiator[3], number(initiator, 4, 4), number(initiator, 24, 4)),
+        (5, 1, 2, 1)
+    );
+    assert_eq!((structures.len(), initiator[10], initiator[11]), (5, 0x81, 0));
 }
 
 #[test]

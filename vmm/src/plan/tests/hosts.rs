@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::{Bdf, Link, LinkSpeed, LinkWidth, Payload};
 
 use crate::host::iommu::ReservedRegion;
 use crate::host::memory::Pool;
@@ -45,6 +45,14 @@ const MEMORY32: BarKind = BarKind::Memory32 { prefetchable: false };
 const MEMORY64: BarKind = BarKind::Memory64 { prefetchable: false };
 const PREFETCHABLE64: BarKind = BarKind::Memory64 { prefetchable: true };
 
+/// A card for four lanes in a slot that has two.
+const LINK: Link = Link {
+    negotiated: LinkWidth { speed: LinkSpeed::Gt5, lanes: 2 },
+    capable: LinkWidth { speed: LinkSpeed::Gt5, lanes: 4 },
+    payload_supported: Payload::from_code(2),
+    payload: Payload::from_code(1),
+};
+
 pub(super) fn igb(node: Option<u32>, group: u32) -> PciFunction {
     PciFunction {
         vendor: 0x8086,
@@ -55,12 +63,15 @@ pub(super) fn igb(node: Option<u32>, group: u32) -> PciFunction {
         node,
         group: Some(group),
         is_virtual: false,
+        link: Some(LINK),
+        interrupt_pin: 1,
         bars: vec![
             bar(0, MEMORY32, 128 << 10),
             bar(1, MEMORY32, 128 << 10),
             bar(2, BarKind::Io, 32),
             bar(3, MEMORY64, 16 << 10),
         ],
+        rom_size: 0,
         msix_vectors: Some(10),
         reset_methods: vec!["flr".to_owned(), "bus".to_owned()],
     }
@@ -70,6 +81,7 @@ fn virtual_function(group: u32) -> PciFunction {
     PciFunction {
         device: 0x10ca,
         is_virtual: true,
+        interrupt_pin: 0,
         bars: vec![bar(0, PREFETCHABLE64, 16 << 10), bar(3, PREFETCHABLE64, 256)],
         msix_vectors: Some(3),
         ..igb(Some(1), group)

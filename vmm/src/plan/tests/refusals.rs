@@ -136,6 +136,9 @@ fn refusals() -> Vec<Case> {
         }),
         ("BARs over the address width", none(), |host| {
             host.cpus.physical_bits = Some(32);
+            for bar in &mut function(host, "0000:41:00.0").bars {
+                bar.kind = BarKind::Memory64 { prefetchable: true };
+            }
         }),
         ("32-bit BARs over the window", none(), |host| {
             for bar in &mut function(host, "0000:41:00.0").bars {

@@ -1,0 +1,48 @@
+//! The IOMMU as the devices see it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{errno, lock};
+use crate::vfio::DmaPort;
+
+/// Address translation without a device.
+#[derive(Default)]
+pub struct FakeDma {
+    ranges: Mutex<BTreeMap<u64, u64>>,
+    refuse: AtomicBool,
+}
+
+impl FakeDma {
+    /// What devices reach now.
+    pub fn mapped(&self) -> Vec<Range<u64>> {
+        lock(&self.ranges).iter().map(|(iova, length)| *iova..iova + length).collect()
+    }
+
+    /// Every call from now on is refused.
+    pub fn refuse(&self) {
+        self.refuse.store(true, Ordering::Relaxed);
+    }
+}
+
+impl DmaPort for FakeDma {
+    unsafe fn map(&self, iova: u64, _host: *mut u8, length: u64) -> io::Result<()> {
+        if self.refuse.load(Ordering::Relaxed) {
+            return Err(errno(libc::EFAULT));
+        }
+        match lock(&self.ranges).insert(iova, length) {
+            None => Ok(()),
+            Some(_) => Err(errno(libc::EEXIST)),
+        }
+    }
+
+    fn unmap(&self, iova: u64, length: u64) -> io::Result<()> {
+        match lock(&self.ranges).remove(&iova) {
+            Some(found) if found == length => Ok(()),
+            _ => Err(errno(libc::ENOENT)),
+        }
+    }
+}

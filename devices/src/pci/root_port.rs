@@ -1,0 +1,258 @@
+//! A PCI Express root port: the bridge between a root bus and one slot.
+//!
+//! Guests look at the port above a device: for its link, for the payload it may use, for windows
+//! that its BARs lie in. The port starts as firmware leaves one, with bus numbers and windows in
+//! place, so that a guest which trusts firmware changes nothing.
+//!
+//! The windows are registers and no more. A BAR answers where its own register says: behind a
+//! real bridge a closed window could only take that away, which no guest relies on. Nor does a
+//! bus reset, link disable or power state of the port reach what is behind it, and nothing raises
+//! its MSI: there is no hot-plug, and errors of a device end the machine.
+//!
+//! Section numbers are those of PCI Express Base 6.0.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::config::ConfigSpace;
+use super::regs::{
+    CAP_EXPRESS, CAP_MSI, CAP_POWER, CAPABILITY_POINTER, COMMAND, EXTENDED_CONFIG_SIZE,
+    HEADER_TYPE, INTERRUPT_LINE, POWER_CONTROL, POWER_STATE, STATUS, STATUS_CAPABILITY_LIST,
+};
+use super::root_bus::BusNumbers;
+use super::{Bar, Link, PciFunction};
+
+/// Red Hat's vendor ID and its generic root port, which any guest takes for a root port without
+/// quirks (QEMU docs/specs/pci-ids.rst).
+const IDENTITY: [u8; 4] = [0x36, 0x1b, 0x0c, 0x00];
+/// Revision 0, interface 0 (no subtractive decode), subclass 4, class 6: PCI-to-PCI bridge.
+const CLASS: [u8; 4] = [0, 0, 4, 6];
+/// Header type 1.
+const TYPE1: u8 = 1;
+
+/// Type 1 header (section 7.5.1.3).
+const PRIMARY_BUS: u16 = 0x18;
+const SECONDARY_BUS: u16 = 0x19;
+const IO_BASE: u16 = 0x1c;
+const MEMORY_BASE: u16 = 0x20;
+const PREFETCHABLE_BASE: u16 = 0x24;
+const PREFETCHABLE_BASE_UPPER: u16 = 0x28;
+const BRIDGE_CONTROL: u16 = 0x3e;
+
+/// Capabilities. The list is short on purpose: kernels walk it a dozen times while they look for
+/// capabilities that are not there, and each step is an exit or two.
+const EXPRESS: u16 = 0x40;
+const POWER: u16 = 0x7c;
+const MSI: u16 = 0x84;
+
+/// What a root port is made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RootPortConfig {
+    /// Number of the root bus that it is on.
+    pub primary: u8,
+    /// Number of the bus behind it.
+    pub secondary: u8,
+    /// Number of its slot, which is also the number of its port; a machine has each once.
+    pub slot: u8,
+    /// The link to the device behind it.
+    pub link: Link,
+    /// What it forwards.
+    pub windows: PortWindows,
+}
+
+/// Addresses that a port forwards to the bus behind it; `None` for a closed window.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PortWindows {
+    /// I/O ports, in steps of 4 KiB.
+    pub io: Option<Range<u64>>,
+    /// Memory below 4 GiB, in steps of 1 MiB.
+    pub memory: Option<Range<u64>>,
+    /// Prefetchable memory anywhere, in steps of 1 MiB.
+    pub prefetchable: Option<Range<u64>>,
+}
+
+/// A root port with one device behind it that is always there.
+#[derive(Debug)]
+pub struct RootPort {
+    config: ConfigSpace,
+    buses: Arc<BusNumbers>,
+}
+
+impl RootPort {
+    /// A port as firmware leaves it.
+    pub fn new(port: &RootPortConfig) -> Self {
+        let mut config = ConfigSpace::default();
+        // No extended capabilities: the first header reads zero (section 7.6.1).
+        config.fix(0, &[0; EXTENDED_CONFIG_SIZE]);
+        header(&mut config, port);
+        windows(&mut config, &port.windows);
+        express(&mut config, port);
+        power(&mut config);
+        msi(&mut config);
+        Self { config, buses: Arc::new(BusNumbers::new(port.secondary)) }
+    }
+
+    /// The bus numbers behind it, which follow the guest's writes.
+    pub fn buses(&self) -> Arc<BusNumbers> {
+        self.buses.clone()
+    }
+}
+
+fn header(config: &mut ConfigSpace, port: &RootPortConfig) {
+    /// I/O, memory, bus master, parity error response, SERR#, interrupt disable (section
+    /// 7.5.1.1.3).
+    const COMMAND_WRITABLE: u16 = 0x0547;
+    /// Firmware leaves bridges on, so that what it set up below them works.
+    const COMMAND_INITIAL: u16 = 0x0007;
+    /// Parity error response, SERR#, ISA, VGA, VGA 16-bit, secondary bus reset (section
+    /// 7.5.1.3.13).
+    const BRIDGE_CONTROL_WRITABLE: u8 = 0x5f;
+
+    config.fix(0, &IDENTITY);
+    let (initial, writable) = (COMMAND_INITIAL.to_le_bytes(), COMMAND_WRITABLE.to_le_bytes());
+    config.emulate(COMMAND, &initial, &writable);
+    config.fix(STATUS, &STATUS_CAPABILITY_LIST.to_le_bytes());
+    config.fix(8, &CLASS);
+    config.fix(HEADER_TYPE, &[TYPE1]);
+    config.emulate(PRIMARY_BUS, &[port.primary, port.secondary, port.secondary], &[0xff; 3]);
+    config.fix(CAPABILITY_POINTER, &[EXPRESS as u8]);
+    // No pin: MSI is all it has.
+    config.emulate(INTERRUPT_LINE, &[0xff], &[0xff]);
+    config.emulate(BRIDGE_CONTROL, &[0], &[BRIDGE_CONTROL_WRITABLE]);
+}
+
+/// Base and limit registers (sections 7.5.1.3.6 to 7.5.1.3.10). In a closed window the base is
+/// above the limit.
+fn windows(config: &mut ConfigSpace, windows: &PortWindows) {
+    /// 64-bit addresses.
+    const PREFETCHABLE_64: u16 = 1;
+
+    let bounds = |window: &Option<Range<u64>>, closed: u64| match window {
+        Some(window) => (window.start, window.end - 1),
+        None => (closed, 0),
+    };
+    // I/O addresses of 16 bits, which is all that x86 has: the upper halves stay zero.
+    let (base, limit) = bounds(&windows.io, 0xf000);
+    config.emulate(IO_BASE, &[base, limit].map(|a| (a >> 8) as u8 & 0xf0), &[0xf0; 2]);
+
+    let pair = |base: u64, limit: u64, kind: u16| {
+        let [base, limit] = [base, limit].map(|address| (address >> 16) as u16 & 0xfff0 | kind);
+        (u32::from(base) | u32::from(limit) << 16).to_le_bytes()
+    };
+    let writable = [0xf0, 0xff, 0xf0, 0xff];
+    let (base, limit) = bounds(&windows.memory, 0xfff0_0000);
+    config.emulate(MEMORY_BASE, &pair(base, limit, 0), &writable);
+    let (base, limit) = bounds(&windows.prefetchable, 0xfff0_0000);
+    config.emulate(PREFETCHABLE_BASE, &pair(base, limit, PREFETCHABLE_64), &writable);
+    for (register, address) in
+        [(PREFETCHABLE_BASE_UPPER, base), (PREFETCHABLE_BASE_UPPER + 4, limit)]
+    {
+        config.emulate(register, &((address >> 32) as u32).to_le_bytes(), &[0xff; 4]);
+    }
+}
+
+/// The PCI Express capability (section 7.5.3), of a root port whose slot holds a device that
+/// cannot be removed.
+fn express(config: &mut ConfigSpace, port: &RootPortConfig) {
+    let Link { negotiated, capable, payload_supported, payload } = port.link;
+    let link = |speed: u8, lanes: u8| u16::from(speed) | u16::from(lanes) << 4;
+
+    // Version 2, root port, slot implemented.
+    config.fix(EXPRESS, &[CAP_EXPRESS, POWER as u8]);
+    config.fix(EXPRESS + 0x02, &(2u16 | 4 << 4 | 1 << 8).to_le_bytes());
+    // Device: role-based error reporting, which is required.
+    let supported = u32::from(payload_supported.code()) | 1 << 15;
+    config.fix(EXPRESS + 0x04, &supported.to_le_bytes());
+    // Relaxed ordering and no-snoop enabled as at reset, read requests of up to 512 bytes. The
+    // payload is the device's: kernels set both ends to the same, and then need not.
+    let control = u16::from(payload.code()) << 5 | 1 << 4 | 1 << 11 | 2 << 12;
+    config.emulate(EXPRESS + 0x08, &control.to_le_bytes(), &0x78ffu16.to_le_bytes());
+    // Link: reports data link layer activity, ASPM optionality compliance; no ASPM.
+    let capabilities = u32::from(link(capable.speed.code(), capable.lanes))
+        | 1 << 20
+        | 1 << 22
+        | u32::from(port.slot) << 24;
+    config.fix(EXPRESS + 0x0c, &capabilities.to_le_bytes());
+    // ASPM, link disable, common clock, extended synch; retrain always reads zero.
+    config.emulate(EXPRESS + 0x10, &[0; 2], &[0xd3, 0]);
+    // Slot clock; data link layer active.
+    let status = link(negotiated.speed.code(), negotiated.lanes) | 1 << 12 | 1 << 13;
+    config.fix(EXPRESS + 0x12, &status.to_le_bytes());
+    // Slot: neither hot-plug nor anything to control, so no commands that complete.
+    let slot = 1 << 18 | u32::from(port.slot) << 19;
+    config.fix(EXPRESS + 0x14, &slot.to_le_bytes());
+    // Presence detected.
+    config.fix(EXPRESS + 0x1a, &(1u16 << 6).to_le_bytes());
+    // Root: system errors and PME interrupt; no software visibility of configuration retries,
+    // since the host's kernel waits for the device.
+    config.emulate(EXPRESS + 0x1c, &[0], &[0x0f]);
+    // Completion timeout: can be disabled, as is required.
+    config.fix(EXPRESS + 0x24, &(1u32 << 4).to_le_bytes());
+    config.emulate(EXPRESS + 0x28, &[0], &[1 << 4]);
+    // Link 2: slower speeds too; the target is the highest.
+    config.fix(EXPRESS + 0x2c, &(u32::from(capable.speed.vector()) << 1).to_le_bytes());
+    config.emulate(EXPRESS + 0x30, &[capable.speed.code()], &[0x0f]);
+}
+
+/// Power management (section 7.5.2), which every function has: version 3, D0 and D3 only, no PME.
+fn power(config: &mut ConfigSpace) {
+    /// The registers keep their values through D3hot.
+    const NO_SOFT_RESET: u16 = 1 << 3;
+
+    config.fix(POWER, &[CAP_POWER, MSI as u8, 3, 0]);
+    let writable = POWER_STATE.to_le_bytes();
+    config.emulate(POWER + POWER_CONTROL, &NO_SOFT_RESET.to_le_bytes(), &writable);
+}
+
+/// MSI with a 64-bit address and one vector (section 7.7.1): port drivers bind only where their
+/// services have an interrupt.
+fn msi(config: &mut ConfigSpace) {
+    const ADDRESS_64: u16 = 1 << 7;
+    const ENABLE: u16 = 1;
+    /// Multiple message enable: any value is taken, only one vector is there.
+    const MULTIPLE: u16 = 7 << 4;
+
+    config.fix(MSI, &[CAP_MSI, 0]);
+    let writable = (ENABLE | MULTIPLE).to_le_bytes();
+    config.emulate(MSI + 2, &ADDRESS_64.to_le_bytes(), &writable);
+    config.emulate(
+        MSI + 4,
+        &[0; 10],
+        &[0xfc, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+    );
+}
+
+impl PciFunction for RootPort {
+    fn config_read(&mut self, offset: u16, data: &mut [u8]) {
+        data.fill(0);
+        self.config.read(offset, data);
+    }
+
+    fn config_write(&mut self, offset: u16, data: &[u8]) -> bool {
+        let power = self.config.half(POWER + POWER_CONTROL);
+        self.config.write(offset, data);
+        // A state that is not supported is not taken (section 7.5.2.2).
+        if matches!(self.config.half(POWER + POWER_CONTROL) & POWER_STATE, 1 | 2) {
+            self.config.write(POWER + POWER_CONTROL, &power.to_le_bytes());
+        }
+        let [secondary, subordinate] = self.config.half(SECONDARY_BUS).to_le_bytes();
+        self.buses.set(secondary, subordinate);
+        false
+    }
+
+    fn bar_read(&mut self, _bar: Bar, _offset: u64, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+
+    fn bar_write(&mut self, _bar: Bar, _offset: u64, _data: &[u8]) {}
+
+    fn sync(&mut self) -> bool {
+        false
+    }
+}
+
+#[cfg(test)]
+#[path = "root_port_tests.rs"]
+mod tests;

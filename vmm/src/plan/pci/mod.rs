@@ -1,0 +1,145 @@
+//! The guest's PCI hierarchy: root buses, ports, addresses in windows and BARs.
+
+mod concessions;
+mod layout;
+mod slots;
+mod windows;
+
+use std::ops::{Range, RangeInclusive};
+
+use berth_devices::pci::{Bar, BarKind, BarSpec, Bdf, Link, PortWindows};
+use serde::Serialize;
+
+use super::devices::Assigned;
+use super::{MemoryPlan, NumaPlan, PlanError};
+use crate::host::HostProfile;
+use concessions::Concessions;
+use layout::{Full, Layout};
+
+/// The guest's PCI hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PciPlan {
+    /// Host bridges with their buses, at least one. The first has bus 0.
+    pub roots: Vec<RootPlan>,
+    /// Assigned functions, in the order of the config.
+    pub functions: Vec<FunctionPlan>,
+}
+
+/// A host bridge: a root bus, what is below it, and the windows that reach it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RootPlan {
+    /// The root bus and the buses below. Linux reads the vendor of every device on a bus that it
+    /// has not found (`pcibios_fixup_peer_bridges`), two exits each, so there are no more than
+    /// needed.
+    pub buses: RangeInclusive<u8>,
+    /// Proximity domain in the guest.
+    pub domain: u32,
+    /// The host's NUMA node that it stands for.
+    pub node: Option<u32>,
+    /// I/O ports.
+    pub io: Option<Range<u64>>,
+    /// Memory below 4 GiB.
+    pub window32: Option<Range<u64>>,
+    /// Memory above RAM.
+    pub window64: Option<Range<u64>>,
+    /// Its root ports.
+    pub ports: Vec<PortPlan>,
+}
+
+/// A root port with one device behind it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PortPlan {
+    /// Address in the guest.
+    pub guest: Bdf,
+    /// Number of the bus behind it, and of its slot.
+    pub secondary: u8,
+    /// The link that the device has on the host.
+    pub link: Link,
+    /// What it forwards.
+    pub windows: PortWindows,
+}
+
+/// One assigned function.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FunctionPlan {
+    /// Address on the host.
+    pub host: Bdf,
+    /// Address in the guest.
+    pub guest: Bdf,
+    /// Vendor and device ID.
+    pub id: [u16; 2],
+    /// IOMMU group on the host.
+    pub group: u32,
+    /// NUMA node on the host, where the host knows it.
+    pub node: Option<u32>,
+    /// BARs with the addresses that the guest's kernel finds in them.
+    pub bars: Vec<BarPlan>,
+    /// Expansion ROM.
+    pub rom: Option<RomPlan>,
+    /// Vectors in the MSI-X table; 0 when the function has none, or when only root may see its
+    /// capabilities.
+    pub msix_vectors: u16,
+    /// GSI of its interrupt pin, when it has one.
+    pub intx_gsi: Option<u32>,
+}
+
+/// One BAR and the guest address it starts at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BarPlan {
+    /// Register, 0..=5.
+    pub index: u8,
+    /// Kind of the register.
+    pub kind: BarKind,
+    /// Bytes, a power of two.
+    pub size: u64,
+    /// Guest physical address or I/O port, naturally aligned.
+    pub address: u64,
+}
+
+/// An expansion ROM and the guest address that is kept for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RomPlan {
+    /// Bytes, a power of two.
+    pub size: u64,
+    /// Guest physical address, naturally aligned.
+    pub address: u64,
+}
+
+pub(super) fn plan(
+    assigned: &[Assigned],
+    host: &HostProfile,
+    memory: &MemoryPlan,
+    numa: &NumaPlan,
+    notes: &mut Vec<String>,
+) -> Result<PciPlan, PlanError> {
+    for Assigned { address, .. } in assigned.iter().filter(|a| a.function.msix_vectors.is_none()) {
+        notes.push(format!(
+            "only root sees the capabilities of {address}; its MSI-X vectors are not counted"
+        ));
+    }
+    let mut concessions = Concessions::none(assigned);
+    loop {
+        match Layout::new(assigned, &concessions, host, memory, numa)? {
+            Ok(layout) => return Ok(layout.plan(assigned, numa)),
+            // Each makes less to place than there was.
+            Err(Full::Io) => concessions.give_up_io(assigned, notes)?,
+            Err(Full::Low) => concessions.give_up_low(assigned, notes)?,
+        }
+    }
+}
+
+impl PciPlan {
+    /// Whether the device of `guest`, an address in the guest, has other functions too.
+    pub fn is_multi_function(&self, guest: Bdf) -> bool {
+        let place = |bdf: Bdf| (bdf.domain(), bdf.bus(), bdf.device());
+        let of_device = self.functions.iter().filter(|f| place(f.guest) == place(guest));
+        of_device.count() > 1
+    }
+}
+
+impl From<&BarPlan> for BarSpec {
+    fn from(plan: &BarPlan) -> Self {
+        let BarPlan { index, kind, size, address } = *plan;
+        Self { bar: Bar::new(index).expect("a function has BARs 0 to 5"), kind, size, address }
+    }
+}

@@ -1,0 +1,182 @@
+//! Hierarchies: who is behind which port, on which root bus, at which addresses.
+
+use std::ops::Range;
+
+use serde_json::{Value, json};
+
+use super::hosts::{assign, bdf, function, igb, member, server};
+use super::{config, golden, plan};
+use crate::host::{HostBar, HostProfile};
+use crate::plan::{BarKind, PciPlan, Plan, PlanError};
+
+fn pci(host: &HostProfile, devices: &[&str]) -> PciPlan {
+    let devices: Vec<Value> = devices.iter().map(|d| json!({ "address": d })).collect();
+    plan(json!({ "devices": devices }), host).pci
+}
+
+/// The guest's addresses of the devices, in their order.
+fn guest(host: &HostProfile, devices: &[&str]) -> Vec<String> {
+    let functions = pci(host, devices).functions;
+    functions.iter().map(|f| f.guest.to_string()).collect()
+}
+
+fn set_bars(host: &mut HostProfile, device: &str, bars: &[(BarKind, u64)]) {
+    let bars = (0..).zip(bars).map(|(index, &(kind, size))| HostBar { index, kind, size });
+    function(host, device).bars = bars.collect();
+}
+
+#[test]
+fn functions_of_a_card_stay_together_behind_a_port() {
+    let host = server();
+    assert_eq!(
+        guest(&host, &["41:00.1", "42:10.2", "41:00.0"]),
+        ["0000:01:00.1", "0000:02:00.0", "0000:01:00.0"]
+    );
+    // Virtual functions are devices of their own.
+    assert_eq!(guest(&host, &["42:10.0", "42:10.2"]), ["0000:01:00.0", "0000:02:00.0"]);
+    let both = pci(&host, &["41:00.0", "41:00.1"]);
+    assert_eq!(both.roots.len(), 1);
+    assert_eq!((both.roots[0].buses.clone(), both.roots[0].ports.len()), (0..=1, 1));
+    assert_eq!(both.roots[0].ports[0].guest, bdf("00:01.0"));
+    assert!(both.is_multi_function(bdf("01:00.1")) && !both.is_multi_function(bdf("00:01.0")));
+    assert!(!pci(&host, &["41:00.0"]).is_multi_function(bdf("01:00.0")));
+}
+
+#[test]
+fn the_lowest_function_becomes_function_0() {
+    let mut host = server();
+    for number in [2, 3] {
+        member(&mut host, &format!("0000:41:00.{number}"), 20 + number, Some("vfio-pci"));
+    }
+    assert_eq!(guest(&host, &["41:00.3"]), ["0000:01:00.0"]);
+    assert_eq!(
+        guest(&host, &["41:00.3", "41:00.1", "41:00.2"]),
+        ["0000:01:00.3", "0000:01:00.0", "0000:01:00.2"]
+    );
+}
+
+#[test]
+fn conventional_functions_are_on_the_root_bus() {
+    let mut host = server();
+    function(&mut host, "0000:41:00.0").link = None;
+    assert_eq!(
+        guest(&host, &["41:00.0", "42:10.0", "41:00.1"]),
+        ["0000:00:01.0", "0000:01:00.0", "0000:00:01.1"]
+    );
+    let plan = pci(&host, &["41:00.0", "42:10.0"]);
+    assert_eq!(plan.roots[0].ports[0].guest, bdf("00:02.0"));
+    assert!(plan.functions[0].bars[3].address >= 4 << 30, "64-bit, prefetchable or not");
+}
+
+#[test]
+fn a_pin_turns_at_every_bridge() {
+    let mut host = server();
+    function(&mut host, "0000:41:00.1").interrupt_pin = 2;
+    let gsi = |plan: PciPlan| plan.functions.iter().map(|f| f.intx_gsi).collect::<Vec<_>>();
+    // Behind the port of slot 2: as pins of slot 2. Virtual functions have none.
+    let behind = pci(&host, &["42:10.0", "41:00.0", "41:00.1"]);
+    assert_eq!(gsi(behind), [None, Some(18), Some(19)]);
+    function(&mut host, "0000:41:00.0").link = None;
+    assert_eq!(gsi(pci(&host, &["41:00.0", "41:00.1"])), [Some(17), Some(18)]);
+}
+
+#[test]
+fn a_node_has_a_root_of_its_own() {
+    let mut host = server();
+    function(&mut host, "0000:41:00.0").node = Some(0);
+    function(&mut host, "0000:41:00.1").node = Some(0);
+    let devices = json!([
+        { "address": "42:10.0" }, { "address": "41:00.0" }, { "address": "42:10.2" }
+    ]);
+    let plan = plan(json!({ "devices": devices }), &host);
+    golden("two-nodes.txt", &plan.to_string());
+    let roots: Vec<_> =
+        plan.pci.roots.iter().map(|r| (r.buses.clone(), r.domain, r.node)).collect();
+    assert_eq!(roots, [(0..=2, 0, Some(1)), (3..=4, 1, Some(0))]);
+    // Only devices far from the memory: one root, in their domain.
+    let far = json!({ "devices": [{ "address": "41:00.0" }], "placement": { "node": 1 } });
+    let far = super::plan(far, &host);
+    assert_eq!((far.pci.roots.len(), far.pci.roots[0].domain), (1, 1));
+    assert_eq!(far.numa.domains, [Some(1), Some(0)]);
+}
+
+#[test]
+fn sixteen_functions_share_the_io_ports_as_far_as_they_go() {
+    let mut host = server();
+    let mut devices = Vec::new();
+    for bus in 0x80..0x90 {
+        let address = format!("0000:{bus:02x}:00.0");
+        assign(&mut host, vec![(&address, igb(Some(1), 100 + bus))]);
+        devices.push(json!({ "address": address }));
+    }
+    let plan = plan(json!({ "devices": devices }), &host);
+    let notes = ["0000:8f:00.0 does without I/O BARs: other devices' take all I/O ports"];
+    assert_eq!(plan.notes, notes);
+    let with_io = |f: &&crate::plan::FunctionPlan| f.bars.iter().any(|b| b.kind == BarKind::Io);
+    assert_eq!(plan.pci.functions.iter().filter(with_io).count(), 15);
+    assert_eq!(plan.pci.roots[0].ports[15].windows.io, None);
+}
+
+#[test]
+fn large_bars_that_are_not_prefetchable_need_the_root_bus() {
+    let mut host = server();
+    let (plain, prefetchable) = (false, true);
+    let (memory64, memory32) =
+        (BarKind::Memory64 { prefetchable: plain }, BarKind::Memory32 { prefetchable });
+    set_bars(&mut host, "0000:41:00.0", &[(memory64, 1 << 30), (memory32, 1 << 20)]);
+    set_bars(&mut host, "0000:42:10.0", &[(memory64, 256 << 20)]);
+    function(&mut host, "0000:41:00.0").rom_size = 64 << 10;
+    let devices = json!([{ "address": "41:00.0" }, { "address": "42:10.0" }]);
+    let plan = plan(json!({ "devices": devices }), &host);
+    assert_eq!(
+        plan.notes,
+        [
+            "the devices do without expansion ROMs: 32-bit BARs need the room",
+            "0000:41:00.0 is on the root bus, behind no port: ports forward BARs such as its BAR 0 \
+             of 1 GiB, 64-bit but not prefetchable, below 4 GiB only, where room is short",
+        ]
+    );
+    let [large, other] = &plan.pci.functions[..] else { panic!("two functions") };
+    assert_eq!((large.guest, large.bars[0].address), (bdf("00:01.0"), 4 << 30));
+    assert_eq!((other.guest, other.bars[0].address), (bdf("01:00.0"), 0xc000_0000));
+    // What can only be below 4 GiB is refused.
+    let memory32 = BarKind::Memory32 { prefetchable: plain };
+    set_bars(&mut host, "0000:41:00.0", &[(memory64, 1 << 30), (memory32, 1 << 30)]);
+    let refused = Plan::new(&config(json!({ "devices": devices })), &host);
+    assert!(matches!(refused, Err(PlanError::WindowFull { bar: 1, .. })), "{refused:?}");
+}
+
+#[test]
+fn a_64_gib_bar_is_prefetchable_behind_its_port() {
+    let mut host = server();
+    let prefetchable = true;
+    set_bars(&mut host, "0000:41:00.0", &[(BarKind::Memory64 { prefetchable }, 64 << 30)]);
+    let plan = pci(&host, &["41:00.0", "42:10.0"]);
+    let window = plan.roots[0].ports[0].windows.prefetchable.clone();
+    assert_eq!(window, Some(64 << 30..128 << 30));
+    let next = 128 << 30..(128 << 30) + (1 << 20);
+    assert_eq!(plan.roots[0].ports[1].windows.prefetchable, Some(next));
+}
+
+#[test]
+fn expansion_roms_have_an_address_below_4_gib() {
+    let mut host = server();
+    function(&mut host, "0000:41:00.0").rom_size = 512 << 10;
+    let plan = pci(&host, &["41:00.0"]);
+    let rom = plan.functions[0].rom.as_ref().expect("a ROM");
+    let window: Range<u64> = plan.roots[0].ports[0].windows.memory.clone().expect("a window");
+    assert!(window.contains(&rom.address) && rom.address.is_multiple_of(rom.size));
+}
+
+#[test]
+fn a_bus_has_room_for_31_devices() {
+    let mut host = server();
+    let mut devices = Vec::new();
+    for bus in 0x80u8..0xa0 {
+        let address = format!("0000:{bus:02x}:00.0");
+        member(&mut host, &address, u32::from(bus), Some("vfio-pci"));
+        devices.push(json!({ "address": address }));
+    }
+    let config = config(json!({ "devices": devices }));
+    assert_eq!(Plan::new(&config, &host), Err(PlanError::TooManyDevices { count: 32 }));
+}
