@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::io::{self, Write};
 
+use crate::binding::BindingError;
 use crate::config::ConfigError;
 use crate::exit::Outcome;
 use crate::host::HostError;
@@ -21,6 +22,9 @@ pub enum Error {
     /// The host does not fit the config.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// Functions do not change hands.
+    #[error(transparent)]
+    Binding(#[from] BindingError),
     /// The machine could not be built, or did not end in order.
     #[error(transparent)]
     Machine(#[from] machine::Error),
@@ -36,6 +40,7 @@ impl Error {
             Self::Host(error) => error.help(),
             Self::Plan(error) => error.help(),
             // A config error says what was expected.
+            Self::Binding(error) => error.help(),
             Self::Machine(error) => error.help(),
             Self::Config(_) | Self::Output(_) => None,
         }
@@ -45,7 +50,7 @@ impl Error {
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::Config(_) => Outcome::ConfigRefused,
-            Self::Host(_) | Self::Plan(_) => Outcome::HostRefused,
+            Self::Host(_) | Self::Plan(_) | Self::Binding(_) => Outcome::HostRefused,
             Self::Machine(machine::Error::Build(_)) => Outcome::BuildFailed,
             Self::Machine(machine::Error::Run(_)) => Outcome::RunFailed,
             Self::Output(_) => Outcome::Internal,

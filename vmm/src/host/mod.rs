@@ -8,33 +8,37 @@
 //! file read is time before the guest's first instruction.
 
 mod access;
+mod candidate;
 mod cpus;
 mod error;
 mod files;
 mod id_set;
+mod in_use;
 pub mod iommu;
 pub mod memory;
 mod pci;
 mod process;
 mod root;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use berth_devices::pci::Bdf;
 use serde::Serialize;
 
 pub use access::{Access, Holder};
+pub use candidate::{Candidate, Candidates, Sriov};
 pub use cpus::{CpuVendor, Cpus};
 pub use error::HostError;
 pub use files::{FileFacts, FileState, KernelFacts, KernelFormat};
 pub use id_set::IdSet;
+pub use in_use::Use;
 pub use iommu::{Iommu, IommuGroup};
 pub use memory::{Memory, Node};
 pub use pci::{HostBar, PciFunction};
 pub use process::{Capability, Process};
 
-use crate::config::Config;
+use crate::config::{BindMode, Config, DeviceAddress, DeviceConfig};
 use root::Root;
 
 /// What exists on a host, as far as a config asks for it.
@@ -52,6 +56,12 @@ pub struct HostProfile {
     pub addresses: Vec<Bdf>,
     /// The config's devices that exist, and all members of their groups.
     pub functions: BTreeMap<Bdf, PciFunction>,
+    /// Virtual functions of those physical ones of which the config wants a free one.
+    pub virtual_functions: BTreeMap<Bdf, Vec<Bdf>>,
+    /// What devices are used for that the config may take from the host, as far as it does.
+    pub uses: BTreeMap<Bdf, Vec<Use>>,
+    /// The environment variables in which the config looks for addresses.
+    pub environment: BTreeMap<String, Option<String>>,
     /// Whether the vfio-pci driver is there to bind to.
     pub vfio_pci: bool,
     /// /dev/kvm.
@@ -78,14 +88,22 @@ impl HostProfile {
         let memory = Memory::read(&root, &cpus.online)?;
         let mut iommu = Iommu::read(&root)?;
         let mut functions = BTreeMap::new();
+        let mut wanted = Wanted::default();
         for device in &config.devices {
-            let Some(function) = PciFunction::read(&root, device.address)? else {
+            wanted.add(&root, device);
+        }
+        let mut uses = BTreeMap::new();
+        for &address in &wanted.addresses {
+            let Some(function) = PciFunction::read(&root, address)? else {
                 continue;
             };
+            if wanted.with_uses.contains(&address) {
+                uses.insert(address, in_use::uses(&root, address, &function)?);
+            }
             if let Some(group) = function.group {
                 read_group(&root, group, &mut iommu, &mut functions)?;
             }
-            functions.insert(device.address, function);
+            functions.insert(address, function);
         }
         let group_files = iommu.groups.keys().map(|&group| {
             let path = format!("/dev/vfio/{group}");
@@ -108,7 +126,45 @@ impl HostProfile {
             memory,
             iommu,
             functions,
+            virtual_functions: wanted.virtual_functions,
+            uses,
+            environment: wanted.environment,
         })
+    }
+}
+
+/// The functions that a config's devices may be.
+#[derive(Default)]
+struct Wanted {
+    addresses: BTreeSet<Bdf>,
+    with_uses: BTreeSet<Bdf>,
+    virtual_functions: BTreeMap<Bdf, Vec<Bdf>>,
+    environment: BTreeMap<String, Option<String>>,
+}
+
+impl Wanted {
+    fn add(&mut self, root: &Root, device: &DeviceConfig) {
+        let candidates = match &device.address {
+            DeviceAddress::Is(address) => vec![*address],
+            DeviceAddress::FreeVf { free_vf_of } => {
+                let all = candidate::virtual_functions(root, *free_vf_of);
+                self.addresses.insert(*free_vf_of);
+                self.with_uses.extend(&all);
+                self.virtual_functions.insert(*free_vf_of, all.clone());
+                all
+            }
+            DeviceAddress::Environment { env } => {
+                // A snapshot's processes are not at hand.
+                let text = root.is_live().then(|| std::env::var(env).ok()).flatten();
+                self.environment.insert(env.clone(), text.clone());
+                let text = text.unwrap_or_default();
+                text.split(',').filter_map(|part| part.trim().parse().ok()).collect()
+            }
+        };
+        if device.bind == BindMode::Auto {
+            self.with_uses.extend(&candidates);
+        }
+        self.addresses.extend(candidates);
     }
 }
 

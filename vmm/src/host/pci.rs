@@ -9,7 +9,7 @@ use super::HostError;
 use super::root::Root;
 use crate::plan::BarKind;
 
-const DEVICES: &str = "/sys/bus/pci/devices";
+pub(super) const DEVICES: &str = "/sys/bus/pci/devices";
 
 /// One PCI function.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -5,6 +5,7 @@
 //! tests try any host on it.
 
 mod boot;
+mod choice;
 mod devices;
 mod display;
 mod error;
@@ -65,8 +66,9 @@ impl Plan {
     pub fn new(config: &Config, host: &HostProfile) -> Result<Self, PlanError> {
         let mut notes = Vec::new();
         let boot = boot::plan(config, host)?;
-        let assigned = devices::check(config, host, &mut notes)?;
-        let placement = placement::place(config, host, &mut notes)?;
+        let chosen = choice::choose(config, host)?;
+        let assigned = devices::check(&chosen, host, &mut notes)?;
+        let placement = placement::place(config, host, &assigned, &mut notes)?;
         let memory = memory::plan(config, host, placement.node)?;
         let pci = pci::plan(&assigned, host, &memory, &mut notes)?;
         let limits = limits::plan(config, host, &memory, &pci)?;
