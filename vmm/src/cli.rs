@@ -70,6 +70,10 @@ pub enum Command {
         how: How,
     },
     /// Put back all that berth has changed: drivers, overrides, numbers of VFs, huge pages
+    #[command(
+        after_help = "What was before is in a journal in /var/lib/berth, or in the folder that BERTH_STATE_DIR names. \
+                      What a running machine has stays until it ends."
+    )]
     Restore {
         #[command(flatten)]
         how: How,

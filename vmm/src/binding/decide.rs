@@ -109,9 +109,10 @@ pub fn unbind(
         let known = original(&driver);
         let goal = match &known {
             Some(value) => Goal::Is(value.clone()),
+            None if function.is_bound_to_vfio() => Goal::Probe,
             // Berth did not bind it, and nobody else gave it to VFIO: it is where it belongs.
-            None if !function.is_bound_to_vfio() => continue,
-            None => Goal::Probe,
+            None if original(&only).is_none() => continue,
+            None => Goal::Is(now.clone()),
         };
         let is_held = |use_: &Use| matches!(use_, Use::Vfio { .. });
         let held: Vec<Use> = found.uses.iter().filter(|use_| is_held(use_)).cloned().collect();

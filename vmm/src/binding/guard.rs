@@ -76,6 +76,10 @@ fn stand_guard(reader: PipeReader, result: PipeWriter, owner: &Owner, devices: &
             first = fd + 1;
         }
         libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0);
+        // The lowest two again, so that no file of ours ever is standard output.
+        for _ in 0..2 {
+            libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
+        }
     }
     // Nobody writes: this ends when berth does.
     let _ = File::from(OwnedFd::from(reader)).read(&mut [0]);
