@@ -5,4 +5,5 @@
 #[allow(dead_code, reason = "a vocabulary: no binary needs all of it")]
 mod harness;
 
+mod binding;
 mod lab_host;
