@@ -55,10 +55,9 @@ pub fn run(
     for step in steps {
         // What does not exist yet comes with another step, and goes with it.
         let Some(now) = read(kernel, &step.setting)? else { continue };
-        let known = journal.entry(&step.setting);
         // A change that lasts takes over one that was made for a run.
-        let adopted = known.is_some_and(|entry| entry.owner.is_some()) && owner.is_none();
-        if known.is_none() {
+        let adopted = owner.is_none() && journal.run_of(&step.setting).is_some();
+        if journal.entry(&step.setting, owner).is_none() && !adopted {
             new.push(step.setting.clone());
         }
         if !step.after.is_met_by(&now) || adopted {
@@ -73,9 +72,11 @@ pub fn run(
     }
     journal.intend(intents)?;
     for step in steps {
-        if let Err(error) = take(kernel, journal, &step.setting, &step.after) {
+        if let Err(error) = take(kernel, journal, &step.setting, &step.after, owner) {
             let held = BTreeMap::new();
-            for restored in restore(kernel, journal, &held, |entry| new.contains(&entry.setting))? {
+            let is_new =
+                |entry: &Entry| entry.owner.as_deref() == owner && new.contains(&entry.setting);
+            for restored in restore(kernel, journal, &held, is_new)? {
                 if restored.outcome == Outcome::Failed {
                     let reason = restored.reason.unwrap_or_default();
                     log::error!("{} cannot be put back: {reason}", restored.setting);
@@ -101,10 +102,12 @@ pub fn restore(
     chosen: impl Fn(&Entry) -> bool,
 ) -> Result<Vec<Restored>, BindingError> {
     stop_autoprobe(kernel, journal, &chosen)?;
-    let mut entries: Vec<Entry> = journal.entries().to_vec();
+    let (mut entries, others): (Vec<Entry>, Vec<Entry>) =
+        journal.entries().iter().cloned().partition(|entry| chosen(entry));
     entries.sort_by_key(|entry| entry.setting.rank(entry.virtual_of.is_some()));
     let mut results = Vec::new();
-    for Entry { setting, original, .. } in entries.iter().filter(|entry| chosen(entry)) {
+    for Entry { setting, original, owner, .. } in &entries {
+        let owner = owner.as_deref();
         let mut push = |outcome, reason| {
             let (setting, to) = (setting.clone(), original.clone());
             results.push(Restored { setting, to, outcome, reason });
@@ -117,16 +120,19 @@ pub fn restore(
                 continue;
             }
         };
-        let reason = setting.function().and_then(|function| held.get(&function));
-        match (now, reason) {
+        let has_run = |other: &&Entry| other.setting == *setting && other.owner.is_some();
+        let run = others.iter().find(has_run).and_then(|other| other.owner.as_ref());
+        let reason = run.map(|run| format!("the machine runs: {run}"));
+        let held = setting.function().and_then(|function| held.get(&function).cloned());
+        match (now, reason.or(held)) {
             (None, _) => {
-                journal.settle(setting)?;
+                journal.settle(setting, owner)?;
                 push(Outcome::Gone, None);
             }
             (Some(now), Some(reason)) if !setting.acts(&now, &goal).is_empty() => {
-                push(Outcome::Kept, Some(reason.clone()));
+                push(Outcome::Kept, Some(reason));
             }
-            (Some(_), _) => match take(kernel, journal, setting, &goal) {
+            (Some(_), _) => match take(kernel, journal, setting, &goal, owner) {
                 Ok(()) => push(Outcome::Restored, None),
                 Err(error @ BindingError::Journal { .. }) => return Err(error),
                 Err(error) => push(Outcome::Failed, Some(error.with_cause())),
@@ -164,20 +170,21 @@ fn stop_autoprobe(
                 original,
                 now: goal.clone(),
                 virtual_of: None,
-                owner: count.owner,
+                owner: count.owner.clone(),
             }])?;
-            take(kernel, journal, &setting, &goal)?;
+            take(kernel, journal, &setting, &goal, count.owner.as_deref())?;
         }
     }
     Ok(())
 }
 
-/// Brings a setting to its goal, whatever it is now.
+/// Brings a setting to its goal, whatever it is now, for the run `owner` or to last.
 fn take(
     kernel: &impl Kernel,
     journal: &mut Journal,
     setting: &Setting,
     goal: &Goal,
+    owner: Option<&str>,
 ) -> Result<(), BindingError> {
     let gone = || BindingError::Gone { setting: setting.clone() };
     if *goal == Goal::Lost {
@@ -197,11 +204,11 @@ fn take(
             let (setting, wanted) = (setting.clone(), goal.clone());
             return Err(BindingError::Unchanged { setting, wanted, found });
         }
-        if journal.entry(setting).is_some_and(|entry| entry.original == found) {
-            return journal.settle(setting);
+        if journal.entry(setting, owner).is_some_and(|entry| entry.original == found) {
+            return journal.settle(setting, owner);
         }
     }
-    match journal.entry(setting) {
+    match journal.entry(setting, owner) {
         Some(_) => journal.done(setting),
         None => Ok(()),
     }
@@ -210,12 +217,12 @@ fn take(
 /// Forgets virtual functions that berth made and that are gone again. Those that were there
 /// before berth come back with their number, which the journal then still has.
 fn prune(kernel: &impl Kernel, journal: &mut Journal) -> Result<(), BindingError> {
-    for Entry { setting, virtual_of, .. } in journal.entries().to_vec() {
+    for Entry { setting, virtual_of, owner, .. } in journal.entries().to_vec() {
         if let Some(physical) = virtual_of
-            && journal.entry(&Setting::VfCount(physical)).is_none()
+            && journal.entry(&Setting::VfCount(physical), None).is_none()
             && read(kernel, &setting)?.is_none()
         {
-            journal.settle(&setting)?;
+            journal.settle(&setting, owner.as_deref())?;
         }
     }
     Ok(())

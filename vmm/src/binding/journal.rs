@@ -37,15 +37,22 @@ enum Record {
     /// It has changed, and was looked at.
     Done { setting: Setting },
     /// It is again what it was, or what it was about is gone.
-    Settled { setting: Setting },
+    Settled {
+        setting: Setting,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        owner: Option<String>,
+    },
 }
 
 /// A setting that is to be put back one day.
+///
+/// One may be there twice: changed by a command to last, and on top of that for a run, at whose
+/// end it goes back to what the command made of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Entry {
     /// The setting.
     pub setting: Setting,
-    /// What it was before berth first changed it.
+    /// What it was before the first such change.
     pub original: Value,
     /// What berth last made of it.
     pub now: Goal,
@@ -103,9 +110,15 @@ impl Journal {
         &self.entries
     }
 
-    /// What is known of `setting`.
-    pub fn entry(&self, setting: &Setting) -> Option<&Entry> {
-        self.entries.iter().find(|entry| entry.setting == *setting)
+    /// What was changed of `setting` for the run `owner`, or to last.
+    pub fn entry(&self, setting: &Setting, owner: Option<&str>) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.is(setting, owner))
+    }
+
+    /// The run that has `setting` now.
+    pub fn run_of(&self, setting: &Setting) -> Option<&str> {
+        let mut entries = self.entries.iter().filter(|entry| entry.setting == *setting);
+        entries.find_map(|entry| entry.owner.as_deref())
     }
 
     /// Where it is.
@@ -137,8 +150,9 @@ impl Journal {
     }
 
     /// Notes that there is nothing left to put back of a setting.
-    pub fn settle(&mut self, setting: &Setting) -> Result<(), BindingError> {
-        self.append(&Record::Settled { setting: setting.clone() })
+    pub fn settle(&mut self, setting: &Setting, owner: Option<&str>) -> Result<(), BindingError> {
+        let (setting, owner) = (setting.clone(), owner.map(str::to_owned));
+        self.append(&Record::Settled { setting, owner })
     }
 
     /// Replaces the file by one with what is left.
@@ -241,25 +255,41 @@ fn replay(path: &Path, text: &str) -> Result<Vec<Entry>, BindingError> {
     Ok(entries)
 }
 
-/// The first `before` is what a setting is put back to; the last owner is the one that counts,
-/// and none outlasts any.
+impl Entry {
+    fn is(&self, setting: &Setting, owner: Option<&str>) -> bool {
+        self.setting == *setting && self.owner.as_deref() == owner
+    }
+}
+
+/// The first `before` is what a setting is put back to. A change that lasts takes over what a run
+/// has made.
 fn apply(entries: &mut Vec<Entry>, record: &Record) {
     match record {
         Record::Intent { setting, before, after, virtual_of, owner } => {
-            if let Some(entry) = entries.iter_mut().find(|entry| entry.setting == *setting) {
-                entry.now = after.clone();
-                entry.owner = entry.owner.take().and(owner.clone());
-            } else {
-                entries.push(Entry {
+            let mut original = before.clone();
+            if owner.is_none() {
+                // What a run began is this change's to put back, unless an earlier one's.
+                let begun = entries.iter().find(|entry| entry.setting == *setting);
+                if let Some(entry) = begun {
+                    original = entry.original.clone();
+                }
+                entries.retain(|entry| entry.setting != *setting || entry.owner.is_none());
+            }
+            let known = entries.iter_mut().find(|entry| entry.is(setting, owner.as_deref()));
+            match known {
+                Some(entry) => entry.now = after.clone(),
+                None => entries.push(Entry {
                     setting: setting.clone(),
-                    original: before.clone(),
+                    original,
                     now: after.clone(),
                     virtual_of: *virtual_of,
                     owner: owner.clone(),
-                });
+                }),
             }
         }
-        Record::Settled { setting } => entries.retain(|entry| entry.setting != *setting),
+        Record::Settled { setting, owner } => {
+            entries.retain(|entry| !entry.is(setting, owner.as_deref()));
+        }
         Record::BerthJournal { .. } | Record::Done { .. } => {}
     }
 }

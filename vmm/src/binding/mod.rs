@@ -97,9 +97,8 @@ pub fn unbind(asked: &[Bdf], manner: Manner) -> Result<Report, BindingError> {
     let host = Candidates::read(Path::new(ROOT), asked)?;
     let devices = decide::members(&host, asked, manner.choice)?;
     for &device in &devices {
-        let entry = session.journal.entry(&Setting::Driver(device));
-        if let Some(run) = entry.and_then(|entry| entry.owner.clone()) {
-            return Err(BindingError::BelongsToRun { device, run });
+        if let Some(run) = session.journal.run_of(&Setting::Driver(device)) {
+            return Err(BindingError::BelongsToRun { device, run: run.to_owned() });
         }
     }
     let original = |setting: &Setting| session.original(setting);
@@ -202,9 +201,9 @@ impl Session {
         execute::run(&self.kernel, &mut self.journal, steps, None)
     }
 
-    /// What a setting was before berth.
+    /// What a setting was before a command of berth's that lasts.
     pub fn original(&self, setting: &Setting) -> Option<Value> {
-        self.journal.entry(setting).map(|entry| entry.original.clone())
+        self.journal.entry(setting, None).map(|entry| entry.original.clone())
     }
 
     /// Functions of the journal that a process has open, and the physical functions of such.

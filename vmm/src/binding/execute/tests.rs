@@ -117,6 +117,34 @@ fn a_change_that_lasts_takes_over_one_for_a_run() {
     assert!(journal.entries().iter().all(|entry| entry.owner.is_none()));
     run(&kernel, &mut journal, &steps, Some("another")).expect("bound already");
     assert!(journal.entries().iter().all(|entry| entry.owner.is_none()));
+    all(&kernel, &mut journal);
+    assert_eq!(kernel.state(), FakeKernel::new().state());
+}
+
+#[test]
+fn a_run_on_top_of_a_change_that_lasts_goes_back_to_that() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let kernel = FakeKernel::new();
+    let before = kernel.state();
+    let mut journal = Journal::open(folder.path()).expect("a journal");
+    let driver = Setting::Driver(physical());
+    let idle = [Step::to(driver, name("igb"), Value::Nothing)];
+    run(&kernel, &mut journal, &idle, None).expect("idle");
+    let lasting = kernel.state();
+    run(&kernel, &mut journal, &bind(physical(), "igb", None), Some("run")).expect("bound");
+    let bound = kernel.state();
+
+    let nobody = BTreeMap::new();
+    let kept = restore(&kernel, &mut journal, &nobody, |entry| entry.owner.is_none());
+    assert!(kept.expect("room").iter().all(|one| one.outcome == Outcome::Kept));
+    assert_eq!(kernel.state(), bound, "a machine that runs keeps what it has");
+
+    drop(journal);
+    let mut journal = Journal::open(folder.path()).expect("the journal");
+    restore(&kernel, &mut journal, &nobody, |entry| entry.owner.is_some()).expect("room");
+    assert_eq!(kernel.state(), lasting);
+    all(&kernel, &mut journal);
+    assert_eq!(kernel.state(), before);
 }
 
 #[test]

@@ -26,7 +26,7 @@ fn the_first_value_is_what_is_put_back() {
     drop(journal);
     let mut journal = Journal::open(folder.path()).expect("the journal");
     assert_eq!(journal.entries(), [entry("igb", "pci-stub", None)]);
-    journal.settle(&driver("0000:21:00.0")).expect("room");
+    journal.settle(&driver("0000:21:00.0"), None).expect("room");
     journal.compact().expect("room");
     drop(journal);
     let text = fs::read_to_string(folder.path().join("journal")).expect("the file");
