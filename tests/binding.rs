@@ -210,6 +210,34 @@ fn a_killed_run_loses_nothing() -> Result<()> {
     Ok(())
 }
 
+/// A guest of the lab does not see the MAC: the emulated card answers no VF that is passed on.
+#[test]
+fn a_run_gets_a_free_vf_with_the_port_of_its_config() -> Result<()> {
+    const MAC: &str = "52:54:00:00:00:42";
+
+    let host = host()?;
+    if !host.is_lab() {
+        return Ok(());
+    }
+    let nic = host.nic().to_owned();
+    berth(&host, &format!("sriov {nic} 2"))?;
+    let (before, ports) = (state(&host)?, berth(&host, &format!("sriov {nic}"))?);
+    let config = auto(&host, "pci,wait")
+        .set("/devices/0/address", serde_json::json!({ "free_vf_of": nic }))
+        .set("/devices/0/mac", MAC);
+    let guest = start(&host, &config)?;
+    let console = guest.wait_for("L2: waiting", GUEST_LIMIT)?;
+    ensure!(console.contains("8086:10ca igbvf"), "{}", guest.everything());
+    let text = berth(&host, &format!("sriov {nic}"))?;
+    let vf = text.lines().find(|line| line.contains(MAC)).context("a VF has the MAC")?;
+    ensure!(vf.contains("vfio-pci") && vf.contains("(berth)"), "{text}");
+    guest.send("end\n")?;
+    assert_eq!(guest.wait(GUEST_LIMIT)?, 0, "{}", guest.everything());
+    assert_eq!(state(&host)?, before, "{}", guest.everything());
+    assert_eq!(berth(&host, &format!("sriov {nic}"))?, ports, "{}", guest.everything());
+    berth(&host, "restore").map(drop)
+}
+
 /// The moments are spread over what each command takes, by a generator with a fixed seed; all
 /// runs of a round happen in one script, because a round trip to the lab takes longer than they.
 #[test]
