@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::io::{self, Write};
 
+use crate::binding::BindingError;
 use crate::check::fix::FixError;
 use crate::config::ConfigError;
 use crate::exit::Outcome;
@@ -22,6 +23,9 @@ pub enum Error {
     /// The host does not fit the config.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// Functions do not change hands.
+    #[error(transparent)]
+    Binding(#[from] BindingError),
     /// The machine could not be built, or did not end in order.
     #[error(transparent)]
     Machine(#[from] machine::Error),
@@ -42,6 +46,7 @@ impl Error {
         match self {
             Self::Host(error) => error.help(),
             Self::Plan(error) => error.help(),
+            Self::Binding(error) => error.help(),
             Self::Machine(error) => error.help(),
             Self::Config(error) => error.help(),
             Self::Fix(error) => error.help(),
@@ -54,7 +59,7 @@ impl Error {
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::Config(_) | Self::SnapshotToTerminal => Outcome::ConfigRefused,
-            Self::Host(_) | Self::Plan(_) | Self::Fix(_) => Outcome::HostRefused,
+            Self::Host(_) | Self::Plan(_) | Self::Fix(_) | Self::Binding(_) => Outcome::HostRefused,
             Self::Machine(machine::Error::Build(_)) => Outcome::BuildFailed,
             Self::Machine(machine::Error::Run(_)) => Outcome::RunFailed,
             Self::Output(_) => Outcome::Internal,

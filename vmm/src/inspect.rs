@@ -1,4 +1,4 @@
-//! The commands that look at a host: `devices`, `check`, `snapshot`.
+//! The commands that look at a host: `devices`, `check`, `snapshot`; how commands print.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -6,7 +6,6 @@ use std::path::Path;
 use berth_devices::pci::Bdf;
 use serde::Serialize;
 
-use crate::check::fix::FixError;
 use crate::check::{Code, Fix, Report};
 use crate::config::Config;
 use crate::error::Error;
@@ -95,19 +94,14 @@ fn apply(fixes: &[Fix]) -> Result<(), Error> {
     let mut failed = None;
     for fix in fixes {
         eprintln!("berth: {fix}");
-        match fix.apply(bind) {
+        match fix.apply() {
             Ok(undo) => eprintln!("berth:   undone by: {undo}"),
-            Err(error) if failed.is_none() => failed = Some(error),
+            Err(error) if failed.is_none() => failed = Some(error.into()),
             // The first failure is the one to look at; the findings tell of the others.
             Err(_) => {}
         }
     }
     failed.map_or(Ok(()), Err)
-}
-
-/// Where `berth bind` takes over.
-fn bind(device: Bdf) -> Result<String, Error> {
-    Err(FixError::Unbound { device }.into())
 }
 
 fn announce(fixes: &[Fix]) -> Result<Outcome, Error> {

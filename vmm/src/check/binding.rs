@@ -26,6 +26,14 @@ fn bound(case: &Case, device: Bdf, listed: &Listed) -> Finding {
         let driver = function.driver.as_deref().unwrap_or_default();
         return Finding::pass(code, source, format!("{driver} has it"));
     }
+    if case.is_bound_for_run(device) {
+        let from = function.driver.as_deref().map_or(String::new(), |name| format!(" from {name}"));
+        return Finding::pass(
+            code,
+            source,
+            format!("`berth run` takes it{from}, and gives it back"),
+        );
+    }
     let seen = match &function.driver {
         Some(driver) => format!("{driver} has it"),
         None => "no driver has it".to_owned(),
@@ -59,10 +67,12 @@ fn kept(case: &Case, device: Bdf, listed: &Listed) -> Option<Finding> {
     let name = if native.is_empty() { "its own driver".to_owned() } else { native.join(" or ") };
     let ids = format!("{:04x}:{:04x}", function.vendor, function.device);
     let names_ids = |text: &str| text.contains("ids=") && text.to_ascii_lowercase().contains(&ids);
-    let option = modules
-        .config
-        .iter()
-        .find(|line| line.text.starts_with("options vfio") && names_ids(&line.text));
+    // The second is how `berth bind --persist` does it, and others who mean one card of several.
+    let claims = |text: &str| {
+        text.starts_with("options vfio") && names_ids(text)
+            || text.starts_with("install vfio") && text.contains(&address)
+    };
+    let option = modules.config.iter().find(|line| claims(&line.text));
     let parameter = case.parameter(|word| word.starts_with("vfio") && names_ids(word));
     let claim =
         option.map(|line| line.file.clone()).or(parameter.map(|_| "/proc/cmdline".to_owned()));
@@ -94,14 +104,14 @@ fn kept(case: &Case, device: Bdf, listed: &Listed) -> Option<Finding> {
         })
     });
     Some(if first {
-        Finding::pass(code, claim, format!("vfio-pci claims all {ids} at boot, before {name}"))
+        Finding::pass(code, claim, format!("vfio-pci claims it at boot, before {name}"))
     } else {
         let step =
             native.iter().map(|driver| format!("add `softdep {driver} pre: vfio-pci` to {claim}"));
         Finding::warn(
             code,
             claim.clone(),
-            format!("vfio-pci claims {ids}, but {name} may load first"),
+            format!("vfio-pci claims it at boot, but {name} may load first"),
         )
         .steps(step)
         .step(initramfs(&case.facts.system))

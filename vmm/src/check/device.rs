@@ -9,11 +9,8 @@ use crate::host::{CpuVendor, HostUse, Listed};
 const DEVICES: &str = "/sys/bus/pci/devices";
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
-    let absent = case
-        .facts
-        .devices
-        .iter()
-        .filter(|device| !case.facts.inventory.functions.contains_key(device));
+    let functions = &case.facts.inventory.functions;
+    let absent = case.devices.keys().filter(|device| !functions.contains_key(device));
     let mut findings: Vec<Finding> = absent
         .map(|device| {
             Finding::fail(Code::DeviceAbsent, DEVICES, format!("there is no PCI function {device}"))
@@ -21,7 +18,7 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
                 .step("`berth devices` lists the host's functions")
         })
         .collect();
-    for (device, listed) in case.devices() {
+    for (device, listed) in case.present() {
         if listed.function.is_bridge() {
             let seen = "it is a bridge";
             findings.push(
@@ -65,6 +62,8 @@ fn idle(device: Bdf, listed: &Listed) -> Option<Finding> {
         }
         HostUse::Mounted { at, .. } => Finding::fail(code, source, seen)
             .step(format!("`umount {at}`, if the host can do without")),
+        HostUse::Volume { of, .. } => Finding::fail(code, source, seen)
+            .step(format!("take {of} apart or stop it, if the host can do without: `lsblk` shows what it is")),
         HostUse::BootDisplay | HostUse::Console => Finding::warn(code, source, seen)
             .step("let the firmware start on another display, or log in over the network: the screen goes dark")
             .step("boot the host with `video=efifb:off`, or its driver keeps the memory of the display"),

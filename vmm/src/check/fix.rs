@@ -1,14 +1,13 @@
 //! What berth does about findings at run time, when asked to: all of it can be undone.
 
 use std::fmt;
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use berth_devices::pci::Bdf;
 use serde::Serialize;
 
+use crate::binding::{self, BindingError, Manner, Setting};
 use crate::plan::PageSize;
 
 /// One remedy.
@@ -50,28 +49,9 @@ pub enum FixError {
         /// What it printed.
         message: String,
     },
-    /// A file of sysfs takes no value.
-    #[error("cannot write {path}", path = path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Drivers are bound by another command.
-    #[error("{device} is not bound yet")]
-    Unbound {
-        /// The device.
-        device: Bdf,
-    },
-    /// The kernel found fewer pages.
-    #[error("the pool has {have} of {want} pages: memory is too fragmented for more")]
-    TooFewPages {
-        /// Pages that it has.
-        have: u64,
-        /// Pages that it should have.
-        want: u64,
-    },
+    /// A driver or a pool of pages does not change.
+    #[error(transparent)]
+    Binding(#[from] BindingError),
 }
 
 impl FixError {
@@ -80,11 +60,7 @@ impl FixError {
         match self {
             Self::NoModprobe(_) => Some("install kmod, or load the module otherwise".to_owned()),
             Self::Modprobe { .. } => Some("as root; `dmesg` may say more".to_owned()),
-            Self::Write { .. } => Some("as root".to_owned()),
-            Self::Unbound { device } => Some(format!("`berth bind {device}`")),
-            Self::TooFewPages { .. } => {
-                Some("reserve them when the host boots; `berth check` shows how".to_owned())
-            }
+            Self::Binding(error) => error.help(),
         }
     }
 }
@@ -95,7 +71,8 @@ impl fmt::Display for Fix {
         match self {
             Self::LoadModule { module } => write!(f, "modprobe {module}"),
             Self::ReservePages { node, size, pages } => {
-                write!(f, "echo {pages} > {}", pool(*node, *size).display())
+                let pool = Setting::HugePages { node: *node, size: *size };
+                write!(f, "echo {pages} > {}", pool.path().unwrap_or_default())
             }
             Self::Bind { device } => write!(f, "berth bind {device}"),
         }
@@ -112,18 +89,21 @@ impl Fix {
         }
     }
 
-    /// Does it on this host, through `bind` what concerns drivers; says how to undo it.
+    /// Does it on this host; says how to undo it.
     ///
     /// # Errors
     /// The system refuses, or does it in part; what was done in part is undone.
-    pub fn apply<E: From<FixError>>(
-        &self,
-        bind: impl FnOnce(Bdf) -> Result<String, E>,
-    ) -> Result<String, E> {
+    pub fn apply(&self) -> Result<String, FixError> {
         match self {
-            Self::LoadModule { module } => Ok(load(module)?),
-            Self::ReservePages { node, size, pages } => Ok(reserve(&pool(*node, *size), *pages)?),
-            Self::Bind { device } => bind(*device),
+            Self::LoadModule { module } => load(module),
+            Self::ReservePages { node, size, pages } => {
+                binding::reserve(*node, *size, *pages)?;
+                Ok("berth restore".to_owned())
+            }
+            Self::Bind { device } => {
+                binding::bind(&[*device], Manner::default())?;
+                Ok(format!("berth unbind {device}"))
+            }
         }
     }
 }
@@ -138,44 +118,9 @@ fn load(module: &'static str) -> Result<String, FixError> {
     }
 }
 
-/// The kernel takes as many pages as it finds and reports no error, so the pool is read again.
-fn reserve(pool: &Path, pages: u64) -> Result<String, FixError> {
-    let failed = |source| FixError::Write { path: pool.to_owned(), source };
-    let read = || -> io::Result<u64> {
-        fs::read_to_string(pool)?.trim().parse().map_err(io::Error::other)
-    };
-    let before = read().map_err(failed)?;
-    fs::write(pool, pages.to_string()).map_err(failed)?;
-    let have = read().map_err(failed)?;
-    if have < pages {
-        fs::write(pool, before.to_string()).map_err(failed)?;
-        return Err(FixError::TooFewPages { have, want: pages });
-    }
-    Ok(format!("echo {before} > {}", pool.display()))
-}
-
-fn pool(node: Option<u32>, size: PageSize) -> PathBuf {
-    let folder = match node {
-        Some(node) => format!("/sys/devices/system/node/node{node}/hugepages"),
-        None => "/sys/kernel/mm/hugepages".to_owned(),
-    };
-    Path::new(&folder).join(size.pool_folder()).join("nr_hugepages")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_pool_that_grew_can_shrink_again() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let pool = folder.path().join("nr_hugepages");
-        fs::write(&pool, "2\n").expect("a file");
-        let undo = reserve(&pool, 5).expect("a pool that takes all");
-        assert_eq!(fs::read_to_string(&pool).expect("a file"), "5");
-        assert_eq!(undo, format!("echo 2 > {}", pool.display()));
-        assert!(matches!(reserve(&folder.path().join("none"), 1), Err(FixError::Write { .. })));
-    }
 
     #[test]
     fn fixes_read_like_commands() {

@@ -16,7 +16,7 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
             continue;
         };
         let others = others(case, device, group);
-        findings.push(viable(device, group, &others).of(device));
+        findings.push(viable(case, device, group, &others).of(device));
         findings.push(isolated(case, device, listed, &others).of(device));
     }
     findings
@@ -32,12 +32,14 @@ fn others<'a>(case: &Case<'a>, device: Bdf, group: u32) -> Vec<(Bdf, &'a Listed)
         .collect()
 }
 
-fn viable(device: Bdf, group: u32, others: &[(Bdf, &Listed)]) -> Finding {
+fn viable(case: &Case, device: Bdf, group: u32, others: &[(Bdf, &Listed)]) -> Finding {
     let code = Code::GroupNotViable;
     let source = format!("/sys/kernel/iommu_groups/{group}/devices");
     let culprits: Vec<_> = others
         .iter()
-        .filter(|(_, listed)| !listed.function.allows_passthrough_of_its_group())
+        .filter(|(address, listed)| {
+            !listed.function.allows_passthrough_of_its_group() && !case.is_bound_for_run(*address)
+        })
         .collect();
     if culprits.is_empty() {
         let idle = match others.len() {

@@ -139,7 +139,7 @@ fn vectors(case: &Case) -> Option<Finding> {
             }
         }
     }
-    if case.facts.devices.is_empty() {
+    if case.devices.is_empty() {
         return None;
     }
     let room = VECTORS_PER_CPU * case.facts.host.cpus.online.len();

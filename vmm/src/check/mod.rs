@@ -21,6 +21,8 @@ mod placement;
 mod remedy;
 mod vfio;
 
+use std::collections::BTreeMap;
+
 use berth_devices::pci::Bdf;
 use serde::Serialize;
 
@@ -28,14 +30,16 @@ pub use code::Code;
 pub use finding::{Finding, Severity};
 pub use fix::Fix;
 
-use crate::config::Config;
+use crate::config::{BindMode, Config, DeviceAddress, DeviceConfig};
 use crate::host::{Facts, HostProfile, Listed};
-use crate::plan::{PageSize, Plan, PlanError};
+use crate::plan::{PageSize, Plan, PlanError, choose};
 
 /// What the checks look at.
 pub(crate) struct Case<'a> {
     facts: &'a Facts,
     config: Option<&'a Config>,
+    /// The devices in question, and how each comes to vfio-pci.
+    devices: BTreeMap<Bdf, BindMode>,
     plan: Option<Result<Plan, PlanError>>,
 }
 
@@ -45,7 +49,7 @@ impl<'a> Case<'a> {
             Plan::new(config, &facts.host)
                 .or_else(|_| Plan::new(config, &ready(config, &facts.host)))
         });
-        Self { facts, config, plan }
+        Self { facts, config, devices: in_question(facts, config), plan }
     }
 
     /// The machine's plan, as it would be if all was ready.
@@ -54,14 +58,19 @@ impl<'a> Case<'a> {
     }
 
     /// The devices in question that are there.
-    fn devices(&self) -> impl Iterator<Item = (Bdf, &'a Listed)> {
+    fn present(&self) -> impl Iterator<Item = (Bdf, &'a Listed)> {
         let functions = &self.facts.inventory.functions;
-        self.facts.devices.iter().filter_map(|device| Some((*device, functions.get(device)?)))
+        self.devices.keys().filter_map(|device| Some((*device, functions.get(device)?)))
+    }
+
+    /// Whether `berth run` takes it from its driver.
+    fn is_bound_for_run(&self, device: Bdf) -> bool {
+        self.devices.get(&device) == Some(&BindMode::Auto)
     }
 
     /// The devices in question that could be passed through.
     fn endpoints(&self) -> impl Iterator<Item = (Bdf, &'a Listed)> {
-        self.devices().filter(|(_, listed)| !listed.function.is_bridge())
+        self.present().filter(|(_, listed)| !listed.function.is_bridge())
     }
 
     /// The word of the kernel's command line that `wanted` picks.
@@ -69,6 +78,21 @@ impl<'a> Case<'a> {
         let words = self.facts.host.iommu.kernel_cmdline.split_whitespace();
         words.into_iter().find(|word| wanted(word))
     }
+}
+
+/// Devices that were asked for, and the config's: those that a run would get, or where there is
+/// none for it, those that the config names.
+fn in_question(facts: &Facts, config: Option<&Config>) -> BTreeMap<Bdf, BindMode> {
+    let asked = facts.devices.iter().map(|device| (*device, BindMode::Manual));
+    let named = |device: &DeviceConfig| match device.address {
+        DeviceAddress::Is(address) => Some((address, device.bind)),
+        DeviceAddress::FreeVf { .. } | DeviceAddress::Environment { .. } => None,
+    };
+    let of_config = config.map_or_else(Vec::new, |config| match choose(config, &facts.host) {
+        Ok(chosen) => chosen.into_iter().map(|(address, device)| (address, device.bind)).collect(),
+        Err(_) => config.devices.iter().filter_map(named).collect(),
+    });
+    asked.chain(of_config).collect()
 }
 
 /// The host as it would be with its devices bound, its files open and its pages reserved: what

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::host::fixture::{Device, Fixture, NIC};
@@ -13,12 +13,16 @@ mod host;
 mod machine;
 
 pub(super) fn config(pages: &str, mib: u64) -> Config {
+    machine(pages, mib, json!({ "address": NIC.address }))
+}
+
+pub(super) fn machine(pages: &str, mib: u64, device: Value) -> Config {
     let config = json!({
         "name": "router",
         "kernel": "/boot/vmlinuz",
         "vcpus": 2,
         "memory": { "size_mib": mib, "page_size": pages },
-        "devices": [{ "address": NIC.address }],
+        "devices": [device],
         "placement": { "cpus": [4, 12] },
     });
     serde_json::from_value(config).expect("a good config")

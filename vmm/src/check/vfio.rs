@@ -6,7 +6,7 @@ use crate::host::{Access, Holder, ModuleState};
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
     let mut findings: Vec<Finding> = modules(case).collect();
-    if !case.facts.devices.is_empty() {
+    if !case.devices.is_empty() {
         findings.extend(access(case));
         // Before a device is bound its group has no file, and a finding of its own tells.
         let bound = |group: &u32| {

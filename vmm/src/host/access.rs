@@ -1,10 +1,11 @@
 //! Whether this process can open the kernel's device files.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -86,26 +87,39 @@ impl Holder {
     /// The first process that has `device` open, among those that this one may look into. No capture
     /// has other processes' files.
     pub(super) fn of(root: &Root, device: &Path) -> Option<Self> {
-        // What processes have open belongs in no capture.
-        if root.is_recorded() {
-            return None;
-        }
-        let pids = root.names("/proc").ok()?;
-        pids.iter()
-            .filter_map(|name| name.parse::<u32>().ok())
-            .filter(|&pid| pid != std::process::id())
-            .find(|pid| {
-                let folder = format!("/proc/{pid}/fd");
-                let files = root.names(&folder).unwrap_or_default();
-                files
-                    .iter()
-                    .any(|file| root.link(format!("{folder}/{file}")).as_deref() == Some(device))
-            })
-            .map(|pid| Holder {
-                pid,
-                comm: root.glance(format!("/proc/{pid}/comm")).unwrap_or_default(),
-            })
+        processes(root)
+            .find(|pid| open_files(root, *pid).any(|file| file == device))
+            .map(named(root))
     }
+
+    /// The first process of each open file below `folder`, among those that this one may look into.
+    pub(super) fn all_below(root: &Root, folder: &str) -> BTreeMap<PathBuf, Self> {
+        let mut holders = BTreeMap::new();
+        for pid in processes(root) {
+            for file in open_files(root, pid).filter(|file| file.starts_with(folder)) {
+                holders.entry(file).or_insert_with(|| named(root)(pid));
+            }
+        }
+        holders
+    }
+}
+
+/// All but this one.
+fn processes(root: &Root) -> impl Iterator<Item = u32> {
+    // What processes have open belongs in no capture.
+    let names =
+        if root.is_recorded() { Vec::new() } else { root.names("/proc").unwrap_or_default() };
+    names.into_iter().filter_map(|name| name.parse().ok()).filter(|&pid| pid != std::process::id())
+}
+
+fn open_files(root: &Root, pid: u32) -> impl Iterator<Item = PathBuf> {
+    let folder = format!("/proc/{pid}/fd");
+    let files = root.names(&folder).unwrap_or_default();
+    files.into_iter().filter_map(move |file| root.link(format!("{folder}/{file}")))
+}
+
+fn named(root: &Root) -> impl Fn(u32) -> Holder {
+    |pid| Holder { pid, comm: root.glance(format!("/proc/{pid}/comm")).unwrap_or_default() }
 }
 
 #[cfg(test)]
@@ -143,5 +157,8 @@ mod tests {
             Some(Holder { pid: 77, comm: "qemu".to_owned() })
         );
         assert_eq!(Holder::of(&root, Path::new("/dev/vfio/15")), None);
+        let all = Holder::all_below(&root, "/dev/vfio");
+        assert_eq!(all.keys().collect::<Vec<_>>(), [Path::new("/dev/vfio/14")]);
+        assert_eq!(Holder::all_below(&root, "/dev/kvm").len(), 0);
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     HostError, HostProfile, IOMMU_GROUPS, Inventory, KernelLog, Modules, PCI_DRIVERS, Root,
-    Settings, System,
+    Settings, System, Wanted,
 };
 use crate::config::Config;
 
@@ -26,7 +26,7 @@ pub struct Facts {
     pub settings: Settings,
     /// What the kernel said.
     pub log: KernelLog,
-    /// The devices in question.
+    /// Devices that were asked for, besides the config's.
     pub devices: Vec<Bdf>,
     /// Whether this is the host that berth runs on.
     pub live: bool,
@@ -64,13 +64,10 @@ impl Facts {
     /// A file of sysfs or procfs cannot be read or holds something else than the kernel writes.
     pub fn read(root: &Root, config: Option<&Config>, devices: &[Bdf]) -> Result<Self, HostError> {
         let inventory = Inventory::read(root)?;
-        let mut all: Vec<Bdf> = devices.to_vec();
-        for device in config.iter().flat_map(|config| &config.devices) {
-            if !all.contains(&device.address) {
-                all.push(device.address);
-            }
-        }
-        let host = HostProfile::read_for(root, config, &all)?;
+        let mut wanted = config.map_or_else(Wanted::default, |config| Wanted::by(root, config));
+        wanted.addresses.extend(devices);
+        let all = wanted.addresses.clone();
+        let host = HostProfile::read_for(root, config, wanted)?;
         let system = System::read(root);
         let listed = || all.iter().filter_map(|device| inventory.functions.get(device));
         let modaliases: BTreeSet<&str> = listed().map(|listed| listed.modalias.as_str()).collect();
@@ -82,7 +79,7 @@ impl Facts {
             log: KernelLog::read(root),
             lacks: root.lacks(),
             live: root.is_live(),
-            devices: all,
+            devices: devices.to_vec(),
             host,
             inventory,
             system,

@@ -1,4 +1,4 @@
-//! Every PCI function of the host, with what decides whether a guest may have it.
+//! PCI functions of the host, with what decides whether a guest may have them.
 
 use std::collections::BTreeMap;
 
@@ -7,18 +7,20 @@ use serde::Serialize;
 
 use super::acs::{self, Acs};
 use super::iommu::IommuGroup;
-use super::pci::{DEVICES, addresses};
+use super::pci::{DEVICES, VFIO_PCI, addresses};
 use super::root::Root;
 use super::usage::Usage;
 use super::{HostError, HostUse, PciFunction};
 
-/// Every PCI function of the host.
+/// PCI functions of the host.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Inventory {
     /// By address.
     pub functions: BTreeMap<Bdf, Listed>,
-    /// All IOMMU groups.
+    /// Their IOMMU groups.
     pub groups: BTreeMap<u32, IommuGroup>,
+    /// Whether the vfio-pci driver is there to bind to.
+    pub vfio_pci: bool,
 }
 
 /// One function, beyond what a plan needs of it.
@@ -29,10 +31,10 @@ pub struct Listed {
     pub function: PciFunction,
     /// Bridges between the root and it, the root port first.
     pub path: Vec<Bdf>,
-    /// Single-root I/O virtualization, of a function that has it.
-    pub sriov: Option<VfCount>,
-    /// The function that it is a virtual function of.
-    pub physical_function: Option<Bdf>,
+    /// Its virtual functions, if it can have some.
+    pub sriov: Option<Sriov>,
+    /// The physical function that it is part of, and its index there.
+    pub virtual_of: Option<(Bdf, u32)>,
     /// What the host does with it.
     pub uses: Vec<HostUse>,
     /// Access control services, of a bridge.
@@ -44,13 +46,17 @@ pub struct Listed {
     pub interrupts: Vec<u32>,
 }
 
-/// How many virtual functions a function with SR-IOV has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct VfCount {
-    /// Virtual functions that are there.
-    pub now: u16,
-    /// Virtual functions that there can be.
-    pub max: u16,
+/// A physical function's virtual functions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Sriov {
+    /// Most that it can have.
+    pub max: u32,
+    /// Those that it has, by index.
+    pub functions: Vec<Bdf>,
+    /// Whether the host's drivers take new ones by themselves.
+    pub autoprobe: bool,
+    /// Its network interface, through which their ports are set.
+    pub interface: Option<String>,
 }
 
 impl Inventory {
@@ -59,55 +65,129 @@ impl Inventory {
     /// # Errors
     /// A file of sysfs holds something else than the kernel writes.
     pub fn read(root: &Root) -> Result<Self, HostError> {
-        let usage = Usage::read(root);
-        let mut inventory = Self::default();
+        let mut reader = Reader::new(root, Usage::read(root));
         for address in addresses(root)? {
-            let Some(function) = PciFunction::read(root, address)? else {
-                continue;
-            };
-            if let Some(group) = function.group
-                && !inventory.groups.contains_key(&group)
-            {
-                inventory.groups.insert(group, IommuGroup::read(root, group)?);
-            }
-            inventory.functions.insert(address, listed(root, &usage, address, function)?);
+            reader.add(address)?;
         }
-        Ok(inventory)
+        Ok(reader.inventory)
+    }
+
+    /// Reads those of `wanted` that exist, for changing their drivers: with their virtual
+    /// functions and all members of their groups.
+    ///
+    /// # Errors
+    /// A file of sysfs holds something else than the kernel writes.
+    pub fn read_to_take(root: &Root, wanted: &[Bdf]) -> Result<Self, HostError> {
+        let mut reader = Reader::new(root, Usage::read_to_take(root));
+        for &address in wanted {
+            reader.add(address)?;
+            let found = reader.inventory.functions.get(&address);
+            let below = found.and_then(|found| found.sriov.clone()).unwrap_or_default().functions;
+            for function in below {
+                reader.add(function)?;
+            }
+        }
+        let groups = reader.inventory.groups.values();
+        let members: Vec<Bdf> = groups.flat_map(|group| group.members.clone()).collect();
+        for member in members {
+            reader.add(member)?;
+        }
+        Ok(reader.inventory)
     }
 
     /// Virtual functions of `address`.
     pub fn virtual_functions(&self, address: Bdf) -> impl Iterator<Item = (Bdf, &Listed)> {
-        let all = self.functions.iter().map(|(address, listed)| (*address, listed));
-        all.filter(move |(_, listed)| listed.physical_function == Some(address))
+        let sriov = self.functions.get(&address).and_then(|found| found.sriov.as_ref());
+        let all = sriov.into_iter().flat_map(|sriov| &sriov.functions);
+        all.filter_map(|function| Some((*function, self.functions.get(function)?)))
     }
 }
 
-fn listed(
-    root: &Root,
-    usage: &Usage,
-    address: Bdf,
-    function: PciFunction,
-) -> Result<Listed, HostError> {
-    let folder = format!("{DEVICES}/{address}");
-    let file = |name: &str| format!("{folder}/{name}");
-    let address_of = |name: &str| root.link_name(file(name)).and_then(|name| name.parse().ok());
-    // "../../../devices/pci0000:20/0000:20:00.0/0000:21:00.0"
-    let target = root.link(&folder).unwrap_or_default();
-    let path = target.components().filter_map(|part| part.as_os_str().to_str()?.parse().ok());
-    let path = path.filter(|bridge: &Bdf| *bridge != address).collect();
-    let count = |name: &str| root.value(file(name), "a number of virtual functions");
-    let interrupts = root.names(file("msi_irqs")).unwrap_or_default();
-    Ok(Listed {
-        path,
-        sriov: match (count("sriov_numvfs")?, count("sriov_totalvfs")?) {
-            (Some(now), Some(max)) => Some(VfCount { now, max }),
-            _ => None,
-        },
-        physical_function: address_of("physfn"),
-        uses: usage.of(root, address, &folder, function.group),
-        acs: if function.is_bridge() { acs::read(root, &file("config")) } else { Acs::Unknown },
-        modalias: root.glance(file("modalias")).unwrap_or_default(),
-        interrupts: interrupts.iter().filter_map(|number| number.parse().ok()).collect(),
-        function,
-    })
+/// Adds functions one by one.
+struct Reader<'a> {
+    root: &'a Root,
+    usage: Usage,
+    inventory: Inventory,
+    /// Virtual functions of physical ones: a card has hundreds, and each asks for its index.
+    virtual_functions: BTreeMap<Bdf, Vec<Bdf>>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(root: &'a Root, usage: Usage) -> Self {
+        let vfio_pci = root.exists(VFIO_PCI);
+        let inventory = Inventory { vfio_pci, ..Inventory::default() };
+        Self { root, usage, inventory, virtual_functions: BTreeMap::new() }
+    }
+
+    fn add(&mut self, address: Bdf) -> Result<(), HostError> {
+        if self.inventory.functions.contains_key(&address) {
+            return Ok(());
+        }
+        let Some(function) = PciFunction::read(self.root, address)? else {
+            return Ok(());
+        };
+        if let Some(group) = function.group
+            && !self.inventory.groups.contains_key(&group)
+        {
+            self.inventory.groups.insert(group, IommuGroup::read(self.root, group)?);
+        }
+        let listed = self.listed(address, function)?;
+        self.inventory.functions.insert(address, listed);
+        Ok(())
+    }
+
+    fn listed(&mut self, address: Bdf, function: PciFunction) -> Result<Listed, HostError> {
+        let root = self.root;
+        let folder = format!("{DEVICES}/{address}");
+        let file = |name: &str| format!("{folder}/{name}");
+        // "../../../devices/pci0000:20/0000:20:00.0/0000:21:00.0"
+        let target = root.link(&folder).unwrap_or_default();
+        let path = target.components().filter_map(|part| part.as_os_str().to_str()?.parse().ok());
+        let path = path.filter(|bridge: &Bdf| *bridge != address).collect();
+        let interrupts = root.names(file("msi_irqs")).unwrap_or_default();
+        Ok(Listed {
+            path,
+            sriov: self.sriov(address)?,
+            virtual_of: self.virtual_of(address),
+            uses: self.usage.of(root, address, &function),
+            acs: if function.is_bridge() { acs::read(root, &file("config")) } else { Acs::Unknown },
+            modalias: root.glance(file("modalias")).unwrap_or_default(),
+            interrupts: interrupts.iter().filter_map(|number| number.parse().ok()).collect(),
+            function,
+        })
+    }
+
+    fn sriov(&mut self, address: Bdf) -> Result<Option<Sriov>, HostError> {
+        let root = self.root;
+        let file = |name: &str| format!("{DEVICES}/{address}/{name}");
+        let Some(max) = root.value(file("sriov_totalvfs"), "a number of functions")? else {
+            return Ok(None);
+        };
+        Ok(Some(Sriov {
+            max,
+            functions: self.functions_of(address).to_vec(),
+            autoprobe: root.text(file("sriov_drivers_autoprobe"))?.as_deref() != Some("0"),
+            interface: root.names(file("net"))?.into_iter().next(),
+        }))
+    }
+
+    fn virtual_of(&mut self, address: Bdf) -> Option<(Bdf, u32)> {
+        let physical = self.root.link_name(format!("{DEVICES}/{address}/physfn"))?.parse().ok()?;
+        let all = self.functions_of(physical);
+        let index = all.iter().position(|function| *function == address)?;
+        Some((physical, index as u32))
+    }
+
+    fn functions_of(&mut self, physical: Bdf) -> &[Bdf] {
+        let root = self.root;
+        let all = self.virtual_functions.entry(physical);
+        all.or_insert_with(|| virtual_functions(root, physical))
+    }
+}
+
+/// The links `virtfn0`, `virtfn1`, ... in the order of the indexes.
+pub(super) fn virtual_functions(root: &Root, physical: Bdf) -> Vec<Bdf> {
+    let link =
+        |index: u32| root.link_name(format!("{DEVICES}/{physical}/virtfn{index}"))?.parse().ok();
+    (0..).map_while(link).collect()
 }

@@ -17,6 +17,7 @@ mod facts;
 mod files;
 #[cfg(test)]
 pub mod fixture;
+mod host_use;
 mod id_set;
 mod inventory;
 pub mod iommu;
@@ -33,6 +34,7 @@ mod system;
 mod tree;
 mod usage;
 mod values;
+mod wanted;
 
 use std::collections::BTreeMap;
 
@@ -45,8 +47,9 @@ pub use cpus::{CpuVendor, Cpus};
 pub use error::HostError;
 pub use facts::Facts;
 pub use files::{FileFacts, FileState, KernelFacts, KernelFormat};
+pub use host_use::HostUse;
 pub use id_set::IdSet;
-pub use inventory::{Inventory, Listed, VfCount};
+pub use inventory::{Inventory, Listed, Sriov};
 pub use iommu::{Iommu, IommuGroup};
 pub use log::KernelLog;
 pub use memory::{Memory, Node};
@@ -57,9 +60,10 @@ pub use root::Root;
 pub use settings::Settings;
 pub use snapshot::Snapshot;
 pub use system::{Family, Initramfs, Loader, System};
-pub use usage::HostUse;
 
 use crate::config::{Config, ConsoleConfig};
+use usage::Usage;
+use wanted::Wanted;
 
 /// Where a host shows its IOMMU groups.
 const IOMMU_GROUPS: &str = "/sys/kernel/iommu_groups";
@@ -81,6 +85,12 @@ pub struct HostProfile {
     pub addresses: Vec<Bdf>,
     /// The config's devices that exist, and all members of their groups.
     pub functions: BTreeMap<Bdf, PciFunction>,
+    /// Virtual functions of those physical ones of which the config wants a free one.
+    pub virtual_functions: BTreeMap<Bdf, Vec<Bdf>>,
+    /// What devices are used for that the config may take from the host, as far as it does.
+    pub uses: BTreeMap<Bdf, Vec<HostUse>>,
+    /// The environment variables in which the config looks for addresses.
+    pub environment: BTreeMap<String, Option<String>>,
     /// Whether the vfio-pci driver is there to bind to.
     pub vfio_pci: bool,
     /// /dev/kvm.
@@ -104,28 +114,28 @@ impl HostProfile {
     /// A file of sysfs or procfs cannot be read or holds something else than the kernel writes.
     /// What does not exist is no error.
     pub fn read(root: &Root, config: &Config) -> Result<Self, HostError> {
-        let devices: Vec<Bdf> = config.devices.iter().map(|device| device.address).collect();
-        Self::read_for(root, Some(config), &devices)
+        Self::read_for(root, Some(config), Wanted::by(root, config))
     }
 
-    /// The same for `devices`, with or without a config that names a kernel.
-    pub(super) fn read_for(
-        root: &Root,
-        config: Option<&Config>,
-        devices: &[Bdf],
-    ) -> Result<Self, HostError> {
+    /// The same for devices that are `wanted`, with or without a config that names a kernel.
+    fn read_for(root: &Root, config: Option<&Config>, wanted: Wanted) -> Result<Self, HostError> {
         let cpus = Cpus::read(root)?;
         let memory = Memory::read(root, &cpus.online)?;
         let mut iommu = Iommu::read(root)?;
         let mut functions = BTreeMap::new();
-        for &device in devices {
-            let Some(function) = PciFunction::read(root, device)? else {
+        let mut uses = BTreeMap::new();
+        let usage = (!wanted.to_take.is_empty()).then(|| Usage::read_to_take(root));
+        for &address in &wanted.addresses {
+            let Some(function) = PciFunction::read(root, address)? else {
                 continue;
             };
+            if let Some(usage) = usage.as_ref().filter(|_| wanted.to_take.contains(&address)) {
+                uses.insert(address, usage.of(root, address, &function));
+            }
             if let Some(group) = function.group {
                 read_group(root, group, &mut iommu, &mut functions)?;
             }
-            functions.insert(device, function);
+            functions.insert(address, function);
         }
         let group_files = iommu.groups.keys().map(|&group| {
             let path = format!("/dev/vfio/{group}");
@@ -133,13 +143,13 @@ impl HostProfile {
         });
         let mut host = Self {
             group_files: group_files.collect(),
-            vfio: if devices.is_empty() {
+            vfio: if wanted.addresses.is_empty() {
                 Access::Unknown
             } else {
                 Access::probe(root, "/dev/vfio/vfio")
             },
             kvm: Access::probe(root, "/dev/kvm"),
-            vfio_pci: root.exists("/sys/bus/pci/drivers/vfio-pci"),
+            vfio_pci: root.exists(pci::VFIO_PCI),
             addresses: pci::addresses(root)?,
             process: Process::read(root, &cpus.online)?,
             kernel: config.map_or_else(KernelFacts::unnamed, |config| {
@@ -156,6 +166,9 @@ impl HostProfile {
             memory,
             iommu,
             functions,
+            virtual_functions: wanted.virtual_functions,
+            uses,
+            environment: wanted.environment,
         };
         if !root.is_live() {
             host.assume(root);

@@ -11,6 +11,7 @@ use super::{HostError, link};
 use crate::plan::BarKind;
 
 pub(super) const DEVICES: &str = "/sys/bus/pci/devices";
+pub(super) const VFIO_PCI: &str = "/sys/bus/pci/drivers/vfio-pci";
 
 /// Bytes of configuration space with everything that is read here.
 const CONFIG_SIZE: usize = 256;

@@ -1,72 +1,15 @@
 //! What the host uses its functions for: networks, file systems, displays, other machines.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use berth_devices::pci::Bdf;
-use serde::Serialize;
 
-use super::access::Holder;
+use super::HostUse;
+use super::access::{Access, Holder};
+use super::pci::{DEVICES, PciFunction};
 use super::root::Root;
-
-/// One thing that the host does with a function.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum HostUse {
-    /// A network interface that is part of a bridge or a bond, or has an address or a route.
-    Network {
-        /// The interface.
-        interface: String,
-        /// Whether the default route leads through it.
-        default_route: bool,
-        /// The bridge or bond that it belongs to.
-        master: Option<String>,
-    },
-    /// A block device with a mounted file system or swap.
-    Mounted {
-        /// The block device that is mounted, such as `sda1` or `dm-0`.
-        device: String,
-        /// Where; `swap` for swap.
-        at: String,
-    },
-    /// The display that the firmware started on.
-    BootDisplay,
-    /// The console's frame buffer.
-    Console,
-    /// A VFIO driver has it enabled, as it does while a process has it open.
-    OpenVfio {
-        /// The process, when it can be seen.
-        holder: Option<Holder>,
-    },
-}
-
-/// As the rest of a sentence that begins with the function's address.
-impl fmt::Display for HostUse {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Network { interface, default_route: true, .. } => {
-                write!(f, "is {interface}, which the default route uses")
-            }
-            Self::Network { interface, master: Some(master), .. } => {
-                write!(f, "is {interface}, part of {master}")
-            }
-            Self::Network { interface, .. } => {
-                write!(f, "is {interface}, which has an address or a route")
-            }
-            Self::Mounted { device, at } if at == "swap" => {
-                write!(f, "holds {device}, used as swap")
-            }
-            Self::Mounted { device, at } => write!(f, "holds {device}, mounted on {at}"),
-            Self::BootDisplay => f.write_str("is the display that the host booted on"),
-            Self::Console => f.write_str("shows the console"),
-            Self::OpenVfio { holder: Some(Holder { pid, comm }) } => {
-                write!(f, "is open in process {pid} ({comm})")
-            }
-            Self::OpenVfio { holder: None } => f.write_str("is open in another process"),
-        }
-    }
-}
 
 /// What is in use on the whole host, read once for all functions.
 #[derive(Debug, Default)]
@@ -79,15 +22,25 @@ pub(super) struct Usage {
     mounted: BTreeMap<String, String>,
     /// Block devices by the function that they are on.
     blocks: BTreeMap<Bdf, Vec<String>>,
+    /// Who has which of VFIO's files open; looked for when a function is VFIO's.
+    holders: OnceCell<BTreeMap<PathBuf, Holder>>,
+    /// Whether every group of VFIO's is tried.
+    tried: bool,
 }
 
 impl Usage {
+    /// For a look at all functions, which must not get in the way of who opens one just now.
     pub(super) fn read(root: &Root) -> Self {
         let mut usage = Self::default();
         usage.read_routes(root);
         let by_number = usage.read_blocks(root);
         usage.read_mounts(root, &by_number);
         usage
+    }
+
+    /// For functions that are about to be taken: groups are opened to see whether they can be.
+    pub(super) fn read_to_take(root: &Root) -> Self {
+        Self { tried: true, ..Self::read(root) }
     }
 
     /// An IPv4 address gives its interface a route to its own network, and nothing else in procfs
@@ -163,15 +116,10 @@ impl Usage {
     }
 
     /// What the host does with the function at `address`.
-    pub(super) fn of(
-        &self,
-        root: &Root,
-        address: Bdf,
-        folder: &str,
-        group: Option<u32>,
-    ) -> Vec<HostUse> {
+    pub(super) fn of(&self, root: &Root, address: Bdf, function: &PciFunction) -> Vec<HostUse> {
+        let folder = format!("{DEVICES}/{address}");
         let mut uses = Vec::new();
-        for interface in interfaces(root, folder) {
+        for interface in interfaces(root, &folder) {
             let master = root.link_name(format!("/sys/class/net/{interface}/master"));
             let route = self.routed.get(&interface);
             if master.is_some() || route.is_some() || self.addressed.contains(&interface) {
@@ -182,6 +130,8 @@ impl Usage {
         for block in self.blocks.get(&address).into_iter().flatten() {
             if let Some((device, at)) = self.mounted_on(root, block, 0) {
                 uses.push(HostUse::Mounted { device, at });
+            } else if let Some(of) = holders(root, block).into_iter().next() {
+                uses.push(HostUse::Volume { device: block.clone(), of });
             }
         }
         if root.glance(format!("{folder}/boot_vga")).as_deref() == Some("1") {
@@ -190,15 +140,34 @@ impl Usage {
         if !root.names(format!("{folder}/graphics")).unwrap_or_default().is_empty() {
             uses.push(HostUse::Console);
         }
-        // vfio-pci enables a function when it is opened and disables it when it is closed.
-        let driver = root.link_name(format!("{folder}/driver")).unwrap_or_default();
-        let enabled = root.glance(format!("{folder}/enable")).is_some_and(|count| count != "0");
-        if driver.replace('_', "-").ends_with("vfio-pci") && enabled {
-            let file = group.map(|group| format!("/dev/vfio/{group}"));
-            let holder = file.and_then(|file| Holder::of(root, Path::new(&file)));
-            uses.push(HostUse::OpenVfio { holder });
+        if function.is_bound_to_vfio() {
+            uses.extend(self.vfio(root, &folder, function.group));
         }
         uses
+    }
+
+    /// A process that has the group or the function itself open; without root others' files are
+    /// not to be seen. vfio-pci enables a function when it is opened and disables it when it is
+    /// closed, but some native drivers leave theirs enabled for good: opening the group tells.
+    fn vfio(&self, root: &Root, folder: &str, group: Option<u32>) -> Option<HostUse> {
+        let holders = self.holders.get_or_init(|| Holder::all_below(root, "/dev/vfio"));
+        let group = group.map(|group| format!("/dev/vfio/{group}"));
+        let own = root.names(format!("{folder}/vfio-dev")).unwrap_or_default();
+        let own = own.iter().map(|name| format!("/dev/vfio/devices/{name}"));
+        let mut files = group.iter().cloned().chain(own);
+        if let Some(holder) = files.find_map(|file| holders.get(Path::new(&file)).cloned()) {
+            return Some(HostUse::OpenVfio { holder: Some(holder) });
+        }
+        let enabled = root.glance(format!("{folder}/enable")).is_some_and(|count| count != "0");
+        if !enabled && !self.tried {
+            return None;
+        }
+        let is_open = match group.map(|group| Access::probe(root, &group)) {
+            Some(Access::Busy(_)) => true,
+            Some(Access::Granted | Access::Missing) => false,
+            Some(Access::Unknown | Access::Denied | Access::Failed(_)) | None => enabled,
+        };
+        is_open.then_some(HostUse::OpenVfio { holder: None })
     }
 
     /// What is mounted of `block`: itself, or what is made of it (partitions have their own
@@ -213,9 +182,13 @@ impl Usage {
         if depth == DEEPEST {
             return None;
         }
-        let holders = root.names(format!("/sys/class/block/{block}/holders")).unwrap_or_default();
-        holders.iter().find_map(|holder| self.mounted_on(root, holder, depth + 1))
+        holders(root, block).iter().find_map(|holder| self.mounted_on(root, holder, depth + 1))
     }
+}
+
+/// Volumes that are made of a block device.
+fn holders(root: &Root, block: &str) -> Vec<String> {
+    root.names(format!("/sys/class/block/{block}/holders")).unwrap_or_default()
 }
 
 /// Network interfaces of a function, of its own or below a virtio device on it.

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 pub use names::Names;
 
-use crate::host::{HostUse, Inventory, Listed, VfCount};
+use crate::host::{HostUse, Inventory, Listed, Sriov};
 
 /// Every function that a guest could get: all but the host's own fabric.
 ///
@@ -62,6 +62,21 @@ pub struct Device {
     pub state: State,
     /// What stands against that, in words.
     pub obstacles: Vec<String>,
+}
+
+/// How many virtual functions a function with SR-IOV has.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct VfCount {
+    /// Virtual functions that are there.
+    pub now: usize,
+    /// Virtual functions that there can be.
+    pub max: u32,
+}
+
+impl From<&Sriov> for VfCount {
+    fn from(sriov: &Sriov) -> Self {
+        Self { now: sriov.functions.len(), max: sriov.max }
+    }
 }
 
 /// A PCI Express link, as it is and as the function could have it.
@@ -138,8 +153,8 @@ fn device(address: Bdf, listed: &Listed, inventory: &Inventory, names: &Names) -
         iommu_group: function.group,
         shares_group_with: neighbours.keys().copied().collect(),
         numa_node: function.node,
-        sriov: listed.sriov,
-        physical_function: listed.physical_function,
+        sriov: listed.sriov.as_ref().map(VfCount::from),
+        physical_function: listed.virtual_of.map(|(physical, _)| physical),
         reset_methods: function.reset_methods.clone(),
         link: function.link.as_ref().map(Link::from),
         uses: listed.uses.clone(),

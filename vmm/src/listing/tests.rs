@@ -38,7 +38,7 @@ fn what_the_host_uses_is_not_free() {
 #[test]
 fn every_use_is_seen() {
     let disk = "/sys/devices/pci0000:00/0000:00:01.0/0000:01:00.0/nvme/nvme0/nvme0n1/nvme0n1p1";
-    let cases: [Case; 8] = [
+    let cases: [Case; 9] = [
         ("0000:00:1f.6", "is eno1, part of br0", &|host| {
             host.remove("/proc/net/route").link("/sys/class/net/eno1/master", "../br0");
         }),
@@ -58,6 +58,9 @@ fn every_use_is_seen() {
                 .link("/sys/class/block/dm-0", "../../devices/virtual/block/dm-0")
                 .file("/sys/devices/virtual/block/dm-0/dev", "253:0")
                 .link(&format!("{disk}/holders/dm-0"), "/sys/devices/virtual/block/dm-0");
+        }),
+        ("0000:01:00.0", "holds nvme0n1p1, part of md0", &|host| {
+            host.remove("/proc/self/mountinfo").link(&format!("{disk}/holders/md0"), "/sys/x");
         }),
         ("0000:01:00.0", "holds nvme1n1, mounted on /srv", &|host| {
             let subsystem = "/sys/devices/virtual/nvme-subsystem/nvme-subsys1";
@@ -87,6 +90,8 @@ fn every_use_is_seen() {
             );
             let folder = "/sys/devices/pci0000:40/0000:40:01.0/0000:42:10.0";
             host.link(&format!("{folder}/physfn"), "../0000:41:00.0");
+            let physical = "/sys/devices/pci0000:40/0000:40:01.0/0000:41:00.0";
+            host.link(&format!("{physical}/virtfn0"), "../0000:42:10.0");
         }),
     ];
     for (address, obstacle, change) in cases {

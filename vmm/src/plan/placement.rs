@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use super::devices::Assigned;
 use super::{PlanError, VcpuPlan, memory};
 use crate::config::Config;
 use crate::host::{HostProfile, IdSet, Node};
@@ -20,9 +21,10 @@ pub(super) struct Placement {
 pub(super) fn place(
     config: &Config,
     host: &HostProfile,
+    assigned: &[Assigned],
     notes: &mut Vec<String>,
 ) -> Result<Placement, PlanError> {
-    let node = node(config, host, notes)?;
+    let node = node(config, host, assigned, notes)?;
     let usable = host.process.cpus.intersection(&host.cpus.online);
     let cpu_node = cpu_node(config, host, node, &usable);
     let cpus = match &config.placement.cpus {
@@ -54,13 +56,14 @@ pub(super) fn place(
 
 /// Node of the guest's memory: what the config says, else the devices', else the first explicit
 /// CPU's, else one with room.
-fn node(config: &Config, host: &HostProfile, notes: &mut Vec<String>) -> Result<u32, PlanError> {
-    let devices = || {
-        config.devices.iter().filter_map(|device| {
-            let function = host.functions.get(&device.address)?;
-            Some((device.address, function.node?))
-        })
-    };
+fn node(
+    config: &Config,
+    host: &HostProfile,
+    assigned: &[Assigned],
+    notes: &mut Vec<String>,
+) -> Result<u32, PlanError> {
+    let devices =
+        || assigned.iter().filter_map(|device| Some((device.address, device.function.node?)));
     let (node, device) = if let Some(node) = config.placement.node {
         (node, None)
     } else if let Some(node) = most_frequent(devices().map(|(_, node)| node)) {

@@ -2,6 +2,7 @@
 //!
 //! `BERTH_UPDATE_GOLDEN=1 cargo test` rewrites the texts; review them like code.
 
+mod choice;
 mod hosts;
 mod pci;
 mod refusals;

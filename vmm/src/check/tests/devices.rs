@@ -73,9 +73,65 @@ fn what_takes_a_device_back() {
         host.remove("/etc/modprobe.d/vfio.conf");
         host.file("/etc/driverctl.d/pci-0000:41:00.0", "vfio-pci");
     });
-    let report = Report::new(&kept, None);
-    let kept = report.findings.iter().find(|finding| finding.code == Code::DeviceTakenBack);
-    assert_eq!(kept.expect("a finding").severity, Severity::Pass);
+    assert_eq!(verdict(Code::DeviceTakenBack, &kept).severity, Severity::Pass);
+    let persisted = facts(|host| {
+        let text = "softdep igb pre: vfio-pci\ninstall vfio-pci for f in 0000:41:00.0; do :; done";
+        host.remove("/etc/modprobe.d/vfio.conf").file("/etc/modprobe.d/berth.conf", text);
+    });
+    let finding = verdict(Code::DeviceTakenBack, &persisted);
+    assert_eq!(finding.severity, Severity::Pass, "{finding:?}");
+    assert_eq!(finding.source, "/etc/modprobe.d/berth.conf");
+}
+
+/// The finding with `code` for the usual machine, whatever it says.
+fn verdict(code: Code, facts: &Facts) -> Finding {
+    let report = Report::new(facts, Some(&config("1G", 2048)));
+    report.findings.into_iter().find(|finding| finding.code == code).expect("a finding")
+}
+
+#[test]
+fn what_a_run_binds_need_not_be_bound() {
+    let auto = machine("1G", 2048, json!({ "address": NIC.address, "bind": "auto" }));
+    let report = |change: &dyn Fn(&mut Fixture)| {
+        let mut host = Fixture::server();
+        host.bind(NIC.address, "igb");
+        change(&mut host);
+        let facts = Facts::read(&host.root(), Some(&auto), &[]).expect("facts");
+        Report::new(&facts, Some(&auto))
+    };
+    let idle = report(&|_| ());
+    assert!(idle.ready, "{idle}");
+    let bound = idle.findings.iter().find(|finding| finding.code == Code::DeviceNotBound);
+    assert_eq!(bound.expect("a finding").seen, "`berth run` takes it from igb, and gives it back");
+    let used = report(&|host| {
+        host.of(NIC.address, "net/ens1/ifindex", "3").file(
+            "/proc/net/route",
+            "Iface\tDestination\nens1\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF",
+        );
+    });
+    let failed = used.findings.iter().filter(|finding| finding.severity == Severity::Fail);
+    assert_eq!(failed.map(|finding| finding.code).collect::<Vec<_>>(), [Code::DeviceInUse]);
+}
+
+#[test]
+fn a_free_virtual_function_is_looked_at_instead_of_all() {
+    let any = machine("1G", 2048, json!({ "address": { "free_vf_of": NIC.address } }));
+    let mut host = Fixture::server();
+    let folder = "/sys/devices/pci0000:40/0000:40:01.0";
+    host.bind(NIC.address, "igb").of(NIC.address, "sriov_numvfs", "2");
+    for (index, (address, group)) in [("0000:42:10.0", 15), ("0000:42:10.2", 16)].iter().enumerate()
+    {
+        host.device(Device { address, group: *group, ..NIC });
+        host.link(&format!("{folder}/{address}/physfn"), "../0000:41:00.0");
+        host.link(&format!("{folder}/0000:41:00.0/virtfn{index}"), &format!("../{address}"));
+    }
+    host.of("0000:42:10.0", "enable", "1");
+    let facts = Facts::read(&host.root(), Some(&any), &[]).expect("facts");
+    let report = Report::new(&facts, Some(&any));
+    let devices: BTreeSet<_> = report.findings.iter().filter_map(|f| f.device).collect();
+    let devices: Vec<String> = devices.iter().map(ToString::to_string).collect();
+    assert_eq!(devices, ["0000:42:10.2"], "{report}");
+    assert!(report.ready, "{report}");
 }
 
 #[test]

@@ -133,7 +133,7 @@ fn interrupts_on_vcpus() {
 #[test]
 fn vectors_run_out() {
     let mut facts = facts(|_| ());
-    let nic = facts.devices[0];
+    let nic = NIC.address.parse().expect("an address");
     let of_nic = |facts: &mut Facts, vectors| {
         let listed = facts.inventory.functions.get_mut(&nic).expect("the NIC");
         listed.function.msix_vectors = vectors;
