@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vfio_ioctls::VfioDevice;
+use vfio_ioctls::{VfioContainer, VfioDevice};
 
 /// Descriptors of the groups that this process holds, by number: a hot reset is allowed to who
 /// shows those of all that it affects.
@@ -60,14 +60,19 @@ impl Groups {
     }
 }
 
-/// Closes a device, and leaves its group to the end of the process.
+/// Closes a device that is in `container`, and leaves its group there until the container goes.
 ///
 /// The drop of `VfioDevice` looks the group up in sysfs once the device is closed, and panics when
-/// it is not there any more: as when the host was waiting for just that to remove the device.
-pub fn close(device: VfioDevice) {
+/// it is not there any more: as when the host was waiting for just that to remove the device. It
+/// also takes the group out of the container while other devices of the group are open.
+pub fn close(device: VfioDevice, container: &Arc<VfioContainer>) {
     let fd = device.as_raw_fd();
     mem::forget(device);
-    // SAFETY: the descriptor was the device's, which nobody has any more and which never closes
-    // it.
-    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    // SAFETY: the device was the owner of its descriptor and of one reference to the container
+    // that it was opened in; it is forgotten, so that they are ours. The other reference keeps the
+    // container alive here.
+    unsafe {
+        drop(OwnedFd::from_raw_fd(fd));
+        Arc::decrement_strong_count(Arc::as_ptr(container));
+    }
 }

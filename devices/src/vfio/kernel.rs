@@ -55,7 +55,7 @@ impl Container {
         let device = VfioDevice::new(sysfs, self.container.clone(), false);
         let device = device.map_err(OpenError::Attach)?;
         self.groups.add(sysfs).map_err(OpenError::Describe)?;
-        KernelDevice::new(device, self.groups.clone()).map_err(OpenError::Describe)
+        KernelDevice::new(device, self.clone()).map_err(OpenError::Describe)
     }
 }
 
@@ -95,18 +95,19 @@ pub struct KernelDevice {
     /// A second descriptor of `device`.
     file: File,
     device: ManuallyDrop<VfioDevice>,
-    groups: Groups,
+    /// Where it was opened, and what a hot reset has to show.
+    container: Container,
 }
 
 impl Drop for KernelDevice {
     fn drop(&mut self) {
         // SAFETY: the field is not used any more.
-        group::close(unsafe { ManuallyDrop::take(&mut self.device) });
+        group::close(unsafe { ManuallyDrop::take(&mut self.device) }, &self.container.container);
     }
 }
 
 impl KernelDevice {
-    fn new(device: VfioDevice, groups: Groups) -> io::Result<Self> {
+    fn new(device: VfioDevice, container: Container) -> io::Result<Self> {
         // SAFETY: `device` owns the descriptor and outlives this borrow.
         let fd = unsafe { BorrowedFd::borrow_raw(device.as_raw_fd()) };
         let file = File::from(fd.try_clone_to_owned()?);
@@ -128,7 +129,7 @@ impl KernelDevice {
             has_error_irq: irq(IrqKind::Error).is_some(),
             has_request_irq: irq(IrqKind::Request).is_some(),
         };
-        Ok(Self { profile, file, device: ManuallyDrop::new(device), groups })
+        Ok(Self { profile, file, device: ManuallyDrop::new(device), container })
     }
 
     fn region_offset(&self, region: Region, offset: u64, length: usize) -> io::Result<u64> {
@@ -259,7 +260,7 @@ impl VfioBackend for KernelDevice {
 
     fn hot_reset_affects(&self) -> io::Result<Vec<Affected>> {
         let affected = self.dependents()?.into_iter();
-        let held = |group| self.groups.holds(group);
+        let held = |group| self.container.groups.holds(group);
         Ok(affected.map(|(bdf, group)| Affected { bdf, held: held(group) }).collect())
     }
 
@@ -267,7 +268,7 @@ impl VfioBackend for KernelDevice {
         let mut groups: Vec<u32> = self.dependents()?.iter().map(|(_, group)| *group).collect();
         groups.sort_unstable();
         groups.dedup();
-        self.groups.with(&groups, |fds| {
+        self.container.groups.with(&groups, |fds| {
             let size = (HOT_RESET_HEADER + fds.len()) * size_of::<u32>();
             let mut words = vec![size as u32, 0, fds.len() as u32];
             words.extend(fds.iter().map(|fd| *fd as u32));

@@ -9,7 +9,7 @@
 use std::fmt;
 use std::io;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::backend::VfioBackend;
 use crate::pci::capability::{capabilities, read_u16, read_u32};
@@ -22,8 +22,7 @@ use crate::pci::{Bdf, ResetExtent};
 
 /// A way to reset a function. All but two are the host kernel's, by its names for them
 /// (`pci_reset_fn_methods` in drivers/pci/pci.c).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResetMethod {
     /// What the host's kernel knows to do for this very device.
     DeviceSpecific,
@@ -46,18 +45,28 @@ pub enum ResetMethod {
 }
 
 impl ResetMethod {
-    /// The kernel's name for it, as in sysfs' `reset_method`.
+    const ALL: [(Self, &'static str); 9] = [
+        (Self::DeviceSpecific, "device_specific"),
+        (Self::Acpi, "acpi"),
+        (Self::Flr, "flr"),
+        (Self::AfFlr, "af_flr"),
+        (Self::Hot, "hot"),
+        (Self::Pm, "pm"),
+        (Self::Bus, "bus"),
+        (Self::CxlBus, "cxl_bus"),
+        (Self::None, "none"),
+    ];
+
+    /// The kernel's name for it, as in sysfs' `reset_method`, or one alike.
+    pub fn name(self) -> &'static str {
+        let named = Self::ALL.iter().find(|(method, _)| *method == self);
+        named.map_or("", |(_, name)| name)
+    }
+
+    /// Reads one of the kernel's names.
     pub fn parse(name: &str) -> Option<Self> {
-        Some(match name {
-            "device_specific" => Self::DeviceSpecific,
-            "acpi" => Self::Acpi,
-            "flr" => Self::Flr,
-            "af_flr" => Self::AfFlr,
-            "pm" => Self::Pm,
-            "bus" => Self::Bus,
-            "cxl_bus" => Self::CxlBus,
-            _ => return None,
-        })
+        let (method, _) = Self::ALL.iter().find(|(_, known)| *known == name)?;
+        Some(*method).filter(|method| !matches!(method, Self::Hot | Self::None))
     }
 
     /// What a function's configuration space promises, for hosts whose kernel does not tell:
@@ -92,6 +101,12 @@ impl ResetMethod {
             Some(first) => *first,
             None => Self::None,
         }
+    }
+}
+
+impl Serialize for ResetMethod {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
     }
 }
 
@@ -275,6 +290,8 @@ mod tests {
         for (name, method) in [("flr", Flr), ("af_flr", AfFlr), ("pm", Pm), ("bus", Bus)] {
             assert_eq!(ResetMethod::parse(name), Some(method));
         }
-        assert_eq!(ResetMethod::parse("sorcery"), Option::None);
+        for name in ["sorcery", "hot", "none", ""] {
+            assert_eq!(ResetMethod::parse(name), Option::None);
+        }
     }
 }

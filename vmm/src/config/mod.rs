@@ -4,6 +4,7 @@
 //! the plan. Each field that has limits is a type of its own, so that whatever is wrong with a
 //! value is found while its line and column are still known.
 
+mod device;
 mod error;
 mod fields;
 mod placement;
@@ -15,6 +16,7 @@ use std::path::{self, Path, PathBuf};
 use berth_devices::pci::Bdf;
 use serde::{Deserialize, Serialize};
 
+pub use device::{BindMode, DeviceAddress, DeviceConfig, OnError, OnRemoval};
 pub use error::ConfigError;
 pub use fields::{CommandLine, MemorySize, Name, ShutdownTimeout, UnplugTimeout, VcpuCount};
 
@@ -40,7 +42,7 @@ pub struct Config {
     /// Guest RAM.
     pub memory: MemoryConfig,
     /// PCI functions of the host that the guest gets; may be empty.
-    #[serde(default, deserialize_with = "fields::devices")]
+    #[serde(default, deserialize_with = "device::devices")]
     pub devices: Vec<DeviceConfig>,
     /// Where the guest's serial console goes.
     #[serde(default)]
@@ -64,45 +66,6 @@ pub struct MemoryConfig {
     pub size_mib: MemorySize,
     /// Size of the pages that back it.
     pub page_size: PageSize,
-}
-
-/// One PCI function of the host that the guest gets.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DeviceConfig {
-    /// Its address on the host.
-    #[serde(deserialize_with = "fields::address")]
-    pub address: Bdf,
-    /// What follows when it reports an uncorrectable error.
-    #[serde(default)]
-    pub on_error: OnError,
-    /// What follows when the host wants it back.
-    #[serde(default)]
-    pub on_removal: OnRemoval,
-}
-
-/// What follows when a device reports an uncorrectable error.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnError {
-    /// The machine ends.
-    #[default]
-    Stop,
-    /// The machine ends as after a reset by the guest, so that whoever started it does so again.
-    Reset,
-    /// It is said, and the guest goes on.
-    Log,
-}
-
-/// What follows when the host wants a device back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnRemoval {
-    /// The machine ends.
-    #[default]
-    Stop,
-    /// The guest is asked to let go of it, and goes on without.
-    Unplug,
 }
 
 /// Where the guest's serial console goes.
@@ -145,6 +108,14 @@ impl Config {
         let path = path::absolute(path).map_err(failed)?;
         config.resolve(path.parent().unwrap_or(Path::new("/")));
         Ok(config)
+    }
+
+    /// The config with its devices being these, in its order.
+    pub fn with_devices(mut self, addresses: impl IntoIterator<Item = Bdf>) -> Self {
+        for (device, address) in self.devices.iter_mut().zip(addresses) {
+            device.address = DeviceAddress::Is(address);
+        }
+        self
     }
 
     /// Reads `text`; errors name `path` as its origin.

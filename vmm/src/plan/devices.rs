@@ -1,10 +1,12 @@
 //! Whether the config's devices can be passed through: there, behind an IOMMU, ours alone.
 
+use std::collections::BTreeSet;
+
 use berth_devices::pci::Bdf;
 use berth_devices::vfio::ResetMethod;
 
 use super::{PlanError, resets};
-use crate::config::{Config, DeviceConfig, OnError, OnRemoval};
+use crate::config::{BindMode, DeviceConfig, OnError, OnRemoval};
 use crate::host::{Access, HostProfile, IommuGroup, PciFunction};
 
 /// How many addresses a refusal offers instead of one that is not there.
@@ -35,12 +37,18 @@ impl Assigned<'_> {
 
 /// The config's devices, in its order.
 pub(super) fn check<'a>(
-    config: &Config,
+    chosen: &[(Bdf, &DeviceConfig)],
     host: &'a HostProfile,
     notes: &mut Vec<String>,
 ) -> Result<Vec<Assigned<'a>>, PlanError> {
     let mut assigned = Vec::new();
-    for &DeviceConfig { address: device, on_error, on_removal } in &config.devices {
+    // What berth takes from the host before the run does not stand in the way.
+    let ours: BTreeSet<Bdf> = chosen
+        .iter()
+        .filter(|(_, device)| device.bind == BindMode::Auto)
+        .map(|(address, _)| *address)
+        .collect();
+    for &(device, wish) in chosen {
         let function = host.functions.get(&device).ok_or_else(|| PlanError::NoSuchDevice {
             device,
             near: near(device, &host.addresses),
@@ -49,7 +57,13 @@ pub(super) fn check<'a>(
             return Err(PlanError::Bridge { device });
         }
         let group = function.group.ok_or_else(|| no_group(device, host))?;
-        if !function.is_bound_to_vfio() {
+        if !wish.port().is_empty() && !function.is_virtual {
+            return Err(PlanError::NotVirtual { device });
+        }
+        let take = ours.contains(&device) && !function.is_bound_to_vfio();
+        if take {
+            check_takeable(device, function, host, notes)?;
+        } else if !function.is_bound_to_vfio() {
             return Err(PlanError::NotBound {
                 device,
                 driver: function.driver.clone(),
@@ -57,11 +71,17 @@ pub(super) fn check<'a>(
             });
         }
         if let Some(facts) = host.iommu.groups.get(&group) {
-            check_viable(device, group, facts, host)?;
+            check_viable(device, group, facts, host, &ours)?;
         }
-        check_files(device, group, host)?;
-        let reset = ResetMethod::None;
-        assigned.push(Assigned { address: device, function, group, reset, on_error, on_removal });
+        check_files(device, group, host, take)?;
+        assigned.push(Assigned {
+            address: device,
+            function,
+            group,
+            reset: ResetMethod::None,
+            on_error: wish.on_error,
+            on_removal: wish.on_removal,
+        });
     }
     resets::choose(&mut assigned, host, notes);
     if !assigned.is_empty() {
@@ -108,13 +128,14 @@ fn check_viable(
     group: u32,
     facts: &IommuGroup,
     host: &HostProfile,
+    ours: &BTreeSet<Bdf>,
 ) -> Result<(), PlanError> {
     let in_use = |function: &PciFunction| !function.allows_passthrough_of_its_group();
     let culprits: Vec<_> = facts
         .members
         .iter()
         .filter_map(|member| Some((*member, host.functions.get(member)?)))
-        .filter(|(_, function)| in_use(function))
+        .filter(|(member, function)| in_use(function) && !ours.contains(member))
         .filter_map(|(member, function)| Some((member, function.driver.clone()?)))
         .collect();
     if culprits.is_empty() {
@@ -124,12 +145,36 @@ fn check_viable(
     }
 }
 
-fn check_files(device: Bdf, group: u32, host: &HostProfile) -> Result<(), PlanError> {
+/// Whether berth may take a function from its driver for the run.
+fn check_takeable(
+    device: Bdf,
+    function: &PciFunction,
+    host: &HostProfile,
+    notes: &mut Vec<String>,
+) -> Result<(), PlanError> {
+    let driver = function.driver.clone();
+    if !host.vfio_pci {
+        return Err(PlanError::NotBound { device, driver, vfio_pci: false });
+    }
+    let uses = host.uses.get(&device).cloned().unwrap_or_default();
+    if !uses.is_empty() {
+        return Err(PlanError::InUse { device, uses });
+    }
+    notes.push(match driver {
+        Some(driver) => format!("berth takes {device} from {driver} for the run"),
+        None => format!("berth binds {device} to vfio-pci for the run"),
+    });
+    Ok(())
+}
+
+/// `take` is whether the function is still to be bound, which makes the group's file appear.
+fn check_files(device: Bdf, group: u32, host: &HostProfile, take: bool) -> Result<(), PlanError> {
     if !matches!(host.vfio, Access::Granted | Access::Unknown) {
         return Err(PlanError::Vfio { access: host.vfio.clone() });
     }
     match host.group_files.get(&group) {
         None | Some(Access::Granted | Access::Unknown) => Ok(()),
+        Some(Access::Missing) if take => Ok(()),
         Some(access) => Err(PlanError::Group { device, group, access: access.clone() }),
     }
 }
