@@ -35,6 +35,8 @@ const INTERRUPT_ENABLE: u16 = 1 << 5;
 const INDICATOR_ON: u16 = 1 << 8;
 /// Control: the slot is switched off.
 const POWER_OFF: u16 = 1 << 10;
+/// Control: interrupts when the data link layer changes.
+const LINK_ENABLE: u16 = 1 << 12;
 /// Control: enables of events, attention indicator, power indicator, power, interlock.
 const CONTROL_WRITABLE: u16 = 0x1fff;
 
@@ -46,8 +48,7 @@ const PRESENCE_CHANGED: u16 = 1 << 3;
 pub const PRESENCE: u16 = 1 << 6;
 /// Status: the data link layer has changed.
 const LINK_CHANGED: u16 = 1 << 8;
-/// Events, whose bits a one clears. Each is enabled by a bit of control: at the same place but
-/// for the last, which is at bit 12.
+/// Events, whose bits a one clears.
 const EVENTS: u16 = ATTENTION | PRESENCE_CHANGED | LINK_CHANGED;
 
 /// How a pressed attention button was received.
@@ -190,7 +191,9 @@ impl Slot {
         }
         let control = config.half(self.express + CONTROL);
         let status = config.half(self.express + STATUS);
-        let enabled = control & EVENTS | control >> 12 << 8 & LINK_CHANGED;
+        // All but one are enabled by the bit of control at their own place.
+        let link_enabled = if control & LINK_ENABLE != 0 { LINK_CHANGED } else { 0 };
+        let enabled = control & (ATTENTION | PRESENCE_CHANGED) | link_enabled;
         let reason = message.is_some() && control & INTERRUPT_ENABLE != 0 && status & enabled != 0;
         if reason && !std::mem::replace(&mut self.interrupting, reason) {
             if let Err(error) = route.irqfd().write(1) {

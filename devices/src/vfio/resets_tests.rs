@@ -353,6 +353,16 @@ fn a_port_interrupts_once_for_each_new_reason() {
     root_port.config_write(SLOT_STATUS as u16, &[1, 0]);
     root_port.press_button();
     assert_eq!(interrupts(&rung), 1);
+    // The link's event is enabled by a bit at another place, where the power indicator's is.
+    root_port.config_write(SLOT_STATUS as u16, &[1, 0]);
+    for (control, interrupted) in [(0x0121u16, 0), (0x1121, 1)] {
+        root_port.config_write(SLOT_CONTROL as u16, &control.to_le_bytes());
+        root_port.config_write(BRIDGE_CONTROL as u16, &[0x40]);
+        assert_eq!(interrupts(&rung), interrupted, "{control:#x}");
+        root_port.config_write(BRIDGE_CONTROL as u16, &[0]);
+        root_port.config_write(SLOT_STATUS as u16, &[0, 1]);
+        interrupts(&rung);
+    }
     // Without bus mastering a port sends no message.
     root_port.config_write(SLOT_STATUS as u16, &[1, 0]);
     root_port.config_write(COMMAND, &[3, 0]);
