@@ -2,7 +2,7 @@
 
 use super::config::ConfigSpace;
 use super::regs::CONFIG_SIZE;
-use super::{Bar, LinkState, PciFunction, ResetExtent};
+use super::{Bar, LinkState, PciFunction, ResetCause, ResetExtent};
 
 /// Red Hat's vendor ID and its generic PCIe host bridge, which any guest takes for a host bridge
 /// without quirks (QEMU docs/specs/pci-ids.rst).
@@ -48,7 +48,7 @@ impl PciFunction for HostBridge {
         false
     }
 
-    fn reset(&mut self, _when: &str, done: ResetExtent) -> ResetExtent {
+    fn reset(&mut self, _cause: ResetCause, done: ResetExtent) -> ResetExtent {
         done
     }
 }

@@ -14,6 +14,8 @@ mod root_port;
 mod segment;
 mod slot;
 
+use std::fmt;
+
 pub use bars::{Bar, BarDecode, BarHit, BarKind, BarRoutes, BarSpec, Refused, Space};
 pub use bdf::{Bdf, ParseBdfError};
 pub use config::ConfigSpace;
@@ -41,9 +43,9 @@ pub trait PciFunction: Send {
     fn sync(&mut self) -> bool;
     /// Follows the link above it. Returns whether addresses became free.
     fn set_link(&mut self, link: LinkState) -> bool;
-    /// Resets the device, whose link is down, as far as `done` has not done it, and says so with
-    /// the words `when`. Returns what is done by then.
-    fn reset(&mut self, when: &str, done: ResetExtent) -> ResetExtent;
+    /// Resets the device, whose link is down, as far as `done` has not done it. Returns what is
+    /// done by then.
+    fn reset(&mut self, cause: ResetCause, done: ResetExtent) -> ResetExtent;
 }
 
 /// What a port does for the functions behind it.
@@ -55,6 +57,27 @@ pub enum LinkState {
     Asleep,
     /// Nothing passes, and the functions are reset: there is no link, no power, or a bus reset.
     Down,
+}
+
+/// Why a device is reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetCause {
+    /// The machine starts.
+    Start,
+    /// The guest does it, by registers of the port above.
+    Port,
+    /// The machine ends.
+    End,
+}
+
+impl fmt::Display for ResetCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Start => "at the start",
+            Self::Port => "through its port",
+            Self::End => "at the end",
+        })
+    }
 }
 
 /// Which functions of a card were reset, while one after the other is asked to.

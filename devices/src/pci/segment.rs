@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::regs::{CONFIG_SIZE, EXTENDED_CONFIG_SIZE};
 use super::{
-    Attention, BarRoutes, Bdf, LinkState, PciFunction, ResetExtent, RootBus, RootPort, Space,
+    Attention, BarRoutes, Bdf, LinkState, PciFunction, ResetCause, ResetExtent, RootBus, RootPort,
+    Space,
 };
 
 /// Enable bit of CONFIG_ADDRESS (PCI Local Bus 3.0, section 3.2.2.3.2).
@@ -97,7 +98,7 @@ impl Segment {
         for (bdf, place) in &self.functions {
             cards.entry((bdf.bus(), bdf.device())).or_default().push(place);
         }
-        cards.into_values().for_each(|card| reset(card, "at the end"));
+        cards.into_values().for_each(|card| reset(card, ResetCause::End));
     }
 
     fn port_above(&self, function: Bdf) -> Option<&Port> {
@@ -118,7 +119,7 @@ impl Segment {
             freed |= lock(place).as_mut().is_some_and(|function| function.set_link(link));
         }
         if link == LinkState::Down {
-            reset(self.behind(*home), "through its port");
+            reset(self.behind(*home), ResetCause::Port);
         }
         freed
     }
@@ -238,11 +239,11 @@ impl Segment {
 }
 
 /// Resets the functions of a card.
-fn reset<'a>(card: impl IntoIterator<Item = &'a Mutex<Place>>, when: &str) {
+fn reset<'a>(card: impl IntoIterator<Item = &'a Mutex<Place>>, cause: ResetCause) {
     let mut done = ResetExtent::Asked;
     for place in card {
         if let Some(function) = lock(place).as_mut() {
-            done = function.reset(when, done);
+            done = function.reset(cause, done);
         }
     }
 }

@@ -39,7 +39,7 @@ impl PciFunction for Named {
         false
     }
 
-    fn reset(&mut self, _when: &str, done: ResetExtent) -> ResetExtent {
+    fn reset(&mut self, _cause: ResetCause, done: ResetExtent) -> ResetExtent {
         done
     }
 }

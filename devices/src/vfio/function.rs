@@ -16,7 +16,8 @@ use super::rom::Rom;
 use crate::irq::{Gsi, MsiRouter, VmPort};
 use crate::pci::regs::{COMMAND, INTERRUPT_PIN, POWER_CONTROL, POWER_STATE};
 use crate::pci::{
-    Bar, BarDecode, BarRoutes, BarSpec, Bdf, ConfigSpace, LinkState, PciFunction, ResetExtent,
+    Bar, BarDecode, BarRoutes, BarSpec, Bdf, ConfigSpace, LinkState, PciFunction, ResetCause,
+    ResetExtent,
 };
 use crate::warnings::Warnings;
 
@@ -112,6 +113,8 @@ pub struct VfioFunction {
     /// Nobody used the device since it was reset.
     clean: bool,
     warnings: Warnings,
+    /// Of resets that the guest causes.
+    reset_warnings: Warnings,
 }
 
 impl VfioFunction {
@@ -150,6 +153,7 @@ impl VfioFunction {
             reset: place.reset,
             clean: false,
             warnings: Warnings::about(place.bdf),
+            reset_warnings: Warnings::about(place.reset.host),
         };
         function.refresh().map_err(FunctionError::Access)?;
         function.connect_pin();
@@ -371,12 +375,18 @@ impl PciFunction for VfioFunction {
         }
     }
 
-    fn reset(&mut self, when: &str, done: ResetExtent) -> ResetExtent {
+    fn reset(&mut self, cause: ResetCause, done: ResetExtent) -> ResetExtent {
         let with_card = done == ResetExtent::Card && self.reset.method == ResetMethod::Hot;
         if std::mem::replace(&mut self.clean, true) || with_card {
             return done;
         }
-        match self.reset.run(&*self.device, when) {
+        // What the guest has used up of its warnings is not missing at the end.
+        let mut last_words = Warnings::about(self.reset.host);
+        let warnings = match cause {
+            ResetCause::Port => &mut self.reset_warnings,
+            ResetCause::Start | ResetCause::End => &mut last_words,
+        };
+        match self.reset.run(&*self.device, cause, warnings) {
             ResetExtent::Card => ResetExtent::Card,
             ResetExtent::Asked => done,
         }

@@ -18,7 +18,8 @@ use crate::pci::regs::{
     CAP_EXPRESS, CAP_POWER, EXPRESS_CONTROL, EXPRESS_DEVICE, EXPRESS_FLR, EXPRESS_FLR_CAPABLE,
     POWER_CONTROL, POWER_NO_SOFT_RESET,
 };
-use crate::pci::{Bdf, ResetExtent};
+use crate::pci::{Bdf, ResetCause, ResetExtent};
+use crate::warnings::Warnings;
 
 /// A way to reset a function. All but two are the host kernel's, by its names for them
 /// (`pci_reset_fn_methods` in drivers/pci/pci.c).
@@ -200,35 +201,47 @@ impl FunctionReset {
         Self { method: self.alone, ..self }
     }
 
-    /// Resets `device`, or its whole card, and says what came of it; `when` completes the
-    /// sentence. Returns what has been asked to reset.
-    pub fn run(self, device: &dyn VfioBackend, when: &str) -> ResetExtent {
+    /// Resets `device`, or its whole card, and says what came of it. Returns what has been asked to
+    /// reset. `warnings` are about the device, and limited where the guest is the cause.
+    pub(super) fn run(
+        self,
+        device: &dyn VfioBackend,
+        cause: ResetCause,
+        warnings: &mut Warnings,
+    ) -> ResetExtent {
         let Self { host, mut method, alone } = self;
         if method == ResetMethod::Hot {
             match device.hot_reset() {
                 Ok(()) => {
-                    log::info!("{host}: reset {when}: {method}");
+                    log::info!("{host}: reset {cause}: {method}");
                     return ResetExtent::Card;
                 }
                 Err(error) => {
-                    log::warn!("{host}: {method} {when} fails: {error}; instead: {alone}");
+                    warnings.say(format_args!("{method} {cause} fails: {error}; instead: {alone}"));
                     method = alone;
                 }
             }
         }
         if method == ResetMethod::None {
-            log::warn!("{host}: not reset {when}: there is no way to");
+            warnings.say(format_args!("not reset {cause}: there is no way to"));
             return ResetExtent::Asked;
         }
         match device.reset() {
-            Ok(()) => log::info!("{host}: reset {when}: {method}"),
+            Ok(()) => log::info!("{host}: reset {cause}: {method}"),
             // The kernel does not wait for whoever has the device locked.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                log::warn!("{host}: not reset {when}: the host is busy with it");
+                warnings.say(format_args!("not reset {cause}: the host is busy with it"));
             }
-            Err(error) => log::warn!("{host}: not reset {when}: {method} fails: {error}"),
+            Err(error) => {
+                warnings.say(format_args!("not reset {cause}: {method} fails: {error}"));
+            }
         }
         ResetExtent::Asked
+    }
+
+    /// The same for a device that no guest has yet.
+    pub fn run_at_start(self, device: &dyn VfioBackend) -> ResetExtent {
+        self.run(device, ResetCause::Start, &mut Warnings::about(self.host))
     }
 }
 

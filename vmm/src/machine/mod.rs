@@ -303,7 +303,7 @@ fn reset_cards(plan: &PciPlan, devices: &[KernelDevice]) -> Vec<FunctionReset> {
         let reset = FunctionReset { host, method, alone }.confirmed(device);
         let card = (planned.guest.bus(), planned.guest.device());
         let with_card = reset.method == ResetMethod::Hot && done.contains(&card);
-        if !with_card && reset.run(device, "at the start") == ResetExtent::Card {
+        if !with_card && reset.run_at_start(device) == ResetExtent::Card {
             done.insert(card);
         }
         reset
