@@ -195,11 +195,12 @@ impl Slot {
         let link_enabled = if control & LINK_ENABLE != 0 { LINK_CHANGED } else { 0 };
         let enabled = control & (ATTENTION | PRESENCE_CHANGED) | link_enabled;
         let reason = message.is_some() && control & INTERRUPT_ENABLE != 0 && status & enabled != 0;
-        if reason && !std::mem::replace(&mut self.interrupting, reason) {
-            if let Err(error) = route.irqfd().write(1) {
-                warnings.say(format_args!("the slot cannot interrupt: {error}"));
-            }
+        let before = std::mem::replace(&mut self.interrupting, reason);
+        if reason
+            && !before
+            && let Err(error) = route.irqfd().write(1)
+        {
+            warnings.say(format_args!("the slot cannot interrupt: {error}"));
         }
-        self.interrupting = reason;
     }
 }
