@@ -1,4 +1,4 @@
-//! The real door to VFIO: the legacy group and container, through vfio-ioctls.
+//! The real door to VFIO: an opened function, whichever way it was opened.
 //!
 //! vfio-ioctls opens, binds and describes. Reads, writes, maps and interrupts go through the
 //! device's descriptor here, because that crate swallows their errors, and cannot bind one vector.
@@ -8,21 +8,18 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::sync::Arc;
 
 use vfio_bindings::bindings::vfio::{
     VFIO_BASE, VFIO_IRQ_INFO_NORESIZE, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK,
     VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE, VFIO_REGION_INFO_FLAG_MMAP, VFIO_TYPE,
     vfio_irq_set,
 };
-use vfio_ioctls::{VfioContainer, VfioDevice, VfioDeviceFd, VfioError, VfioRegionInfoCap};
+use vfio_ioctls::{VfioDevice, VfioError, VfioRegionInfoCap};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::{ioctl, ioctl_with_ptr};
 use vmm_sys_util::ioctl_io_nr;
 
 use super::backend::{DeviceProfile, IrqKind, Region, RegionProfile, VfioBackend};
-use super::dma::DmaPort;
 use super::mapping::HostMapping;
 use crate::pci::Bar;
 use crate::pci::regs::{CONFIG_SIZE, EXTENDED_CONFIG_SIZE};
@@ -30,47 +27,10 @@ use crate::pci::regs::{CONFIG_SIZE, EXTENDED_CONFIG_SIZE};
 ioctl_io_nr!(VFIO_DEVICE_SET_IRQS, VFIO_TYPE.into(), VFIO_BASE + 10);
 ioctl_io_nr!(VFIO_DEVICE_RESET, VFIO_TYPE.into(), VFIO_BASE + 11);
 
-/// An IOMMU address space and the groups in it.
-#[derive(Clone)]
-pub struct Container(Arc<VfioContainer>);
-
-impl Container {
-    /// Opens `/dev/vfio/vfio`. KVM learns of each group through its VFIO device, so that it can
-    /// treat the devices' DMA as coherent (Documentation/virt/kvm/devices/vfio.rst).
-    pub fn open(kvm_vfio: VfioDeviceFd) -> Result<Self, VfioError> {
-        VfioContainer::new(Some(Arc::new(kvm_vfio))).map(|container| Self(Arc::new(container)))
-    }
-
-    /// Opens the function at `sysfs`, such as `/sys/bus/pci/devices/0000:41:00.0`, with its group.
-    pub fn open_device(&self, sysfs: &Path) -> Result<KernelDevice, OpenError> {
-        let device = VfioDevice::new(sysfs, self.0.clone(), false).map_err(OpenError::Attach)?;
-        KernelDevice::new(device).map_err(OpenError::Describe)
-    }
-}
-
-impl DmaPort for Container {
-    unsafe fn map(&self, iova: u64, host: *mut u8, length: u64) -> io::Result<()> {
-        // SAFETY: the caller's promise is the one that is asked for.
-        unsafe { self.0.vfio_dma_map(iova, length as usize, host) }.map_err(system_error)
-    }
-
-    fn unmap(&self, iova: u64, length: u64) -> io::Result<()> {
-        self.0.vfio_dma_unmap(iova, length as usize).map_err(system_error)
-    }
-}
-
-/// The system's reason of a refused mapping.
-fn system_error(error: VfioError) -> io::Error {
-    match error {
-        VfioError::IommuDmaMap(error) | VfioError::IommuDmaUnmap(error) => error.into(),
-        other => io::Error::other(other),
-    }
-}
-
 /// Why a function was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Group, container or device refused.
+    /// Group and container, or the device's own file and iommufd, refused.
     #[error("VFIO does not hand it out")]
     Attach(#[source] VfioError),
     /// It was opened, but does not answer.
@@ -81,13 +41,14 @@ pub enum OpenError {
 /// An opened function.
 pub struct KernelDevice {
     profile: DeviceProfile,
-    /// Closed before `device`, which can leave its container only when nothing holds it open.
+    /// Closed before `device`, which can leave its container only when nothing holds it open, and
+    /// whose iommufd lets go of it only then.
     file: File,
     device: VfioDevice,
 }
 
 impl KernelDevice {
-    fn new(device: VfioDevice) -> io::Result<Self> {
+    pub(super) fn new(device: VfioDevice) -> io::Result<Self> {
         // SAFETY: `device` owns the descriptor and outlives this borrow.
         let fd = unsafe { BorrowedFd::borrow_raw(device.as_raw_fd()) };
         let file = File::from(fd.try_clone_to_owned()?);

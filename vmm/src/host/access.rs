@@ -83,7 +83,7 @@ impl Access {
 }
 
 /// The first process that has `device` open, among those that this one may look into.
-fn holder(root: &Root, device: &Path) -> Option<Holder> {
+pub(super) fn holder(root: &Root, device: &Path) -> Option<Holder> {
     let pids = root.names("/proc").ok()?;
     pids.iter()
         .filter_map(|name| name.parse::<u32>().ok())

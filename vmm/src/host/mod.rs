@@ -18,6 +18,7 @@ pub mod memory;
 mod pci;
 mod process;
 mod root;
+mod vfio;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -34,9 +35,11 @@ pub use iommu::{Iommu, IommuGroup};
 pub use memory::{Memory, Node};
 pub use pci::{HostBar, PciFunction};
 pub use process::{Capability, Process};
+pub use vfio::{device_file, group_file};
 
 use crate::config::{Config, ConsoleConfig};
 use root::Root;
+use vfio::VfioFiles;
 
 /// What exists on a host, as far as a config asks for it.
 #[derive(Clone, Debug, Serialize)]
@@ -61,6 +64,10 @@ pub struct HostProfile {
     pub vfio: Access,
     /// /dev/vfio/GROUP, by group.
     pub group_files: BTreeMap<u32, Access>,
+    /// /dev/iommu.
+    pub iommufd: Access,
+    /// /dev/vfio/devices/vfioN, by function, of the config's devices that have one.
+    pub device_files: BTreeMap<Bdf, Access>,
     /// The config's kernel.
     pub kernel: KernelFacts,
     /// The config's initial RAM disk.
@@ -90,17 +97,17 @@ impl HostProfile {
             }
             functions.insert(device.address, function);
         }
-        let group_files = iommu.groups.keys().map(|&group| {
-            let path = format!("/dev/vfio/{group}");
-            (group, Access::probe(&root, &path))
-        });
+        let devices = || config.devices.iter().filter_map(|d| functions.get_key_value(&d.address));
+        iommu.address_bits = match devices().map(|(_, f)| f.iommu_unit.as_deref()).collect() {
+            Some(units) => iommu::address_bits(&root, Vec::into_iter(units))?,
+            None => iommu::address_bits(&root, iommu.units.iter().map(String::as_str))?,
+        };
+        let vfio = VfioFiles::probe(&root, devices());
         Ok(Self {
-            group_files: group_files.collect(),
-            vfio: if config.devices.is_empty() {
-                Access::Unknown
-            } else {
-                Access::probe(&root, "/dev/vfio/vfio")
-            },
+            group_files: vfio.groups,
+            device_files: vfio.devices,
+            vfio: vfio.container,
+            iommufd: vfio.iommufd,
             kvm: Access::probe(&root, "/dev/kvm"),
             vfio_pci: root.exists("/sys/bus/pci/drivers/vfio-pci"),
             addresses: pci::addresses(&root)?,

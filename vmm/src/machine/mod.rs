@@ -4,12 +4,13 @@
 //! [`Machine::build`]; once the guest runs, nothing is opened any more.
 
 mod control;
+mod dma;
 mod error;
 mod hierarchy;
 
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, Receiver};
@@ -22,11 +23,8 @@ use berth_devices::irq::{Gsi, MsiRouter, VmPort};
 use berth_devices::pci::{BarRoutes, Bdf, PciFunction, RootBus, Segment};
 use berth_devices::power::PowerRegisters;
 use berth_devices::serial::SerialPort;
-use berth_devices::vfio::{
-    Container, DmaPort, Notifications, PeerAccess, Place, VfioFunction, Wiring,
-};
+use berth_devices::vfio::{AddressSpace, Notifications, PeerAccess, Place, VfioFunction, Wiring};
 use kvm_ioctls::VcpuFd;
-use vfio_ioctls::VfioDeviceFd;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -44,9 +42,6 @@ use crate::plan::{BootPlan, Plan};
 use crate::sandbox::{Filter, Mode, Role};
 use crate::vcpu::{self, Ended, Shared, VcpuThread};
 
-/// Where the kernel shows PCI functions.
-const SYSFS_DEVICES: &str = "/sys/bus/pci/devices";
-
 /// A machine that is ready to run.
 ///
 /// The order of the fields is the order in which they are dropped: the devices are reset and
@@ -60,7 +55,7 @@ pub struct Machine {
     ended: (mpsc::Sender<Ended>, Receiver<Ended>),
     signals: File,
     plan: Plan,
-    _container: Option<Container>,
+    _address_space: Option<AddressSpace>,
     _vm: Arc<Vm>,
     _memory: GuestMemoryMmap,
 }
@@ -115,7 +110,7 @@ impl Machine {
         let cpus: Vec<u32> = plan.vcpus.iter().map(|vcpu| vcpu.cpu).collect();
         let memory = memory::allocate(&plan.memory, &cpus)?;
         map_ram(&vm, &memory)?;
-        let Assigned { functions, roots, container, notifications, routes } =
+        let Assigned { functions, roots, address_space, notifications, routes } =
             assign(&plan, &vm, &memory)?;
 
         let eventfd = || EventFd::new(EFD_NONBLOCK).map_err(BuildError::system("make an eventfd"));
@@ -141,7 +136,7 @@ impl Machine {
             ended: mpsc::channel(),
             signals,
             plan,
-            _container: container,
+            _address_space: address_space,
             _vm: vm,
             _memory: memory,
         })
@@ -209,7 +204,7 @@ fn map_ram(vm: &Vm, memory: &GuestMemoryMmap) -> Result<(), BuildError> {
 struct Assigned {
     functions: Vec<(Bdf, Box<dyn PciFunction>)>,
     roots: Vec<RootBus>,
-    container: Option<Container>,
+    address_space: Option<AddressSpace>,
     notifications: Vec<(Bdf, Notifications)>,
     routes: Arc<BarRoutes>,
 }
@@ -217,30 +212,20 @@ struct Assigned {
 fn assign(plan: &Plan, vm: &Arc<Vm>, memory: &GuestMemoryMmap) -> Result<Assigned, BuildError> {
     let routes = Arc::new(BarRoutes::new(hierarchy::windows(&plan.pci)));
     let Fabric { mut functions, roots } = Fabric::new(&plan.pci);
-    let (mut container, mut notifications) = (None, Vec::new());
-    if !plan.pci.functions.is_empty() {
-        let opened = open_container(vm)?;
+    let (mut address_space, mut notifications) = (None, Vec::new());
+    if let Some(iommu) = &plan.iommu {
+        let (opened, devices) = dma::open(plan, iommu, vm)?;
+        dma::map_memory(&opened, &plan.memory, memory)?;
         let port: Arc<dyn VmPort> = vm.clone();
-        let peers = if plan.pci.functions.len() > 1 {
-            PeerAccess::Iommu(Arc::new(opened.clone()))
-        } else {
-            PeerAccess::Alone
+        let peers = match iommu.peer_to_peer {
+            Some(true) => PeerAccess::Iommu(Arc::new(opened.clone())),
+            Some(false) | None => PeerAccess::Alone,
         };
         let router = MsiRouter::new(port.clone());
         let wiring = Wiring { port, router, routes: routes.clone(), peers };
         let mut slots = BAR_SLOTS..;
-        for (index, planned) in plan.pci.functions.iter().enumerate() {
+        for (planned, device) in plan.pci.functions.iter().zip(devices) {
             let bdf = planned.host;
-            let sysfs = Path::new(SYSFS_DEVICES).join(bdf.to_string());
-            let device = opened.open_device(&sysfs).map_err(|source| BuildError::Open {
-                bdf,
-                group: planned.group,
-                source,
-            })?;
-            if index == 0 {
-                // The container has an IOMMU since its first group came in.
-                map_dma(&opened, memory)?;
-            }
             let place = Place {
                 bdf: planned.guest,
                 intx_gsi: planned.intx_gsi.map(Gsi),
@@ -255,24 +240,9 @@ fn assign(plan: &Plan, vm: &Arc<Vm>, memory: &GuestMemoryMmap) -> Result<Assigne
             notifications.push((bdf, notes.map_err(|source| BuildError::Notify { bdf, source })?));
             functions.push((planned.guest, Box::new(function)));
         }
-        container = Some(opened);
+        address_space = Some(opened);
     }
-    Ok(Assigned { functions, roots, container, notifications, routes })
-}
-
-fn open_container(vm: &Vm) -> Result<Container, BuildError> {
-    let kvm_vfio = VfioDeviceFd::new_from_kvm(vm.create_vfio_device()?);
-    Container::open(kvm_vfio).map_err(BuildError::Container)
-}
-
-fn map_dma(container: &Container, memory: &GuestMemoryMmap) -> Result<(), BuildError> {
-    for region in memory.iter() {
-        let (iova, length) = (region.start_addr().0, region.len());
-        // SAFETY: guest memory outlives the container and is never borrowed.
-        let mapped = unsafe { container.map(iova, region.as_ptr(), length) };
-        mapped.map_err(|source| BuildError::MapDma { range: iova..iova + length, source })?;
-    }
-    Ok(())
+    Ok(Assigned { functions, roots, address_space, notifications, routes })
 }
 
 fn make_vcpus(plan: &Plan, vm: &Vm, memory: &GuestMemoryMmap) -> Result<Vec<VcpuFd>, BuildError> {

@@ -1,10 +1,10 @@
-//! Whether the config's devices can be passed through: there, behind an IOMMU, ours alone.
+//! Whether the config's devices can be passed through: there, behind an IOMMU, the host's no more.
 
 use berth_devices::pci::Bdf;
 
 use super::PlanError;
 use crate::config::Config;
-use crate::host::{Access, HostProfile, IommuGroup, PciFunction};
+use crate::host::{HostProfile, IommuGroup, PciFunction};
 
 /// How many addresses a refusal offers instead of one that is not there.
 const SUGGESTIONS: usize = 5;
@@ -50,11 +50,7 @@ pub(super) fn check<'a>(
                 "{device} has no reset: the guest finds it as its last user left it"
             ));
         }
-        check_files(device, group, host)?;
         assigned.push(Assigned { address: device, function, group });
-    }
-    if !assigned.is_empty() {
-        check_interrupts(host, notes)?;
     }
     Ok(assigned)
 }
@@ -113,35 +109,8 @@ fn check_viable(
     }
 }
 
-fn check_files(device: Bdf, group: u32, host: &HostProfile) -> Result<(), PlanError> {
-    if !matches!(host.vfio, Access::Granted | Access::Unknown) {
-        return Err(PlanError::Vfio { access: host.vfio.clone() });
-    }
-    match host.group_files.get(&group) {
-        None | Some(Access::Granted | Access::Unknown) => Ok(()),
-        Some(access) => Err(PlanError::Group { device, group, access: access.clone() }),
-    }
-}
-
-fn check_interrupts(host: &HostProfile, notes: &mut Vec<String>) -> Result<(), PlanError> {
-    // Not to know, as in a snapshot without /proc/interrupts, refuses nothing.
-    if host.iommu.interrupt_remapping != Some(false) {
-        return Ok(());
-    }
-    if !host.iommu.unsafe_interrupts {
-        return Err(PlanError::NoInterruptRemapping {
-            parameter: parameter(host, &["intremap=off", "nointremap"]),
-        });
-    }
-    notes.push(
-        "the host does not remap interrupts and allows it: trust this guest as you trust the host"
-            .to_owned(),
-    );
-    Ok(())
-}
-
 /// The first of `words` on the host's kernel command line.
-fn parameter(host: &HostProfile, words: &[&str]) -> Option<String> {
+pub(super) fn parameter(host: &HostProfile, words: &[&str]) -> Option<String> {
     let mut given = host.iommu.kernel_cmdline.split_whitespace();
     given.find(|word| words.contains(word)).map(str::to_owned)
 }

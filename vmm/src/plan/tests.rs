@@ -3,6 +3,7 @@
 //! `BERTH_UPDATE_GOLDEN=1 cargo test` rewrites the texts; review them like code.
 
 mod hosts;
+mod iommu;
 mod pci;
 mod refusals;
 
