@@ -6,6 +6,7 @@
 mod harness;
 
 mod afterwards;
+mod backends;
 mod boot;
 mod console;
 mod ends;

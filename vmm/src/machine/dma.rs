@@ -86,4 +86,15 @@ mod tests {
         assert!(!covers(&[], &(0..4096)));
         assert!(covers(&[0..=u64::MAX], &(0..1 << 52)));
     }
+    #[test]
+    fn a_disagreement_names_what_the_kernel_takes() {
+        let usable = vec![0..=0xfedf_ffff, 0xfef0_0000..=(1 << 39) - 1];
+        let error = BuildError::Unusable { range: 1 << 32..1 << 40, usable };
+        assert_eq!(
+            error.to_string(),
+            "the IOMMU cannot map guest memory at 0x100000000..0x10000000000: it takes \
+             0x0-0xfedfffff, 0xfef00000-0x7fffffffff only"
+        );
+        assert!(error.help().is_some());
+    }
 }
