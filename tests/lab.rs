@@ -7,6 +7,7 @@ mod harness;
 
 mod afterwards;
 mod backends;
+mod binding;
 mod boot;
 mod console;
 mod ends;

@@ -61,8 +61,9 @@ impl L1 {
             boot_time: Duration::ZERO,
         };
         if let Err(error) = l1.connect() {
+            let error = l1.explain(error);
             l1.stop();
-            return Err(l1.explain(error));
+            return Err(error);
         }
         l1.boot_time = start.elapsed();
         Ok(l1)
@@ -154,7 +155,18 @@ impl L1 {
         }
     }
 
+    /// What QEMU's CPUs wait for: a stalled host can only be understood from outside.
+    fn interrupt_controllers(&self) -> String {
+        let state = |cpu: u32| {
+            let line = format!("info lapic {cpu}");
+            let answer = self.monitor("human-monitor-command", &json!({ "command-line": line }));
+            answer.ok()?.as_str().map(str::to_owned)
+        };
+        (0..).map_while(state).take_while(|text| text.contains("LVT0")).take(64).collect()
+    }
+
     fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        let _ = std::fs::write(cache().join("lapic.log"), self.interrupt_controllers());
         let tail = |name: &str| {
             let text = std::fs::read(self.folder.join(name)).unwrap_or_default();
             let text = String::from_utf8_lossy(&text).into_owned();

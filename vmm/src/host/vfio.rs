@@ -1,10 +1,11 @@
 //! VFIO's device files: which of them this process can open, and who holds the others.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use berth_devices::pci::Bdf;
 
-use super::access::{Access, holder};
+use super::access::{Access, Holder};
 use super::pci::PciFunction;
 use super::root::Root;
 
@@ -62,7 +63,7 @@ impl VfioFiles {
 /// the group's file, which then is busy, or else at who has the device's file open.
 fn probe_device(root: &Root, name: &str, group: &Access) -> Access {
     let path = device_file(name);
-    let holder = || holder(root, &root.path(&path));
+    let holder = || Holder::of(root, Path::new(&path));
     match (Access::probe(root, &path), group) {
         (Access::Granted, Access::Busy(Some(holder))) => Access::Busy(Some(holder.clone())),
         (Access::Granted, Access::Busy(None)) => Access::Busy(holder()),

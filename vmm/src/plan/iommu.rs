@@ -86,6 +86,8 @@ fn choose(host: &HostProfile, assigned: &[Assigned]) -> Result<(IommuBackend, St
             }
             .to_owned(),
         ),
+        // What cannot be seen is no way out.
+        (Err(lack), Ok(())) if host.iommufd == Access::Unknown => return Err(lack),
         (Err(lack), Ok(())) => (IommuBackend::Iommufd, lack.to_string()),
         // A host with neither is one where VFIO is not loaded; a device that is held is held
         // either way.
@@ -102,8 +104,9 @@ fn container(host: &HostProfile, assigned: &[Assigned]) -> Result<(), PlanError>
     if !is_open(&host.vfio) {
         return Err(PlanError::Vfio { access: host.vfio.clone() });
     }
-    for &Assigned { address: device, group, .. } in assigned {
+    for &Assigned { address: device, group, take, .. } in assigned {
         match host.group_files.get(&group) {
+            Some(Access::Missing) if take => {}
             Some(access) if !is_open(access) => {
                 return Err(PlanError::Group { device, group, access: access.clone() });
             }
@@ -118,8 +121,11 @@ fn iommufd(host: &HostProfile, assigned: &[Assigned]) -> Result<(), PlanError> {
     if !is_open(&host.iommufd) {
         return Err(PlanError::Iommufd { access: host.iommufd.clone() });
     }
-    for &Assigned { address: device, function, .. } in assigned {
+    for &Assigned { address: device, function, take, .. } in assigned {
         let Some(name) = &function.device_file else {
+            if take || host.iommufd == Access::Unknown {
+                continue;
+            }
             return Err(PlanError::NoDeviceFile { device });
         };
         match host.device_files.get(&device) {
@@ -164,8 +170,9 @@ fn check_interrupts(
 
 fn file(backend: IommuBackend, device: &Assigned) -> String {
     match (backend, &device.function.device_file) {
+        (IommuBackend::Container, _) => group_file(device.group),
         (IommuBackend::Iommufd, Some(name)) => device_file(name),
-        _ => group_file(device.group),
+        (IommuBackend::Iommufd, None) => device_file("vfioN"),
     }
 }
 

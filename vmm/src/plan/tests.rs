@@ -2,10 +2,12 @@
 //!
 //! `BERTH_UPDATE_GOLDEN=1 cargo test` rewrites the texts; review them like code.
 
+mod choice;
 mod hosts;
 mod iommu;
 mod pci;
 mod refusals;
+mod shapes;
 
 use std::path::PathBuf;
 use std::{env, fs};

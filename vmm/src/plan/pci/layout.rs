@@ -114,7 +114,7 @@ impl Layout {
         let mut functions: Vec<(usize, FunctionPlan)> = Vec::new();
         for (slot, Slot { functions: members, .. }) in self.slots.iter().enumerate() {
             for &(index, number) in members {
-                let &Assigned { address, function, group } = &assigned[index];
+                let &Assigned { address, function, group, .. } = &assigned[index];
                 let guest = self.hierarchy.function(slot, number);
                 let pin = function.interrupt_pin.checked_sub(1);
                 functions.push((
