@@ -10,9 +10,10 @@ pub fn nic_is_free(host: &Host) -> Result<()> {
     let driver = host.run(&format!("basename \"$(readlink {sysfs}/driver)\""))?;
     ensure!(driver == "vfio-pci", "the NIC is bound to {driver}");
     let group = host.run(&format!("basename \"$(readlink {sysfs}/iommu_group)\""))?;
-    let holders =
-        host.run(&format!("ls -l /proc/[0-9]*/fd 2>/dev/null | grep vfio/{group}; true"))?;
-    ensure!(holders.is_empty(), "somebody holds the NIC's group: {holders}");
+    let holders = host.run(&format!(
+        "ls -l /proc/[0-9]*/fd 2>/dev/null | grep -E 'vfio/({group}|devices/)'; true"
+    ))?;
+    ensure!(holders.is_empty(), "somebody holds the NIC's group or a device: {holders}");
     // Command register, PCI base specification 7.5.1.1.3: bit 2 is bus master.
     let command = host.run(&format!("od -An -tu2 -j4 -N2 {sysfs}/config"))?;
     let command: u16 = command.trim().parse()?;

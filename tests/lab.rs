@@ -6,6 +6,7 @@
 mod harness;
 
 mod afterwards;
+mod backends;
 mod binding;
 mod boot;
 mod console;

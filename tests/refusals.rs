@@ -1,6 +1,7 @@
 //! What cannot work is refused: one screen that names the object, the cause and the remedy, a
 //! documented exit code, and a host that is as it was.
 
+mod backends;
 mod configs;
 mod hosts;
 

@@ -17,6 +17,11 @@ export PATH=/bin HOME=/root
 # For tests that run berth as somebody else than root: su USER -c COMMAND.
 printf 'root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh\n' >/etc/passwd
 
+# KVM holds on to the TSC's rate that it finds when it is loaded. While that is the kernel's first
+# guess, guests lose their timers later.
+while grep -q tsc-early /sys/devices/system/clocksource/clocksource0/current_clocksource; do
+    sleep 0.1
+done
 for module in kvm-amd vfio-pci vfio_iommu_type1 igb 9pnet_virtio 9p; do
     modprobe "$module" || echo "L1: cannot load $module"
 done

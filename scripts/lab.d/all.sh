@@ -11,7 +11,7 @@ export HOME=${HOME:-~}
 # depmod and modprobe live in /sbin, which a plain user's PATH lacks.
 PATH=$PATH:/usr/sbin:/sbin
 
-for part in say packages kernels images rust structure acpi; do
+for part in say packages kernels own_kernel images rust structure acpi; do
     # shellcheck source=/dev/null
     . "$repo/scripts/lab.d/$part.sh"
 done

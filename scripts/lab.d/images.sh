@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The two initramfs kinds: one L1, and an L2 per kernel series. All parts end up in CACHE/guest,
+# The two initramfs kinds: an L1 and an L2 per kernel. All parts end up in CACHE/guest,
 # the folder that L1 sees as /lab.
 
 L1_MODULES=(kvm-amd vfio-pci vfio_iommu_type1 igb igbvf e1000e nvme i2c-i801 9p 9pnet_virtio)
@@ -32,13 +32,13 @@ unchanged() { # unchanged ARCHIVE INPUTS
 
 inputs_of() { cat "$1" "${repo:?}/scripts/lab.d/images.sh" "$CACHE/kernels/$2/release" | sha256sum; }
 
-build_l1() {
-    local root=$CACHE/work/l1 init=${repo:?}/resources/lab/l1-init.sh archive=$CACHE/guest/l1.cpio
-    if unchanged "$archive" "$(inputs_of "$init" 6.12)"; then return; fi
-    say "packing the initramfs of L1"
+build_l1() { # build_l1 KERNEL MODULE...
+    local root=$CACHE/work/l1-$1 init=${repo:?}/resources/lab/l1-init.sh archive=$CACHE/guest/l1-$1.cpio
+    if unchanged "$archive" "$(inputs_of "$init" "$1")"; then return; fi
+    say "packing the initramfs of L1 for Linux $1"
     rm -rf "$root"
     skeleton "$root" "$init"
-    copy_modules 6.12 "$root" "${L1_MODULES[@]}"
+    copy_modules "$1" "$root" "${@:2}"
     pack "$root" "$archive"
 }
 
@@ -52,14 +52,18 @@ build_l2() { # build_l2 SERIES
     pack "$root" "$archive"
 }
 
-build_images() { # build_images SERIES...
+fetch_busybox() {
     [ -x "$CACHE/busybox/bin/busybox" ] || fetch_deb busybox-static "$CACHE/busybox"
     mkdir -p "$CACHE/guest"
+}
+
+build_images() { # build_images SERIES...
+    fetch_busybox
     local series
     for series in "$@"; do
         ln -f "$CACHE/kernels/$series/vmlinuz" "$CACHE/guest/vmlinuz-$series"
         ln -f "$CACHE/kernels/$series/vmlinux" "$CACHE/guest/vmlinux-$series"
         build_l2 "$series"
     done
-    build_l1
+    build_l1 6.12 "${L1_MODULES[@]}"
 }

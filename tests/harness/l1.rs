@@ -203,7 +203,9 @@ fn spawn_with_our_life(mut command: Command) -> Result<Child> {
 /// twice; without `erms` and `fsrm` the kernel clears pages faster under TCG.
 fn command(profile: &Profile, folder: &Path) -> Result<Command> {
     let guest = cache().join("guest");
-    for artefact in ["vmlinux-6.12", "l1.cpio"] {
+    let (kernel, initrd) =
+        (format!("vmlinux-{}", profile.kernel), format!("l1-{}.cpio", profile.kernel));
+    for artefact in [&kernel, &initrd] {
         if !guest.join(artefact).exists() {
             bail!("{} is missing from {}: run scripts/lab prepare", artefact, guest.display());
         }
@@ -246,8 +248,8 @@ fn command(profile: &Profile, folder: &Path) -> Result<Command> {
     qemu.arg(format!("socket,id=console,path={console},server=on,wait=off,logfile={log}"));
     qemu.args(["-serial", "chardev:console", "-qmp"]);
     qemu.arg(format!("unix:{},server=on,wait=off", folder.join("qmp").display()));
-    qemu.arg("-kernel").arg(guest.join("vmlinux-6.12"));
-    qemu.arg("-initrd").arg(guest.join("l1.cpio"));
+    qemu.arg("-kernel").arg(guest.join(kernel));
+    qemu.arg("-initrd").arg(guest.join(initrd));
     let parameters = profile.kernel_parameters.join(" ");
     qemu.args(["-append", &format!("console=ttyS0 quiet panic=-1 {parameters}")]);
     qemu.stdin(Stdio::null()).stdout(Stdio::null());

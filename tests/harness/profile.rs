@@ -11,6 +11,9 @@ use serde::Deserialize;
 pub struct Profile {
     /// What a test finds on this host, for people.
     pub description: String,
+    /// L1's kernel: `6.12` is Debian's, `iommufd` the lab's own.
+    #[serde(default = "debian")]
+    pub kernel: String,
     /// NUMA nodes, the first being node 0.
     pub nodes: Vec<Node>,
     /// Added to L1's kernel command line.
@@ -20,6 +23,10 @@ pub struct Profile {
     pub devices: Vec<String>,
     /// The NIC that tests assign to guests.
     pub nic: Nic,
+}
+
+fn debian() -> String {
+    "6.12".to_owned()
 }
 
 /// A NUMA node of L1.

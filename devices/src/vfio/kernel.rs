@@ -1,4 +1,4 @@
-//! The real door to VFIO: the legacy group and container, through vfio-ioctls.
+//! The real door to VFIO: an opened function, whichever way it was opened.
 //!
 //! vfio-ioctls opens, binds and describes. Reads, writes, maps and interrupts go through the
 //! device's descriptor here, because that crate swallows their errors, and cannot bind one vector.
@@ -7,24 +7,22 @@ use std::fs::File;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::sync::Arc;
 
 use vfio_bindings::bindings::vfio::{
     VFIO_BASE, VFIO_IRQ_INFO_NORESIZE, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK,
     VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE, VFIO_REGION_INFO_FLAG_MMAP, VFIO_TYPE,
     vfio_irq_set,
 };
-use vfio_ioctls::{VfioContainer, VfioDevice, VfioDeviceFd, VfioError, VfioRegionInfoCap};
+use vfio_ioctls::{VfioDevice, VfioError, VfioRegionInfoCap};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ptr, ioctl_with_ptr};
 use vmm_sys_util::ioctl_io_nr;
 
 use super::backend::{DeviceProfile, IrqKind, Region, RegionProfile, VfioBackend};
-use super::dma::DmaPort;
-use super::group::{self, Groups};
+use super::group;
+use super::iommu::AddressSpace;
 use super::mapping::HostMapping;
 use super::reset::Affected;
 use crate::pci::regs::{CONFIG_SIZE, EXTENDED_CONFIG_SIZE};
@@ -35,53 +33,13 @@ ioctl_io_nr!(VFIO_DEVICE_RESET, VFIO_TYPE.into(), VFIO_BASE + 11);
 ioctl_io_nr!(VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, VFIO_TYPE.into(), VFIO_BASE + 12);
 ioctl_io_nr!(VFIO_DEVICE_PCI_HOT_RESET, VFIO_TYPE.into(), VFIO_BASE + 13);
 
-/// An IOMMU address space and the groups in it.
-#[derive(Clone)]
-pub struct Container {
-    container: Arc<VfioContainer>,
-    groups: Groups,
-}
-
-impl Container {
-    /// Opens `/dev/vfio/vfio`. KVM learns of each group through its VFIO device, so that it can
-    /// treat the devices' DMA as coherent (Documentation/virt/kvm/devices/vfio.rst).
-    pub fn open(kvm_vfio: VfioDeviceFd) -> Result<Self, VfioError> {
-        let container = Arc::new(VfioContainer::new(Some(Arc::new(kvm_vfio)))?);
-        Ok(Self { container, groups: Groups::default() })
-    }
-
-    /// Opens the function at `sysfs`, such as `/sys/bus/pci/devices/0000:41:00.0`, with its group.
-    pub fn open_device(&self, sysfs: &Path) -> Result<KernelDevice, OpenError> {
-        let device = VfioDevice::new(sysfs, self.container.clone(), false);
-        let device = device.map_err(OpenError::Attach)?;
-        self.groups.add(sysfs).map_err(OpenError::Describe)?;
-        KernelDevice::new(device, self.clone()).map_err(OpenError::Describe)
-    }
-}
-
-impl DmaPort for Container {
-    unsafe fn map(&self, iova: u64, host: *mut u8, length: u64) -> io::Result<()> {
-        // SAFETY: the caller's promise is the one that is asked for.
-        unsafe { self.container.vfio_dma_map(iova, length as usize, host) }.map_err(system_error)
-    }
-
-    fn unmap(&self, iova: u64, length: u64) -> io::Result<()> {
-        self.container.vfio_dma_unmap(iova, length as usize).map_err(system_error)
-    }
-}
-
-/// The system's reason of a refused mapping.
-fn system_error(error: VfioError) -> io::Error {
-    match error {
-        VfioError::IommuDmaMap(error) | VfioError::IommuDmaUnmap(error) => error.into(),
-        other => io::Error::other(other),
-    }
-}
+/// Someone else's device (include/uapi/linux/vfio.h).
+const VFIO_PCI_DEVID_NOT_OWNED: i32 = -1;
 
 /// Why a function was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Group, container or device refused.
+    /// Group and container, or the device's own file and iommufd, refused.
     #[error("VFIO does not hand it out")]
     Attach(#[source] VfioError),
     /// It was opened, but does not answer.
@@ -93,21 +51,28 @@ pub enum OpenError {
 pub struct KernelDevice {
     profile: DeviceProfile,
     /// A second descriptor of `device`.
-    file: File,
+    file: ManuallyDrop<File>,
     device: ManuallyDrop<VfioDevice>,
     /// Where it was opened, and what a hot reset has to show.
-    container: Container,
+    space: AddressSpace,
 }
 
 impl Drop for KernelDevice {
     fn drop(&mut self) {
-        // SAFETY: the field is not used any more.
-        group::close(unsafe { ManuallyDrop::take(&mut self.device) }, &self.container.container);
+        // SAFETY: neither field is used any more.
+        let (file, device) =
+            unsafe { (ManuallyDrop::take(&mut self.file), ManuallyDrop::take(&mut self.device)) };
+        // An iommufd lets go of a device only when nothing else holds it open.
+        drop(file);
+        match &self.space {
+            AddressSpace::Container { container, .. } => group::close(device, container),
+            AddressSpace::Iommufd(_) => drop(device),
+        }
     }
 }
 
 impl KernelDevice {
-    fn new(device: VfioDevice, container: Container) -> io::Result<Self> {
+    pub(super) fn new(device: VfioDevice, space: AddressSpace) -> io::Result<Self> {
         // SAFETY: `device` owns the descriptor and outlives this borrow.
         let fd = unsafe { BorrowedFd::borrow_raw(device.as_raw_fd()) };
         let file = File::from(fd.try_clone_to_owned()?);
@@ -129,7 +94,8 @@ impl KernelDevice {
             has_error_irq: irq(IrqKind::Error).is_some(),
             has_request_irq: irq(IrqKind::Request).is_some(),
         };
-        Ok(Self { profile, file, device: ManuallyDrop::new(device), container })
+        let (file, device) = (ManuallyDrop::new(file), ManuallyDrop::new(device));
+        Ok(Self { profile, file, device, space })
     }
 
     fn region_offset(&self, region: Region, offset: u64, length: usize) -> io::Result<u64> {
@@ -156,7 +122,7 @@ impl KernelDevice {
         let mut words = vec![argsz, flags, kind.index(), start, count];
         words.extend(fds.iter().map(|fd| *fd as u32));
         // SAFETY: `words` holds the `argsz` bytes that the kernel reads.
-        match unsafe { ioctl_with_ptr(&self.file, VFIO_DEVICE_SET_IRQS(), words.as_ptr()) } {
+        match unsafe { ioctl_with_ptr(&*self.file, VFIO_DEVICE_SET_IRQS(), words.as_ptr()) } {
             0 => Ok(()),
             // Not done: this is how many vectors there are (`vfio_msi_enable`).
             fewer @ 1.. => {
@@ -171,29 +137,28 @@ impl KernelDevice {
 /// size of all, flags, and how many follow. Both go into 32-bit words.
 const HOT_RESET_HEADER: usize = 3;
 
-/// `struct vfio_pci_dependent_device` as two words: the group, then segment, bus and function.
+/// `struct vfio_pci_dependent_device` as two words: who has it, then segment, bus and function.
 const DEPENDENT_WORDS: usize = 2;
 
 impl KernelDevice {
-    /// The functions that a hot reset resets, with their groups.
+    /// The functions that a hot reset resets. Who has one is told by its group; of a device that
+    /// was opened by its own file by its ID in the iommufd, or `VFIO_PCI_DEVID_NOT_OWNED`.
     fn dependents(&self) -> io::Result<Vec<(Bdf, u32)>> {
-        // As many as a domain has, or the kernel would want a bigger array: 256 on a bus.
+        // A bus has no more.
         const MOST: usize = 256;
         let mut words = vec![0u32; HOT_RESET_HEADER + MOST * DEPENDENT_WORDS];
         words[0] = size_of_val(words.as_slice()) as u32;
+        let request = VFIO_DEVICE_GET_PCI_HOT_RESET_INFO();
         // SAFETY: the kernel writes no further than the size in the first word, which is that of
         // `words`.
-        let done = unsafe {
-            ioctl_with_mut_ptr(&self.file, VFIO_DEVICE_GET_PCI_HOT_RESET_INFO(), words.as_mut_ptr())
-        };
-        if done < 0 {
+        if unsafe { ioctl_with_mut_ptr(&*self.file, request, words.as_mut_ptr()) } < 0 {
             return Err(io::Error::last_os_error());
         }
         let dependents = words[HOT_RESET_HEADER..].chunks_exact(DEPENDENT_WORDS);
         let dependents = dependents.take(words[2] as usize).filter_map(|dependent| {
-            let [group, place] = [dependent[0], dependent[1]];
+            let [owner, place] = [dependent[0], dependent[1]];
             let (segment, bus, devfn) = (place & 0xffff, (place >> 16) as u8, (place >> 24) as u8);
-            Some((Bdf::new(segment, bus, devfn >> 3, devfn & 7)?, group))
+            Some((Bdf::new(segment, bus, devfn >> 3, devfn & 7)?, owner))
         });
         Ok(dependents.collect())
     }
@@ -231,7 +196,7 @@ impl VfioBackend for KernelDevice {
     fn mmap(&self, bar: Bar, part: &Range<u64>) -> io::Result<HostMapping> {
         let start =
             self.region_offset(Region::Bar(bar), part.start, (part.end - part.start) as usize)?;
-        HostMapping::new(&self.file, &(start..start + part.end - part.start), part.start)
+        HostMapping::new(&*self.file, &(start..start + part.end - part.start), part.start)
     }
 
     fn set_irqs(&self, kind: IrqKind, start: u32, irqfds: &[Option<&EventFd>]) -> io::Result<()> {
@@ -252,32 +217,44 @@ impl VfioBackend for KernelDevice {
 
     fn reset(&self) -> io::Result<()> {
         // SAFETY: the request takes no argument.
-        match unsafe { ioctl(&self.file, VFIO_DEVICE_RESET()) } {
+        match unsafe { ioctl(&*self.file, VFIO_DEVICE_RESET()) } {
             0.. => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
     }
 
     fn hot_reset_affects(&self) -> io::Result<Vec<Affected>> {
+        let held = |owner: u32| match &self.space {
+            AddressSpace::Container { groups, .. } => groups.holds(owner),
+            // An ID below 0.
+            AddressSpace::Iommufd(_) => owner as i32 != VFIO_PCI_DEVID_NOT_OWNED,
+        };
         let affected = self.dependents()?.into_iter();
-        let held = |group| self.container.groups.holds(group);
-        Ok(affected.map(|(bdf, group)| Affected { bdf, held: held(group) }).collect())
+        Ok(affected.map(|(bdf, owner)| Affected { bdf, held: held(owner) }).collect())
     }
 
     fn hot_reset(&self) -> io::Result<()> {
-        let mut groups: Vec<u32> = self.dependents()?.iter().map(|(_, group)| *group).collect();
-        groups.sort_unstable();
-        groups.dedup();
-        self.container.groups.with(&groups, |fds| {
-            let size = (HOT_RESET_HEADER + fds.len()) * size_of::<u32>();
-            let mut words = vec![size as u32, 0, fds.len() as u32];
-            words.extend(fds.iter().map(|fd| *fd as u32));
+        let reset = |groups: &[RawFd]| {
+            let size = (HOT_RESET_HEADER + groups.len()) * size_of::<u32>();
+            let mut words = vec![size as u32, 0, groups.len() as u32];
+            words.extend(groups.iter().map(|fd| *fd as u32));
+            let request = VFIO_DEVICE_PCI_HOT_RESET();
             // SAFETY: `words` holds the `argsz` bytes that the kernel reads.
-            match unsafe { ioctl_with_ptr(&self.file, VFIO_DEVICE_PCI_HOT_RESET(), words.as_ptr()) }
-            {
+            match unsafe { ioctl_with_ptr(&*self.file, request, words.as_ptr()) } {
                 0.. => Ok(()),
                 _ => Err(io::Error::last_os_error()),
             }
-        })
+        };
+        match &self.space {
+            AddressSpace::Container { groups, .. } => {
+                let mut owners: Vec<u32> =
+                    self.dependents()?.iter().map(|(_, group)| *group).collect();
+                owners.sort_unstable();
+                owners.dedup();
+                groups.with(&owners, reset)
+            }
+            // The kernel knows whose devices are on an iommufd.
+            AddressSpace::Iommufd(_) => reset(&[]),
+        }
     }
 }

@@ -11,7 +11,7 @@ use super::execute::{Outcome, Restored};
 use super::journal::Entry;
 use super::setting::{Setting, Step, Value};
 use super::{BindingError, Session, decide};
-use crate::host::{Inventory, Root};
+use crate::host::{Inventory, Root, device_file, group_file};
 
 /// What `bind`, `unbind` and `sriov` did.
 #[derive(Debug, Serialize)]
@@ -44,6 +44,8 @@ pub struct FunctionReport {
     pub group: Option<u32>,
     /// The file that gives it to a machine, if it is there.
     pub group_file: Option<String>,
+    /// The same with iommufd.
+    pub device_file: Option<String>,
 }
 
 impl Report {
@@ -74,22 +76,23 @@ impl Report {
         let host = Inventory::read_to_take(&Root::live(), &devices)?;
         for address in devices {
             let function = &decide::find(&host, address)?.function;
-            let file = function.group.map(|group| format!("/dev/vfio/{group}"));
+            let exists = |file: &String| Path::new(file).exists();
             self.functions.push(FunctionReport {
                 address,
                 driver: function.driver.clone(),
                 earlier_driver: session.original(&Setting::Driver(address)),
                 group: function.group,
-                group_file: file.filter(|file| Path::new(file).exists()),
+                group_file: function.group.map(group_file).filter(exists),
+                device_file: function.device_file.as_deref().map(device_file).filter(exists),
             });
         }
         Ok(())
     }
 
-    /// Whether VFIO offers the functions.
+    /// Whether VFIO offers the functions, one way or the other.
     pub fn check_bound(&self) -> Result<(), BindingError> {
-        let missing = self.functions.iter().find(|function| function.group_file.is_none());
-        match missing {
+        let offered = |f: &&FunctionReport| f.group_file.is_some() || f.device_file.is_some();
+        match self.functions.iter().find(|function| !offered(function)) {
             Some(&FunctionReport { address: device, group: Some(group), .. }) => {
                 Err(BindingError::NoGroupFile { device, group })
             }

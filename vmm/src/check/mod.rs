@@ -101,8 +101,9 @@ fn ready(config: &Config, host: &HostProfile) -> HostProfile {
     use crate::host::Access::Unknown;
 
     let mut host = host.clone();
-    (host.kvm, host.vfio) = (Unknown, Unknown);
+    (host.kvm, host.vfio, host.iommufd) = (Unknown, Unknown, Unknown);
     host.group_files.clear();
+    host.device_files.clear();
     host.iommu.interrupt_remapping = None;
     (host.process.memlock, host.process.open_files) = (None, None);
     for function in host.functions.values_mut() {

@@ -196,6 +196,45 @@ fn device_files_are_judged() {
     );
 }
 
+/// A kernel without the container, whose iommufd opens like this.
+fn without_container(iommufd: Access) -> Facts {
+    let mut facts = facts(|host| {
+        host.remove("/sys/module/vfio_iommu_type1")
+            .file("/lib/modules/6.12.9-amd64/modules.dep", "")
+            .of(NIC.address, "vfio-dev/vfio3/dev", "252:0");
+    });
+    (facts.host.vfio, facts.host.iommufd) = (Access::Missing, iommufd);
+    facts.host.group_files.insert(14, Access::Missing);
+    facts
+}
+
+#[test]
+fn files_of_the_backend_are_judged() {
+    let denied = of_facts(Code::VfioNoAccess, &without_container(Access::Denied));
+    fails(&denied, "/dev/iommu may not be opened", "/dev/iommu", "chgrp kvm /dev/iommu");
+
+    let mut denied = without_container(Access::Granted);
+    let device = "0000:41:00.0".parse().expect("an address");
+    denied.host.device_files.insert(device, Access::Denied);
+    let denied = of_facts(Code::VfioNoAccess, &denied);
+    fails(&denied, "may not be opened", "/dev/vfio/devices/vfio3", "SUBSYSTEM==\"vfio-dev\"");
+
+    let mut held = without_container(Access::Granted);
+    let holder = Holder { pid: 4711, comm: "qemu".to_owned() };
+    held.host.device_files.insert(device, Access::Busy(Some(holder)));
+    let held = of_facts(Code::GroupHeld, &held);
+    fails(&held, "held by process 4711 (qemu)", "/dev/vfio/devices/vfio3", "end process 4711");
+
+    // Nothing is missing: neither the container's file nor its module.
+    let mut good = without_container(Access::Granted);
+    good.host.device_files.insert(device, Access::Granted);
+    let report = Report::new(&good, Some(&config("1G", 2048)));
+    let vfio = [Code::VfioNoAccess, Code::VfioNoModule, Code::GroupHeld];
+    let findings = report.findings.iter().filter(|finding| vfio.contains(&finding.code));
+    let faults = findings.filter(|finding| finding.severity == Severity::Fail).count();
+    assert_eq!(faults, 0, "{report}");
+}
+
 /// A second function of the card, on a bus of its own.
 pub(super) fn neighbour(
     address: &'static str,

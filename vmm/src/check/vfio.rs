@@ -1,30 +1,77 @@
 //! Whether VFIO is there and may be used.
 
+use std::collections::BTreeMap;
+
+use berth_devices::vfio::IommuBackend;
+
 use super::code::Code;
 use super::{Case, Finding, Fix};
-use crate::host::{Access, Holder, ModuleState};
+use crate::config::IommuBackendConfig;
+use crate::host::{Access, Holder, ModuleState, device_file, group_file};
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = modules(case).collect();
+    let backend = backend(case);
+    let mut findings: Vec<Finding> = modules(case, backend).collect();
     if !case.devices.is_empty() {
-        findings.extend(access(case));
-        // Before a device is bound its group has no file, and a finding of its own tells.
-        let bound = |group: &u32| {
-            case.endpoints()
-                .any(|(_, d)| d.function.group == Some(*group) && d.function.is_bound_to_vfio())
-        };
-        let files = case.facts.host.group_files.iter().filter(|(group, _)| bound(group));
-        findings.extend(files.map(|(group, access)| held(*group, access)));
+        findings.extend(access(case, backend));
+        findings.extend(files(case, backend).map(|(file, access)| held(file, access)));
     }
     findings
 }
 
+/// Which of VFIO's two ways the devices would go: as the config says, the only one that the kernel
+/// has, or as the plan has it.
+fn backend(case: &Case) -> IommuBackend {
+    let host = &case.facts.host;
+    let container_is_absent = case.facts.modules.vfio_iommu_type1 == ModuleState::Absent;
+    let iommufd_is_there = !matches!(host.iommufd, Access::Missing | Access::Unknown);
+    match case.config.map(|config| config.iommu_backend) {
+        Some(IommuBackendConfig::Container) => IommuBackend::Container,
+        Some(IommuBackendConfig::Iommufd) => IommuBackend::Iommufd,
+        Some(IommuBackendConfig::Auto) | None => {
+            let planned = case.plan().and_then(|plan| plan.iommu.as_ref());
+            match planned {
+                _ if container_is_absent && iommufd_is_there => IommuBackend::Iommufd,
+                Some(iommu) => iommu.backend,
+                None => IommuBackend::Container,
+            }
+        }
+    }
+}
+
+/// The files of the devices, as far as those are bound: before that there are none, and a finding
+/// of its own tells.
+fn files<'a>(
+    case: &'a Case,
+    backend: IommuBackend,
+) -> impl Iterator<Item = (String, &'a Access)> + 'a {
+    let host = &case.facts.host;
+    let mut files = BTreeMap::new();
+    for (address, listed) in case.endpoints() {
+        let function = &listed.function;
+        let (group, own) = (function.group, function.device_file.as_deref());
+        let file = match (function.is_bound_to_vfio(), backend) {
+            (false, _) => None,
+            (true, IommuBackend::Container) => {
+                group.map(group_file).zip(group.and_then(|group| host.group_files.get(&group)))
+            }
+            (true, IommuBackend::Iommufd) => Some((
+                own.map_or_else(|| device_file("vfioN"), device_file),
+                host.device_files.get(&address).unwrap_or(&Access::Missing),
+            )),
+        };
+        files.extend(file);
+    }
+    files.into_iter()
+}
+
 /// Each by itself: not every modprobe follows vfio's soft dependency on its IOMMU driver.
-fn modules(case: &Case) -> impl Iterator<Item = Finding> {
+fn modules(case: &Case, backend: IommuBackend) -> impl Iterator<Item = Finding> {
     let modules = &case.facts.modules;
-    [("vfio-pci", modules.vfio_pci), ("vfio_iommu_type1", modules.vfio_iommu_type1)]
-        .into_iter()
-        .map(|(name, state)| module(name, state))
+    let type1 = (backend == IommuBackend::Container)
+        .then_some(("vfio_iommu_type1", modules.vfio_iommu_type1));
+    let all = [("vfio-pci", modules.vfio_pci)].into_iter().chain(type1);
+    all.map(|(name, state)| module(name, state))
 }
 
 fn module(module: &'static str, state: ModuleState) -> Finding {
@@ -47,23 +94,36 @@ fn module(module: &'static str, state: ModuleState) -> Finding {
     }
 }
 
-fn access(case: &Case) -> Option<Finding> {
-    const SOURCE: &str = "/dev/vfio/vfio";
+fn access(case: &Case, backend: IommuBackend) -> Option<Finding> {
+    let (source, access) = match backend {
+        IommuBackend::Container => ("/dev/vfio/vfio", &case.facts.host.vfio),
+        IommuBackend::Iommufd => ("/dev/iommu", &case.facts.host.iommufd),
+    };
     let code = Code::VfioNoAccess;
-    Some(match &case.facts.host.vfio {
+    let failed = || Finding::fail(code, source, format!("{source} {access}"));
+    Some(match (access, backend) {
+        (Access::Granted, _) => Finding::pass(code, source, format!("{source} opens")),
+        (Access::Unknown, _) => Finding::unknown(code, source, "a capture has no device files"),
         // The finding about modules tells.
-        Access::Missing if case.facts.modules.vfio_pci == ModuleState::Available => return None,
-        Access::Granted => Finding::pass(code, SOURCE, "/dev/vfio/vfio opens"),
-        Access::Unknown => Finding::unknown(code, SOURCE, "a capture has no device files"),
-        access @ Access::Denied => Finding::fail(code, SOURCE, format!("/dev/vfio/vfio {access}"))
-            .step("`chmod 0666 /dev/vfio/vfio`; it gives no device away"),
-        access => Finding::fail(code, SOURCE, format!("/dev/vfio/vfio {access}"))
-            .step("`modprobe -a vfio-pci vfio_iommu_type1`"),
+        (Access::Missing, IommuBackend::Container)
+            if case.facts.modules.vfio_pci == ModuleState::Available =>
+        {
+            return None;
+        }
+        (Access::Denied, IommuBackend::Container) => {
+            failed().step("`chmod 0666 /dev/vfio/vfio`; it gives no device away")
+        }
+        (Access::Denied, IommuBackend::Iommufd) => {
+            failed().step("`chgrp kvm /dev/iommu`; it gives no device away")
+        }
+        (_, IommuBackend::Container) => failed().step("`modprobe -a vfio-pci vfio_iommu_type1`"),
+        (_, IommuBackend::Iommufd) => {
+            failed().step("`modprobe iommufd`, or set iommu_backend to \"container\"")
+        }
     })
 }
 
-fn held(group: u32, access: &Access) -> Finding {
-    let source = format!("/dev/vfio/{group}");
+fn held(source: String, access: &Access) -> Finding {
     let seen = format!("{source} {access}");
     match access {
         Access::Granted => Finding::pass(Code::GroupHeld, source, seen),
@@ -74,17 +134,18 @@ fn held(group: u32, access: &Access) -> Finding {
             Finding::fail(Code::GroupHeld, source, seen).step(format!("end process {pid} first"))
         }
         Access::Busy(None) => {
-            let step = format!("`fuser -v /dev/vfio/{group}` as root names the process");
+            let step = format!("`fuser -v {source}` as root names the process");
             Finding::fail(Code::GroupHeld, source, seen).step(step)
         }
         Access::Denied => {
             let step = format!(
-                "`chown USER /dev/vfio/{group}`, or a udev rule: SUBSYSTEM==\"vfio\", OWNER=\"USER\""
+                "`chown USER {source}`, or a udev rule: SUBSYSTEM==\"{}\", OWNER=\"USER\"",
+                if source.starts_with("/dev/vfio/devices/") { "vfio-dev" } else { "vfio" }
             );
             Finding::fail(Code::VfioNoAccess, source, seen).step(step)
         }
         Access::Missing => Finding::fail(Code::VfioNoAccess, source, seen)
-            .step("bind the device; the kernel makes the file then"),
+            .step("bind the device; the kernel makes the file then, if it has this way to VFIO"),
         Access::Failed(_) => Finding::fail(Code::VfioNoAccess, source, seen)
             .step("`dmesg | grep -i vfio` may say why"),
     }

@@ -44,6 +44,9 @@ pub struct Config {
     /// PCI functions of the host that the guest gets; may be empty.
     #[serde(default, deserialize_with = "device::devices")]
     pub devices: Vec<DeviceConfig>,
+    /// What maps the devices' DMA.
+    #[serde(default)]
+    pub iommu_backend: IommuBackendConfig,
     /// Where the guest's serial console goes.
     #[serde(default)]
     pub console: ConsoleConfig,
@@ -66,6 +69,19 @@ pub struct MemoryConfig {
     pub size_mib: MemorySize,
     /// Size of the pages that back it.
     pub page_size: PageSize,
+}
+
+/// What maps the devices' DMA.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IommuBackendConfig {
+    /// What the host has; of two the one that can do more.
+    #[default]
+    Auto,
+    /// VFIO's groups in a container.
+    Container,
+    /// VFIO's device files on an iommufd.
+    Iommufd,
 }
 
 /// Where the guest's serial console goes.

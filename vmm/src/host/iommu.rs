@@ -20,12 +20,15 @@ pub struct Iommu {
     /// Whether the firmware describes any (ACPI table DMAR or IVRS); `None` when that cannot be
     /// seen.
     pub in_firmware: Option<bool>,
-    /// Width of the addresses that all units translate, in bits, where known.
+    /// Width of the addresses that the units in front of the config's devices translate, in bits,
+    /// where known.
     pub address_bits: Option<u8>,
     /// Whether interrupts are remapped; `None` when /proc/interrupts cannot be seen.
     pub interrupt_remapping: Option<bool>,
     /// Whether vfio_iommu_type1 was told to do without interrupt remapping.
     pub unsafe_interrupts: bool,
+    /// Whether iommufd was told to do without interrupt remapping.
+    pub unsafe_interrupts_iommufd: bool,
     /// The kernel's command line.
     pub kernel_cmdline: String,
     /// Groups of the functions that the profile covers.
@@ -64,13 +67,16 @@ impl Iommu {
         // Some hosts show the tables to root only; not to know is no error.
         let tables = root.names("/sys/firmware/acpi/tables").unwrap_or_default();
         let described = tables.iter().any(|name| name == "DMAR" || name == "IVRS");
+        let allowed = |module: &str| {
+            let file = format!("/sys/module/{module}/parameters/allow_unsafe_interrupts");
+            root.text(file).map(|value| value.is_some_and(|value| value == "Y"))
+        };
         Ok(Self {
-            address_bits: address_bits(root, &units)?,
+            address_bits: None,
             in_firmware: (!tables.is_empty()).then_some(described),
             interrupt_remapping: interrupt_remapping(root)?,
-            unsafe_interrupts: root
-                .text("/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts")?
-                .is_some_and(|value| value == "Y"),
+            unsafe_interrupts: allowed("vfio_iommu_type1")?,
+            unsafe_interrupts_iommufd: allowed("iommufd")?,
             kernel_cmdline: root.text("/proc/cmdline")?.unwrap_or_default(),
             groups: BTreeMap::new(),
             units,
@@ -113,17 +119,32 @@ impl IommuGroup {
     }
 }
 
-/// The narrowest of Intel's units: MGAW, bits 21:16 of the capability register, is the width less
-/// one (VT-d specification, section 11.4.2). AMD's units are as wide as its CPUs.
-fn address_bits(root: &Root, units: &[String]) -> Result<Option<u8>, HostError> {
+/// What the narrowest of `units` translates. Of the rest no width is known: AMD's page tables have
+/// four levels at least, 48 bits, which is more than guests use.
+///
+/// The kernel takes Intel's for as wide as the deepest page tables that they walk, and no wider than
+/// they say (`paging_domain_alloc` in drivers/iommu/intel/iommu.c): VFIO then tells the same range.
+pub(super) fn address_bits<'a>(
+    root: &Root,
+    units: impl Iterator<Item = &'a str>,
+) -> Result<Option<u8>, HostError> {
     let mut narrowest = None;
     for unit in units {
         if let Some(capability) = root.hex(format!("{UNITS}/{unit}/intel-iommu/cap"))? {
-            let bits = (capability >> 16 & 0x3f) as u8 + 1;
+            let bits = vtd_address_bits(capability);
             narrowest = Some(narrowest.map_or(bits, |other: u8| other.min(bits)));
         }
     }
     Ok(narrowest)
+}
+
+/// Width from the capability register (VT-d specification, section 11.4.2): MGAW, bits 21:16, is
+/// the width less one; SAGAW, bits 12:8, has a bit for tables of 3, 4 and 5 levels.
+fn vtd_address_bits(capability: u64) -> u8 {
+    let mgaw = (capability >> 16 & 0x3f) as u8 + 1;
+    let tables = [(1 << 11, 57), (1 << 10, 48), (1 << 9, 39)];
+    let deepest = tables.into_iter().find(|(bit, _)| capability & bit != 0);
+    deepest.map_or(mgaw, |(_, bits)| mgaw.min(bits))
 }
 
 /// The kernel puts `IR-` before the names of interrupt chips behind a remapping unit, as in
@@ -140,6 +161,20 @@ fn interrupt_remapping(root: &Root) -> Result<Option<bool>, HostError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_unit_is_as_wide_as_its_page_tables() {
+        // A server's, 4 levels; QEMU's with aw-bits=39, then 48; one that could pass on 48 bits and
+        // walks 3 levels.
+        for (capability, bits) in [
+            (0x08d2_078c_106f_0466, 48),
+            (0x00d2_008c_2226_0286, 39),
+            (0x00d2_008c_222f_0686, 48),
+            (0x00d2_008c_222f_0286, 39),
+        ] {
+            assert_eq!(vtd_address_bits(capability), bits, "{capability:#x}");
+        }
+    }
 
     #[test]
     fn relaxable_regions_leave_ram_alone() {

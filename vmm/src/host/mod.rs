@@ -34,6 +34,7 @@ mod system;
 mod tree;
 mod usage;
 mod values;
+mod vfio;
 mod wanted;
 
 use std::collections::BTreeMap;
@@ -60,9 +61,11 @@ pub use root::Root;
 pub use settings::Settings;
 pub use snapshot::Snapshot;
 pub use system::{Family, Initramfs, Loader, System};
+pub use vfio::{device_file, group_file};
 
 use crate::config::{Config, ConsoleConfig};
 use usage::Usage;
+use vfio::VfioFiles;
 use wanted::Wanted;
 
 /// Where a host shows its IOMMU groups.
@@ -99,6 +102,10 @@ pub struct HostProfile {
     pub vfio: Access,
     /// /dev/vfio/GROUP, by group.
     pub group_files: BTreeMap<u32, Access>,
+    /// /dev/iommu.
+    pub iommufd: Access,
+    /// /dev/vfio/devices/vfioN, by function, of the config's devices that have one.
+    pub device_files: BTreeMap<Bdf, Access>,
     /// The config's kernel.
     pub kernel: KernelFacts,
     /// The config's initial RAM disk.
@@ -137,17 +144,18 @@ impl HostProfile {
             }
             functions.insert(address, function);
         }
-        let group_files = iommu.groups.keys().map(|&group| {
-            let path = format!("/dev/vfio/{group}");
-            (group, Access::probe(root, &path))
-        });
+        let devices =
+            || wanted.addresses.iter().filter_map(|address| functions.get_key_value(address));
+        iommu.address_bits = match devices().map(|(_, f)| f.iommu_unit.as_deref()).collect() {
+            Some(units) => iommu::address_bits(root, Vec::into_iter(units))?,
+            None => iommu::address_bits(root, iommu.units.iter().map(String::as_str))?,
+        };
+        let vfio = VfioFiles::probe(root, devices());
         let mut host = Self {
-            group_files: group_files.collect(),
-            vfio: if wanted.addresses.is_empty() {
-                Access::Unknown
-            } else {
-                Access::probe(root, "/dev/vfio/vfio")
-            },
+            group_files: vfio.groups,
+            device_files: vfio.devices,
+            vfio: vfio.container,
+            iommufd: vfio.iommufd,
             kvm: Access::probe(root, "/dev/kvm"),
             vfio_pci: root.exists(pci::VFIO_PCI),
             addresses: pci::addresses(root)?,

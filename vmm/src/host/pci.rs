@@ -34,6 +34,11 @@ pub struct PciFunction {
     pub node: Option<u32>,
     /// IOMMU group; `None` when no IOMMU is in front of it.
     pub group: Option<u32>,
+    /// The IOMMU in front of it, such as `dmar0`.
+    pub iommu_unit: Option<String>,
+    /// Its file in /dev/vfio/devices, such as `vfio3`, while a VFIO driver has it and where the
+    /// kernel makes such files (CONFIG_VFIO_DEVICE_CDEV).
+    pub device_file: Option<String>,
     /// Whether it is a virtual function (SR-IOV).
     pub is_virtual: bool,
     /// Its PCI Express link; `None` when it has none, being conventional PCI or part of the root
@@ -109,6 +114,8 @@ impl PciFunction {
             driver_override,
             node: u32::try_from(node).ok(),
             group: group.and_then(|name| name.parse().ok()),
+            iommu_unit: root.link_name(file("iommu")),
+            device_file: device_file(root, &file("vfio-dev"))?,
             is_virtual: root.exists(file("physfn")),
             link: link::read(
                 root,
@@ -126,6 +133,13 @@ impl PciFunction {
             msix_vectors: config.and_then(|config| msix_vectors(&config)),
         }))
     }
+}
+
+/// The one entry of `folder` that has a device number: kernels without device files make the
+/// entry too (`vfio_device_add` in drivers/vfio/vfio.h).
+fn device_file(root: &Root, folder: &str) -> Result<Option<String>, HostError> {
+    let names = root.names(folder)?;
+    Ok(names.into_iter().find(|name| root.exists(format!("{folder}/{name}/dev"))))
 }
 
 /// Addresses of all PCI functions, in order.

@@ -93,6 +93,7 @@ impl Snapshot {
         for (link, target) in [
             ("driver", "../../../bus/pci/drivers/vfio-pci"),
             ("iommu_group", "../../../../kernel/iommu_groups/12"),
+            ("iommu", "../../../virtual/iommu/dmar0"),
         ] {
             let link = snapshot.0.path().join(NIC).join(link);
             symlink(target, link).expect("a link");
@@ -192,6 +193,32 @@ fn a_function_is_read_from_sysfs() {
     let group = &host.iommu.groups[&12];
     assert_eq!(group.members.len(), 1);
     assert_eq!(group.reserved[0].range, 0xfee0_0000..=0xfeef_ffff);
+}
+
+#[test]
+fn the_width_is_that_of_the_units_in_front_of_the_devices() {
+    let snapshot = Snapshot::lab();
+    // Another unit, as those of graphics often are.
+    snapshot.write("sys/class/iommu/dmar1/intel-iommu/cap", "d2008c22260286\n");
+    let bits = || snapshot.read().expect("a host").iommu.address_bits;
+    assert_eq!(bits(), Some(48));
+    // Where the kernel does not say which it is, all count.
+    fs::remove_file(snapshot.0.path().join(NIC).join("iommu")).expect("a link");
+    assert_eq!(bits(), Some(39));
+}
+
+#[test]
+fn a_device_file_needs_a_device_number() {
+    let snapshot = Snapshot::lab();
+    let file = || {
+        let host = snapshot.read().expect("a host");
+        host.functions.into_values().next().expect("the NIC").device_file
+    };
+    assert_eq!(file(), None);
+    snapshot.write(&format!("{NIC}/vfio-dev/vfio7/uevent"), "");
+    assert_eq!(file(), None);
+    snapshot.write(&format!("{NIC}/vfio-dev/vfio7/dev"), "252:0\n");
+    assert_eq!(file().as_deref(), Some("vfio7"));
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! Why a machine could not be built, or did not end in order.
 
 use std::io;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 
 use berth_arch::boot::BootError;
 use berth_arch::regs::RegsError;
 use berth_devices::pci::Bdf;
-use berth_devices::vfio::{FunctionError, OpenError};
+use berth_devices::vfio::{FunctionError, IommuBackend, OpenError};
 use vfio_ioctls::VfioError;
 
 use crate::console::ConsoleError;
@@ -46,19 +46,38 @@ pub enum BuildError {
     /// A vCPU cannot be set up.
     #[error("cannot set up a vCPU")]
     Vcpu(#[from] RegsError),
-    /// VFIO's container cannot be opened.
-    #[error("cannot open a VFIO container")]
-    Container(#[source] VfioError),
+    /// The container or the iommufd cannot be opened.
+    #[error("cannot open VFIO's {backend}")]
+    AddressSpace {
+        /// Which of them.
+        backend: IommuBackend,
+        /// Cause.
+        #[source]
+        source: VfioError,
+    },
     /// A device cannot be opened.
-    #[error("cannot open {bdf} for passthrough (IOMMU group {group})")]
+    #[error("cannot open {bdf} for passthrough ({file})")]
     Open {
         /// The device.
         bdf: Bdf,
-        /// Its group.
-        group: u32,
+        /// VFIO's file for it: its group's, or its own.
+        file: String,
         /// Cause.
         #[source]
         source: OpenError,
+    },
+    /// The kernel contradicts what sysfs said when the plan was made.
+    #[error(
+        "the IOMMU cannot map guest memory at {:#x}..{:#x}: it takes {} only",
+        .range.start,
+        .range.end,
+        ranges(usable)
+    )]
+    Unusable {
+        /// Guest physical addresses.
+        range: Range<u64>,
+        /// First and last address of what can be mapped.
+        usable: Vec<RangeInclusive<u64>>,
     },
     /// Guest memory cannot be mapped for DMA.
     #[error("the IOMMU cannot map guest memory at {:#x}..{:#x}", .range.start, .range.end)]
@@ -113,15 +132,26 @@ impl BuildError {
     pub fn help(&self) -> Option<String> {
         match self {
             // The plan looks at all of these; what is left changed between plan and build.
-            Self::Open { group, .. } => Some(format!(
-                "`ls -l /dev/vfio/{group}` and `fuser -v /dev/vfio/{group}` show who may open it and who has it"
+            Self::Open { file, .. } => Some(format!(
+                "`ls -l {file}` and `fuser -v {file}` show who may open it and who has it"
             )),
+            Self::Unusable { .. } => Some(
+                "lower memory.size_mib so that it fits; the kernel's files in /sys/class/iommu and \
+                 /sys/kernel/iommu_groups told berth of more"
+                    .to_owned(),
+            ),
             Self::Memory(MemoryError::Populate { .. }) => Some(
                 "another process took the pages after berth had counted them; `berth plan` counts again".to_owned(),
             ),
             _ => None,
         }
     }
+}
+
+/// Ranges as 0xFIRST-0xLAST.
+fn ranges(ranges: &[RangeInclusive<u64>]) -> String {
+    let text = ranges.iter().map(|range| format!("{:#x}-{:#x}", range.start(), range.end()));
+    text.collect::<Vec<_>>().join(", ")
 }
 
 /// Why a running machine did not end in order.

@@ -4,6 +4,7 @@
 //! [`Machine::build`]; once the guest runs, nothing is opened any more.
 
 mod control;
+mod dma;
 mod error;
 mod hierarchy;
 mod watch;
@@ -11,7 +12,7 @@ mod watch;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, Receiver};
@@ -25,11 +26,9 @@ use berth_devices::pci::{BarRoutes, ResetExtent, Segment};
 use berth_devices::power::PowerRegisters;
 use berth_devices::serial::SerialPort;
 use berth_devices::vfio::{
-    Container, DmaPort, FunctionReset, KernelDevice, PeerAccess, Place, ResetMethod, VfioFunction,
-    Wiring,
+    AddressSpace, FunctionReset, KernelDevice, PeerAccess, Place, ResetMethod, VfioFunction, Wiring,
 };
 use kvm_ioctls::VcpuFd;
-use vfio_ioctls::VfioDeviceFd;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -48,9 +47,6 @@ use crate::plan::{BootPlan, FunctionPlan, PciPlan, Plan};
 use crate::sandbox::{Filter, Mode, Role};
 use crate::vcpu::{self, Ended, Shared, VcpuThread};
 
-/// Where the kernel shows PCI functions.
-const SYSFS_DEVICES: &str = "/sys/bus/pci/devices";
-
 /// A machine that is ready to run.
 ///
 /// The order of the fields is the order in which they are dropped: the devices are reset and
@@ -64,7 +60,7 @@ pub struct Machine {
     ended: (mpsc::Sender<Ended>, Receiver<Ended>),
     signals: File,
     plan: Plan,
-    _container: Option<Container>,
+    _address_space: Option<AddressSpace>,
     _vm: Arc<Vm>,
     _memory: GuestMemoryMmap,
 }
@@ -119,7 +115,7 @@ impl Machine {
         let cpus: Vec<u32> = plan.vcpus.iter().map(|vcpu| vcpu.cpu).collect();
         let memory = memory::allocate(&plan.memory, &cpus)?;
         map_ram(&vm, &memory)?;
-        let Assigned { segment, container, watch } = assign(&plan, &vm, &memory)?;
+        let Assigned { segment, address_space, watch } = assign(&plan, &vm, &memory)?;
 
         let eventfd = || EventFd::new(EFD_NONBLOCK).map_err(BuildError::system("make an eventfd"));
         let (serial_irq, sci, ended) = (eventfd()?, eventfd()?, eventfd()?);
@@ -144,7 +140,7 @@ impl Machine {
             ended: mpsc::channel(),
             signals,
             plan,
-            _container: container,
+            _address_space: address_space,
             _vm: vm,
             _memory: memory,
         })
@@ -212,7 +208,7 @@ fn map_ram(vm: &Vm, memory: &GuestMemoryMmap) -> Result<(), BuildError> {
 /// The PCI hierarchy with the assigned functions, and what comes with those.
 struct Assigned {
     segment: Segment,
-    container: Option<Container>,
+    address_space: Option<AddressSpace>,
     watch: Watch,
 }
 
@@ -224,20 +220,19 @@ fn assign(plan: &Plan, vm: &Arc<Vm>, memory: &GuestMemoryMmap) -> Result<Assigne
     let switched_off = EventFd::new(EFD_NONBLOCK).map_err(BuildError::system("make an eventfd"))?;
     let fabric = Fabric::new(&plan.pci, &router, &switched_off).map_err(slots)?;
     let Fabric { mut functions, ports, roots } = fabric;
-    let (mut container, mut devices) = (None, Vec::new());
-    if !plan.pci.functions.is_empty() {
-        let opened = open_container(vm)?;
-        let peers = if plan.pci.functions.len() > 1 {
-            PeerAccess::Iommu(Arc::new(opened.clone()))
-        } else {
-            PeerAccess::Alone
+    let (mut address_space, mut watched) = (None, Vec::new());
+    if let Some(iommu) = &plan.iommu {
+        // All of them, before any is reset: a hot reset is allowed to who holds all that it hits.
+        let (opened, devices) = dma::open(plan, iommu, vm)?;
+        dma::map_memory(&opened, &plan.memory, memory)?;
+        let resets = reset_cards(&plan.pci, &devices);
+        let peers = match iommu.peer_to_peer {
+            Some(true) => PeerAccess::Iommu(Arc::new(opened.clone())),
+            Some(false) | None => PeerAccess::Alone,
         };
         let wiring = Wiring { port, router, routes: routes.clone(), peers };
-        let kernel_devices = open_devices(plan, &opened, memory)?;
-        let resets = reset_cards(&plan.pci, &kernel_devices);
         let mut slots = BAR_SLOTS..;
-        for ((planned, device), reset) in plan.pci.functions.iter().zip(kernel_devices).zip(resets)
-        {
+        for ((planned, device), reset) in plan.pci.functions.iter().zip(devices).zip(resets) {
             let bdf = planned.host;
             let place = Place {
                 bdf: planned.guest,
@@ -251,7 +246,7 @@ fn assign(plan: &Plan, vm: &Arc<Vm>, memory: &GuestMemoryMmap) -> Result<Assigne
             let function = VfioFunction::new(Box::new(device), &place, &mut slots, wiring.clone());
             let function = function.map_err(failed)?;
             let notifications = function.notifications();
-            devices.push(Watched {
+            watched.push(Watched {
                 host: bdf,
                 guest: planned.guest,
                 on_error: planned.on_error,
@@ -262,37 +257,11 @@ fn assign(plan: &Plan, vm: &Arc<Vm>, memory: &GuestMemoryMmap) -> Result<Assigne
             });
             functions.push((planned.guest, Box::new(function)));
         }
-        container = Some(opened);
+        address_space = Some(opened);
     }
     let segment = Segment::new(functions, ports, roots, routes);
-    Ok(Assigned {
-        segment,
-        container,
-        watch: Watch { devices, switched_off, timeout: plan.unplug_timeout },
-    })
-}
-
-/// Opens all of them, before any is reset: a hot reset is allowed to who holds all that it hits.
-fn open_devices(
-    plan: &Plan,
-    container: &Container,
-    memory: &GuestMemoryMmap,
-) -> Result<Vec<KernelDevice>, BuildError> {
-    let mut devices = Vec::new();
-    for planned in &plan.pci.functions {
-        let sysfs = Path::new(SYSFS_DEVICES).join(planned.host.to_string());
-        let device = container.open_device(&sysfs);
-        devices.push(device.map_err(|source| BuildError::Open {
-            bdf: planned.host,
-            group: planned.group,
-            source,
-        })?);
-        if devices.len() == 1 {
-            // The container has an IOMMU since its first group came in.
-            map_dma(container, memory)?;
-        }
-    }
-    Ok(devices)
+    let watch = Watch { devices: watched, switched_off, timeout: plan.unplug_timeout };
+    Ok(Assigned { segment, address_space, watch })
 }
 
 /// Resets the devices, each card once; how each can be reset from now on.
@@ -309,21 +278,6 @@ fn reset_cards(plan: &PciPlan, devices: &[KernelDevice]) -> Vec<FunctionReset> {
         reset
     });
     resets.collect()
-}
-
-fn open_container(vm: &Vm) -> Result<Container, BuildError> {
-    let kvm_vfio = VfioDeviceFd::new_from_kvm(vm.create_vfio_device()?);
-    Container::open(kvm_vfio).map_err(BuildError::Container)
-}
-
-fn map_dma(container: &Container, memory: &GuestMemoryMmap) -> Result<(), BuildError> {
-    for region in memory.iter() {
-        let (iova, length) = (region.start_addr().0, region.len());
-        // SAFETY: guest memory outlives the container and is never borrowed.
-        let mapped = unsafe { container.map(iova, region.as_ptr(), length) };
-        mapped.map_err(|source| BuildError::MapDma { range: iova..iova + length, source })?;
-    }
-    Ok(())
 }
 
 fn make_vcpus(plan: &Plan, vm: &Vm, memory: &GuestMemoryMmap) -> Result<Vec<VcpuFd>, BuildError> {

@@ -1,4 +1,4 @@
-//! Whether the config's devices can be passed through: there, behind an IOMMU, ours alone.
+//! Whether the config's devices can be passed through: there, behind an IOMMU, the host's no more.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use berth_devices::vfio::ResetMethod;
 
 use super::{PlanError, resets};
 use crate::config::{BindMode, DeviceConfig, OnError, OnRemoval};
-use crate::host::{Access, HostProfile, IommuGroup, PciFunction};
+use crate::host::{HostProfile, IommuGroup, PciFunction};
 
 /// How many addresses a refusal offers instead of one that is not there.
 const SUGGESTIONS: usize = 5;
@@ -20,6 +20,8 @@ pub(super) struct Assigned<'a> {
     pub(super) function: &'a PciFunction,
     /// Its IOMMU group.
     pub(super) group: u32,
+    /// It is still to be bound, which makes VFIO's files for it appear.
+    pub(super) take: bool,
     /// How it is reset.
     pub(super) reset: ResetMethod,
     /// What follows when it fails.
@@ -73,20 +75,17 @@ pub(super) fn check<'a>(
         if let Some(facts) = host.iommu.groups.get(&group) {
             check_viable(device, group, facts, host, &ours)?;
         }
-        check_files(device, group, host, take)?;
         assigned.push(Assigned {
             address: device,
             function,
             group,
+            take,
             reset: ResetMethod::None,
             on_error: wish.on_error,
             on_removal: wish.on_removal,
         });
     }
     resets::choose(&mut assigned, host, notes);
-    if !assigned.is_empty() {
-        check_interrupts(host, notes)?;
-    }
     Ok(assigned)
 }
 
@@ -167,37 +166,8 @@ fn check_takeable(
     Ok(())
 }
 
-/// `take` is whether the function is still to be bound, which makes the group's file appear.
-fn check_files(device: Bdf, group: u32, host: &HostProfile, take: bool) -> Result<(), PlanError> {
-    if !matches!(host.vfio, Access::Granted | Access::Unknown) {
-        return Err(PlanError::Vfio { access: host.vfio.clone() });
-    }
-    match host.group_files.get(&group) {
-        None | Some(Access::Granted | Access::Unknown) => Ok(()),
-        Some(Access::Missing) if take => Ok(()),
-        Some(access) => Err(PlanError::Group { device, group, access: access.clone() }),
-    }
-}
-
-fn check_interrupts(host: &HostProfile, notes: &mut Vec<String>) -> Result<(), PlanError> {
-    // Not to know, as in a snapshot without /proc/interrupts, refuses nothing.
-    if host.iommu.interrupt_remapping != Some(false) {
-        return Ok(());
-    }
-    if !host.iommu.unsafe_interrupts {
-        return Err(PlanError::NoInterruptRemapping {
-            parameter: parameter(host, &["intremap=off", "nointremap"]),
-        });
-    }
-    notes.push(
-        "the host does not remap interrupts and allows it: trust this guest as you trust the host"
-            .to_owned(),
-    );
-    Ok(())
-}
-
 /// The first of `words` on the host's kernel command line.
-fn parameter(host: &HostProfile, words: &[&str]) -> Option<String> {
+pub(super) fn parameter(host: &HostProfile, words: &[&str]) -> Option<String> {
     let mut given = host.iommu.kernel_cmdline.split_whitespace();
     given.find(|word| words.contains(word)).map(str::to_owned)
 }

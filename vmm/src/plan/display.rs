@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use berth_devices::pci::BarKind;
 
-use super::text::{Bytes, range};
-use super::{BarPlan, ConsolePlan, FunctionPlan, Plan, PortPlan, RomPlan, RootPlan};
+use super::text::{Bytes, list, range};
+use super::{BarPlan, ConsolePlan, FunctionPlan, IommuPlan, Plan, PortPlan, RomPlan, RootPlan};
 use crate::config::{OnError, OnRemoval};
 use crate::host::IdSet;
 
@@ -30,6 +30,7 @@ impl fmt::Display for Plan {
         self.fmt_cpus(f)?;
         self.fmt_numa(f)?;
         self.fmt_pci(f)?;
+        self.fmt_iommu(f)?;
         writeln!(f, "\nlimits")?;
         writeln!(f, "  locked memory  {}", Bytes(self.limits.memlock))?;
         writeln!(f, "  open files     {}", self.limits.open_files)?;
@@ -119,6 +120,19 @@ impl Plan {
             }
         }
         Ok(())
+    }
+
+    fn fmt_iommu(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Some(iommu) = &self.iommu else { return Ok(()) };
+        let IommuPlan { backend, reason, .. } = iommu;
+        writeln!(f, "\nIOMMU")?;
+        writeln!(f, "  backend       {backend}: {reason}")?;
+        writeln!(f, "  files         {}", list(iommu.files()))?;
+        match iommu.peer_to_peer {
+            None => Ok(()),
+            Some(true) => writeln!(f, "  peer-to-peer  devices reach each other's BARs"),
+            Some(false) => writeln!(f, "  peer-to-peer  none: iommufd cannot map BARs"),
+        }
     }
 
     fn fmt_pci(&self, f: &mut Formatter<'_>) -> fmt::Result {

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use berth_devices::pci::Bdf;
+use berth_devices::vfio::IommuBackend;
 
 use super::PageSize;
 use super::text::{Bytes, list, range};
@@ -189,8 +190,10 @@ pub enum PlanError {
     NoInterruptRemapping {
         /// The kernel parameter that turned it off.
         parameter: Option<String>,
+        /// What could do without.
+        backend: IommuBackend,
     },
-    /// VFIO cannot be used.
+    /// VFIO's container cannot be used.
     #[error("/dev/vfio/vfio {access}")]
     Vfio {
         /// Why.
@@ -203,6 +206,28 @@ pub enum PlanError {
         device: Bdf,
         /// Its group.
         group: u32,
+        /// Why.
+        access: Access,
+    },
+    /// iommufd cannot be used.
+    #[error("/dev/iommu {access}")]
+    Iommufd {
+        /// Why.
+        access: Access,
+    },
+    /// The kernel makes no device files.
+    #[error("{device} has no file in /dev/vfio/devices, which iommufd needs")]
+    NoDeviceFile {
+        /// The device.
+        device: Bdf,
+    },
+    /// A device's own file cannot be opened.
+    #[error("cannot use {device}: {file} {access}")]
+    DeviceFile {
+        /// The device.
+        device: Bdf,
+        /// Its file.
+        file: String,
         /// Why.
         access: Access,
     },

@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use berth_devices::pci::Bdf;
+use berth_devices::vfio::IommuBackend;
 
 use super::memory::GUEST_RAM;
 use super::text::list;
 use super::{PageSize, PlanError};
-use crate::host::{Access, CpuVendor, FileState, Holder};
+use crate::host::{Access, CpuVendor, FileState, Holder, group_file};
 
 impl PlanError {
     /// What to do about it, as commands where there are some; may have several lines.
@@ -61,7 +62,9 @@ impl PlanError {
             }
             Self::DeviceTwice { .. } => Some("name each function once".to_owned()),
             Self::GroupNotViable { culprits, .. } => Some(release(culprits)),
-            Self::NoInterruptRemapping { parameter } => Some(remapping(parameter.as_deref())),
+            Self::NoInterruptRemapping { parameter, backend } => {
+                Some(remapping(parameter.as_deref(), *backend))
+            }
             Self::Vfio { access } => match access {
                 Access::Missing => Some("`modprobe vfio-pci`".to_owned()),
                 Access::Denied => {
@@ -69,7 +72,22 @@ impl PlanError {
                 }
                 _ => None,
             },
-            Self::Group { group, access, .. } => group_file(*group, access),
+            Self::Group { group, access, .. } => vfio_file(&group_file(*group), access),
+            Self::Iommufd { access } => match access {
+                Access::Missing => {
+                    Some("`modprobe iommufd`, or set iommu_backend to \"container\"".to_owned())
+                }
+                Access::Denied => {
+                    Some("`chgrp kvm /dev/iommu`; it gives no device away".to_owned())
+                }
+                _ => None,
+            },
+            Self::NoDeviceFile { .. } => Some(
+                "set iommu_backend to \"container\", or boot the host with a kernel that has \
+                 CONFIG_VFIO_DEVICE_CDEV"
+                    .to_owned(),
+            ),
+            Self::DeviceFile { file, access, .. } => vfio_file(file, access),
             Self::NoSuchNode { with_memory, .. } | Self::NodeWithoutMemory { with_memory, .. } => {
                 Some(format!("set placement.node to a node with memory: {with_memory}"))
             }
@@ -210,22 +228,26 @@ fn release(culprits: &[(Bdf, String)]) -> String {
     )
 }
 
-fn remapping(parameter: Option<&str>) -> String {
+fn remapping(parameter: Option<&str>, backend: IommuBackend) -> String {
+    let module = match backend {
+        IommuBackend::Container => "vfio_iommu_type1",
+        IommuBackend::Iommufd => "iommufd",
+    };
     let cause = match parameter {
         Some(parameter) => format!("boot the host without `{parameter}`"),
         None => "`dmesg | grep -i remap` may say why".to_owned(),
     };
     format!(
         "{cause}; only for a guest you trust as you trust the host:\n\
-         `echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts`"
+         `echo 1 > /sys/module/{module}/parameters/allow_unsafe_interrupts`"
     )
 }
 
-fn group_file(group: u32, access: &Access) -> Option<String> {
+fn vfio_file(path: &str, access: &Access) -> Option<String> {
     match access {
-        Access::Denied => Some(format!("`chown USER /dev/vfio/{group}`")),
+        Access::Denied => Some(format!("`chown USER {path}`")),
         Access::Busy(Some(Holder { pid, .. })) => Some(format!("end process {pid} first")),
-        Access::Busy(None) => Some(format!("`fuser -v /dev/vfio/{group}` as root names it")),
+        Access::Busy(None) => Some(format!("`fuser -v {path}` as root names it")),
         Access::Missing => Some("`modprobe vfio_iommu_type1`, and see the kernel's log".to_owned()),
         Access::Granted | Access::Unknown | Access::Failed(_) => None,
     }

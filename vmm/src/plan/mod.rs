@@ -10,6 +10,7 @@ mod devices;
 mod display;
 mod error;
 mod help;
+mod iommu;
 mod limits;
 mod memory;
 mod numa;
@@ -28,6 +29,7 @@ use serde::Serialize;
 pub use berth_devices::pci::BarKind;
 pub use choice::choose;
 pub use error::PlanError;
+pub use iommu::IommuPlan;
 pub use numa::NumaPlan;
 pub use page_size::PageSize;
 pub use pci::{BarPlan, FunctionPlan, PciPlan, PortPlan, RomPlan, RootPlan};
@@ -50,6 +52,8 @@ pub struct Plan {
     pub vmm_cpus: Vec<u32>,
     /// The guest's proximity domains.
     pub numa: NumaPlan,
+    /// How the devices' DMA is mapped; `None` without devices.
+    pub iommu: Option<IommuPlan>,
     /// The guest's PCI hierarchy.
     pub pci: PciPlan,
     /// Where the guest's serial console goes.
@@ -76,11 +80,13 @@ impl Plan {
         let boot = boot::plan(config, host)?;
         let chosen = choose(config, host)?;
         let assigned = devices::check(&chosen, host, &mut notes)?;
+        let iommu = iommu::plan(config, host, &assigned, &mut notes)?;
         let placement = placement::place(config, host, &assigned, &mut notes)?;
         let memory = memory::plan(config, host, placement.node)?;
         let nodes = assigned.iter().map(|device| device.function.node);
         let numa = NumaPlan::new(memory.node, &placement.vcpus, nodes);
         let pci = pci::plan(&assigned, host, &memory, &numa, &mut notes)?;
+        iommu::note_out_of_reach(&iommu, host, &pci, &mut notes);
         let limits = limits::plan(config, host, &memory, &pci)?;
         Ok(Self {
             name: config.name.as_str().to_owned(),
@@ -89,6 +95,7 @@ impl Plan {
             vcpus: placement.vcpus,
             vmm_cpus: placement.vmm_cpus,
             numa,
+            iommu,
             pci,
             console: match &config.console {
                 ConsoleConfig::Stdio => ConsolePlan::Stdio,

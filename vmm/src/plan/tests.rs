@@ -4,6 +4,7 @@
 
 mod choice;
 mod hosts;
+mod iommu;
 mod pci;
 mod refusals;
 mod resets;

@@ -18,6 +18,8 @@ pub(crate) fn candidate(address: Bdf, driver: Option<&str>) -> Listed {
             driver_override: None,
             node: None,
             group: Some(address.bus().into()),
+            iommu_unit: None,
+            device_file: None,
             is_virtual: false,
             link: None,
             interrupt_pin: 0,

@@ -63,6 +63,8 @@ pub(super) fn igb(node: Option<u32>, group: u32) -> PciFunction {
         driver_override: Some("vfio-pci".to_owned()),
         node,
         group: Some(group),
+        iommu_unit: Some("dmar0".to_owned()),
+        device_file: None,
         is_virtual: false,
         link: Some(LINK),
         interrupt_pin: 1,
@@ -145,6 +147,7 @@ pub(super) fn host(cpus: Cpus, memory: Memory) -> HostProfile {
             address_bits: Some(48),
             interrupt_remapping: Some(true),
             unsafe_interrupts: false,
+            unsafe_interrupts_iommufd: false,
             kernel_cmdline: "quiet".to_owned(),
             groups: BTreeMap::new(),
         },
@@ -157,6 +160,8 @@ pub(super) fn host(cpus: Cpus, memory: Memory) -> HostProfile {
         kvm: Access::Granted,
         vfio: Access::Granted,
         group_files: BTreeMap::new(),
+        iommufd: Access::Missing,
+        device_files: BTreeMap::new(),
         kernel: KernelFacts {
             file: file("/boot/vmlinuz", 12 * MIB),
             format: Some(KernelFormat::BzImage {

@@ -92,6 +92,24 @@ fn refusals() -> Vec<Case> {
         ("group held by someone hidden", none(), |host| {
             host.group_files.insert(14, Access::Busy(None));
         }),
+        ("no iommufd", json!({ "iommu_backend": "iommufd" }), |_| ()),
+        ("iommufd denied", json!({ "iommu_backend": "iommufd" }), |host| {
+            host.iommufd = Access::Denied;
+        }),
+        ("no device files", json!({ "iommu_backend": "iommufd" }), |host| {
+            host.iommufd = Access::Granted;
+        }),
+        ("device file denied", json!({ "iommu_backend": "iommufd" }), |host| {
+            device_file(host, Access::Denied);
+        }),
+        ("device file held", json!({ "iommu_backend": "iommufd" }), |host| {
+            let holder = Holder { pid: 4711, comm: "qemu-system-x86".to_owned() };
+            device_file(host, Access::Busy(Some(holder)));
+        }),
+        ("no interrupt remapping, iommufd", json!({ "iommu_backend": "iommufd" }), |host| {
+            device_file(host, Access::Granted);
+            host.iommu.interrupt_remapping = Some(false);
+        }),
         ("no such node", json!({ "placement": { "node": 7 } }), |_| ()),
         ("node without memory", json!({ "placement": { "node": 1 } }), |host| {
             host.memory.nodes.get_mut(&1).expect("node 1").total = 0;
@@ -154,6 +172,12 @@ fn refusals() -> Vec<Case> {
             host.process.open_files = Some(64);
         }),
     ]
+}
+
+fn device_file(host: &mut HostProfile, access: Access) {
+    host.iommufd = Access::Granted;
+    function(host, "0000:41:00.0").device_file = Some("vfio3".to_owned());
+    host.device_files.insert("0000:41:00.0".parse().expect("an address"), access);
 }
 
 fn no_iommu(host: &mut HostProfile, in_firmware: Option<bool>, cmdline: &str) {
