@@ -85,17 +85,16 @@ fn guests_see_which_vcpus_share_a_core() -> Result<()> {
     let host = harness::host("topology");
     let siblings = host.read("/sys/devices/system/cpu/cpu2/topology/thread_siblings_list")?;
     assert_eq!(siblings, "2-3", "the lab's CPUs are threads");
-    for series in ["6.12", "6.1"] {
-        let guest = |placement: Value| {
-            let config = GuestConfig::new(&host).kernel(series).without_devices();
-            shape(&host, config.set("/vcpus", 2).set("/placement", placement))
-        };
-        let shared = guest(serde_json::json!({ "node": 1, "smt": "siblings" }))?;
-        assert_eq!(shared[..2], ["cpu0 0-1 0", "cpu1 0-1 0"], "{shared:?}");
-        // CPUs of two cores, which are on two nodes here, and so in two sockets.
-        let apart = guest(serde_json::json!({ "node": 1, "cpus": [2, 0] }))?;
-        assert_eq!(apart[..2], ["cpu0 0 0", "cpu1 1 1"], "{apart:?}");
-    }
+    // Linux 6.1 looks for threads on AMD's CPUs from family 17h on, and the lab's are of family 6.
+    let guest = |placement: Value| {
+        let config = GuestConfig::new(&host).without_devices();
+        shape(&host, config.set("/vcpus", 2).set("/placement", placement))
+    };
+    let shared = guest(serde_json::json!({ "node": 1, "smt": "siblings" }))?;
+    assert_eq!(shared[..2], ["cpu0 0-1 0", "cpu1 0-1 0"], "{shared:?}");
+    // CPUs of two cores, which are on two nodes here, and so in two sockets.
+    let apart = guest(serde_json::json!({ "node": 1, "cpus": [2, 0] }))?;
+    assert_eq!(apart[..2], ["cpu0 0 0", "cpu1 1 1"], "{apart:?}");
     Ok(())
 }
 

@@ -63,6 +63,7 @@ fn interrupts_stay_off_the_vcpus() -> Result<()> {
     let vcpu = plan["vcpus"][0]["cpu"].as_u64().context("a CPU")? as usize;
     ensure!(!planned.is_empty() && !planned.contains(&(vcpu as u32)), "{plan}");
     // Where they would land without help.
+    let default = host.read("/proc/irq/default_smp_affinity")?;
     host.run(&format!("printf '%x' $((1 << {vcpu})) >/proc/irq/default_smp_affinity"))?;
 
     let berth = host.run_guest(&config)?;
@@ -90,7 +91,7 @@ fn interrupts_stay_off_the_vcpus() -> Result<()> {
     assert_eq!(host.run(steering)?, "1");
     berth.send("end\n")?;
     berth.must_end(0, LIMIT)?;
-    host.run("echo ffffffff >/proc/irq/default_smp_affinity")?;
+    host.run(&format!("echo {default} >/proc/irq/default_smp_affinity"))?;
     assert_eq!(host.run(&format!("sleep 0.5; {steering}"))?, "0", "it outlives its machine");
     afterwards::nic_is_free(&host)
 }
