@@ -11,7 +11,7 @@ use crate::harness::{self, GuestConfig, Host, Process};
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// The CPUs of a kernel list such as `0-3,8`.
-fn cpus(list: &str) -> BTreeSet<u32> {
+pub fn cpus(list: &str) -> BTreeSet<u32> {
     let range = |range: &str| {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
         first.parse().unwrap_or(1)..=last.parse().unwrap_or(0)
@@ -21,13 +21,13 @@ fn cpus(list: &str) -> BTreeSet<u32> {
 
 /// A thread of berth, as the host's kernel knows it.
 #[derive(Debug)]
-struct Thread {
-    name: String,
-    cpus: BTreeSet<u32>,
-    seccomp: String,
+pub struct Thread {
+    pub name: String,
+    pub cpus: BTreeSet<u32>,
+    pub seccomp: String,
 }
 
-fn threads(host: &Host, berth: &Process) -> Result<Vec<Thread>> {
+pub fn threads(host: &Host, berth: &Process) -> Result<Vec<Thread>> {
     let lines = host.run(&format!(
         "for t in /proc/{}/task/*; do
              awk '/^Name/ {{n=$2}} /^Cpus_allowed_list/ {{c=$2}} /^Seccomp:/ {{s=$2}} END {{print n, c, s}}' $t/status
@@ -44,7 +44,7 @@ fn threads(host: &Host, berth: &Process) -> Result<Vec<Thread>> {
 
 /// KiB of guest RAM by page size in KiB (smaps), and its pages by node (numa_maps). Guest RAM is
 /// what maps a memfd.
-fn ram(host: &Host, berth: &Process) -> Result<(BTreeMap<u64, u64>, BTreeMap<u32, u64>)> {
+pub fn ram(host: &Host, berth: &Process) -> Result<(BTreeMap<u64, u64>, BTreeMap<u32, u64>)> {
     let proc = format!("/proc/{}", berth.pid());
     let sizes = host.run(&format!(
         "awk '/^[0-9a-f]+-/ {{ram = /memfd:/}} /^Size:/ {{size = $2}}
@@ -67,7 +67,7 @@ fn ram(host: &Host, berth: &Process) -> Result<(BTreeMap<u64, u64>, BTreeMap<u32
 }
 
 /// The NIC's node and its CPUs.
-fn nic_node(host: &Host) -> Result<(u32, BTreeSet<u32>)> {
+pub fn nic_node(host: &Host) -> Result<(u32, BTreeSet<u32>)> {
     let node = host.read(&format!("{}/numa_node", host.nic_sysfs()))?.parse()?;
     let list = host.read(&format!("/sys/devices/system/node/node{node}/cpulist"))?;
     Ok((node, cpus(&list)))

@@ -214,8 +214,9 @@ fn command(profile: &Profile, folder: &Path) -> Result<Command> {
     qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
     qemu.args(["-machine", "q35", "-accel", "tcg,thread=multi"]);
     // A socket per node: Linux takes CPUs of one socket on two nodes for a firmware bug.
-    let sockets = format!("{},sockets={}", profile.cpu_count(), profile.nodes.len());
-    qemu.args(["-cpu", "max,erms=off,fsrm=off", "-smp", &sockets]);
+    let (sockets, threads) = (profile.nodes.len(), profile.threads_per_core);
+    let smp = format!("{},sockets={sockets},threads={threads}", profile.cpu_count());
+    qemu.args(["-cpu", "max,erms=off,fsrm=off", "-smp", &smp]);
     qemu.args(["-m", &format!("{}M", profile.memory_mib())]);
     for (id, node) in profile.nodes.iter().enumerate() {
         let (cpus, size) = (&node.cpus, node.memory_mib);

@@ -16,6 +16,9 @@ pub struct Profile {
     pub kernel: String,
     /// NUMA nodes, the first being node 0.
     pub nodes: Vec<Node>,
+    /// CPUs that share a core; neighbours by number.
+    #[serde(default = "one")]
+    pub threads_per_core: u32,
     /// Added to L1's kernel command line.
     pub kernel_parameters: Vec<String>,
     /// QEMU `-device` arguments in order; the network behind the NIC is `netdev=n0`. Each names
@@ -47,6 +50,10 @@ pub struct Nic {
     pub address: String,
     /// Its MAC, as the capture outside shows it.
     pub mac: String,
+}
+
+fn one() -> u32 {
+    1
 }
 
 impl Profile {

@@ -16,7 +16,7 @@ use kvm_ioctls::{Cap, DeviceFd, Kvm, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 /// Memory slots of RAM start here, one per region.
-pub const RAM_SLOTS: Range<u32> = 0..16;
+pub const RAM_SLOTS: Range<u32> = 0..64;
 /// Memory slots of BARs start here.
 pub const BAR_SLOTS: u32 = RAM_SLOTS.end;
 
@@ -66,9 +66,9 @@ impl Vm {
         self.kvm.check_extension(Cap::TscDeadlineTimer)
     }
 
-    /// Adds a vCPU.
-    pub fn create_vcpu(&self, index: u8) -> Result<VcpuFd, KvmError> {
-        self.fd.create_vcpu(index.into()).map_err(refused("create a vCPU"))
+    /// Adds a vCPU with this APIC ID.
+    pub fn create_vcpu(&self, apic_id: u8) -> Result<VcpuFd, KvmError> {
+        self.fd.create_vcpu(apic_id.into()).map_err(refused("create a vCPU"))
     }
 
     /// KVM's VFIO device, which learns of assigned groups.

@@ -23,6 +23,8 @@ mod memory;
 mod plan;
 mod sandbox;
 mod sriov;
+mod steering;
+mod turn;
 mod vcpu;
 
 use std::io;
@@ -39,6 +41,7 @@ use exit::{Exit, Outcome};
 use host::{HostProfile, Root};
 use plan::Plan;
 use sandbox::Mode;
+use turn::Turn;
 
 fn main() -> Outcome {
     let cli = Cli::parse();
@@ -86,9 +89,10 @@ fn manner(how: &How, group: bool, persist: bool) -> Manner {
 
 /// Runs the machine of the config file at `path` to its end.
 fn run(path: &Path, seccomp: Mode) -> Result<Outcome, Error> {
+    let turn = Turn::take();
     let (plan, lease) = prepare(path)?;
     let name = plan.name.clone();
-    let result = machine::run(plan, seccomp);
+    let result = machine::run(plan, seccomp, turn);
     // The machine has let go of its devices by now.
     if let Some(lease) = lease {
         lease.end();

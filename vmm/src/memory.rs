@@ -15,7 +15,7 @@ use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 
 use crate::affinity;
-use crate::plan::{MemoryPlan, PageSize};
+use crate::plan::{MemoryPlan, PageSize, VcpuPlan};
 
 /// Bytes that one thread populates at a time.
 const CHUNK: usize = 1 << 30;
@@ -80,9 +80,9 @@ fn on_node(node: Option<u32>) -> String {
     node.map_or(String::new(), |node| format!(" of NUMA node {node}"))
 }
 
-/// Makes guest RAM as planned. All of it is there when this returns. `cpus` are host CPUs to fill
-/// it from, best those of its node.
-pub fn allocate(plan: &MemoryPlan, cpus: &[u32]) -> Result<GuestMemoryMmap, MemoryError> {
+/// Makes guest RAM as planned. All of it is there when this returns. It is filled from the CPUs of
+/// the vCPUs of its node.
+pub fn allocate(plan: &MemoryPlan, vcpus: &[VcpuPlan]) -> Result<GuestMemoryMmap, MemoryError> {
     let reserve = |source| MemoryError::Reserve {
         size_mib: plan.size >> 20,
         page_size: plan.page_size,
@@ -102,15 +102,12 @@ pub fn allocate(plan: &MemoryPlan, cpus: &[u32]) -> Result<GuestMemoryMmap, Memo
             .with_file_offset(FileOffset::from_arc(file.clone(), planned.file_offset))
             .build()
             .map_err(|error| MemoryError::Map { guest, source: error.into() })?;
-        let (address, node) = (mapping.as_ptr(), plan.node);
+        let (address, node) = (mapping.as_ptr(), planned.node);
         if let Some(node) = node {
             bind(address, length, node).map_err(|source| MemoryError::Bind { node, source })?;
         }
-        populate(address as usize, length, cpus).map_err(|source| MemoryError::Populate {
-            guest,
-            page_size: plan.page_size,
-            node,
-            source,
+        populate(address as usize, length, &cpus_near(vcpus, node)).map_err(|source| {
+            MemoryError::Populate { guest, page_size: plan.page_size, node, source }
         })?;
         let region = GuestRegionMmap::new(mapping, GuestAddress(guest));
         if plan.locked {
@@ -124,6 +121,15 @@ pub fn allocate(plan: &MemoryPlan, cpus: &[u32]) -> Result<GuestMemoryMmap, Memo
     }
     GuestMemoryMmap::from_regions(regions)
         .map_err(|error| MemoryError::Map { guest: 0, source: error.into() })
+}
+
+/// CPUs of the vCPUs of a node, or of all when it has none.
+fn cpus_near(vcpus: &[VcpuPlan], node: Option<u32>) -> Vec<u32> {
+    let of = |near: &dyn Fn(&VcpuPlan) -> bool| -> Vec<u32> {
+        vcpus.iter().filter(|vcpu| near(vcpu)).map(|vcpu| vcpu.cpu).collect()
+    };
+    let here = of(&|vcpu| vcpu.node == node);
+    if here.is_empty() { of(&|_| true) } else { here }
 }
 
 fn memfd(page_size: PageSize) -> io::Result<File> {
@@ -199,16 +205,21 @@ mod tests {
     use super::*;
     use crate::plan::RamRegion;
 
+    fn region(guest: std::ops::Range<u64>, file_offset: u64, node: u32) -> RamRegion {
+        RamRegion { guest, file_offset, node: Some(node) }
+    }
+
     #[test]
     fn regions_are_there_and_share_one_file() {
         let plan = MemoryPlan {
             size: 6 << 20,
             page_size: PageSize::Size4K,
             node: Some(0),
+            pages: Vec::new(),
             locked: false,
             regions: vec![
-                RamRegion { guest: 0..2 << 20, file_offset: 0 },
-                RamRegion { guest: 1 << 32..(1 << 32) + (4 << 20), file_offset: 2 << 20 },
+                region(0..2 << 20, 0, 0),
+                region(1 << 32..(1 << 32) + (4 << 20), 2 << 20, 0),
             ],
         };
         let memory = allocate(&plan, &[]).expect("4 KiB pages are always there");
@@ -224,8 +235,9 @@ mod tests {
             size: 2 << 20,
             page_size: PageSize::Size4K,
             node: Some(900),
+            pages: Vec::new(),
             locked: false,
-            regions: vec![RamRegion { guest: 0..2 << 20, file_offset: 0 }],
+            regions: vec![region(0..2 << 20, 0, 900)],
         };
         assert!(matches!(allocate(&plan, &[]), Err(MemoryError::Bind { node: 900, .. })));
     }

@@ -28,6 +28,8 @@ pub enum Role {
     Control,
     /// Runs a vCPU.
     Vcpu,
+    /// Steers the devices' interrupts, in a process of its own.
+    Interrupts,
 }
 
 impl Role {
@@ -35,6 +37,7 @@ impl Role {
         match self {
             Self::Control => "control",
             Self::Vcpu => "vcpu",
+            Self::Interrupts => "interrupts",
         }
     }
 }
@@ -86,7 +89,7 @@ mod tests {
 
     #[test]
     fn every_role_has_a_filter_that_compiles() {
-        for role in [Role::Control, Role::Vcpu] {
+        for role in [Role::Control, Role::Vcpu, Role::Interrupts] {
             for mode in [Mode::Kill, Mode::Log] {
                 let filter = Filter::new(role, mode).expect("the shipped filters are sound");
                 assert!(!filter.program.is_empty());
@@ -111,7 +114,7 @@ mod tests {
                 libc::syscall(number, 0, 4096, libc::PROT_READ | libc::PROT_EXEC, 0x22, -1, 0);
                 // The end that the role may make, or the test would see that call killed.
                 let end = match filter.role {
-                    Role::Control => libc::SYS_exit_group,
+                    Role::Control | Role::Interrupts => libc::SYS_exit_group,
                     Role::Vcpu => libc::SYS_exit,
                 };
                 libc::syscall(end, libc::c_int::from(!applied));
@@ -133,6 +136,16 @@ mod tests {
                 assert_eq!(libc::WTERMSIG(status), libc::SIGSYS);
             }
         }
+    }
+
+    /// It opens files, and does nothing to the machine.
+    #[test]
+    fn who_steers_interrupts_touches_no_device() {
+        let filter = Filter::new(Role::Interrupts, Mode::Kill).expect("sound");
+        for call in [libc::SYS_ioctl, libc::SYS_execve, libc::SYS_socket, libc::SYS_mmap] {
+            assert!(libc::WIFSIGNALED(call_under(&filter, call)), "it may make call {call}");
+        }
+        assert!(libc::WIFEXITED(call_under(&filter, libc::SYS_openat)));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::os::unix::thread::JoinHandleExt;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 
 use berth_devices::irq::Gsi;
@@ -158,22 +158,33 @@ pub fn start_kernel_workers(boot_vcpu: &mut VcpuFd, filter: &Filter) -> io::Resu
 }
 
 /// A vCPU's thread.
-pub struct VcpuThread(JoinHandle<ExitCounts>);
+pub struct VcpuThread {
+    thread: JoinHandle<ExitCounts>,
+    work: Sender<Work>,
+}
+
+/// What a vCPU's thread runs.
+struct Work {
+    index: u8,
+    fd: VcpuFd,
+    shared: Arc<Shared>,
+    ended: Sender<Ended>,
+    filter: Filter,
+}
 
 impl VcpuThread {
-    /// Starts it on host CPU `cpu`.
-    pub fn spawn(
-        name: String,
-        index: u8,
-        cpu: u32,
-        mut fd: VcpuFd,
-        shared: Arc<Shared>,
-        ended: Sender<Ended>,
-        filter: Filter,
-    ) -> io::Result<Self> {
+    /// Starts it on host CPU `cpu`, without a vCPU yet: from now on others see that the CPU is
+    /// taken. It ends when it is dropped before it gets one.
+    pub fn reserve(name: String, cpu: u32) -> io::Result<Self> {
+        let (work, orders) = mpsc::channel::<Work>();
+        let (pinned, result) = mpsc::channel();
         let body = move || {
+            let _ = pinned.send(affinity::pin_this_thread(&[cpu]));
             let mut counts = ExitCounts::default();
-            let result = run(index, cpu, &mut fd, &shared, &filter, &mut counts);
+            let Ok(Work { index, mut fd, shared, ended, filter }) = orders.recv() else {
+                return counts;
+            };
+            let result = run(index, &mut fd, &shared, &filter, &mut counts);
             if let Some(result) = result.transpose() {
                 // Nobody listens any more when another vCPU has ended the machine before.
                 let _ = ended.send(result);
@@ -181,37 +192,51 @@ impl VcpuThread {
             }
             counts
         };
-        thread::Builder::new().name(name).spawn(body).map(Self)
+        let thread = thread::Builder::new().name(name).spawn(body)?;
+        result.recv().expect("the thread tells before it waits")?;
+        Ok(Self { thread, work })
+    }
+
+    /// Lets it run the vCPU.
+    pub fn start(
+        &self,
+        index: u8,
+        fd: VcpuFd,
+        shared: Arc<Shared>,
+        ended: Sender<Ended>,
+        filter: Filter,
+    ) {
+        let work = Work { index, fd, shared, ended, filter };
+        assert!(self.work.send(work).is_ok(), "a thread waits for its vCPU");
     }
 
     /// Takes the vCPU out of the guest, unless its thread has ended; returns whether it has not.
     /// The vCPU sees the stop flag, which is set by now.
     pub fn kick(&self) -> bool {
-        if self.0.is_finished() {
+        if self.thread.is_finished() {
             return false;
         }
         // SAFETY: the thread has not been joined, so its ID is valid; a handler is installed.
-        unsafe { libc::pthread_kill(self.0.as_pthread_t(), SIGRTMIN()) };
+        unsafe { libc::pthread_kill(self.thread.as_pthread_t(), SIGRTMIN()) };
         true
     }
 
     /// Waits for its end.
     pub fn join(self) -> ExitCounts {
-        self.0.join().expect("a vCPU thread does not panic")
+        drop(self.work);
+        self.thread.join().expect("a vCPU thread does not panic")
     }
 }
 
 /// Runs until the guest ends the machine (`Some`), or until it is told to stop (`None`).
 fn run(
     index: u8,
-    cpu: u32,
     fd: &mut VcpuFd,
     shared: &Shared,
     filter: &Filter,
     counts: &mut ExitCounts,
 ) -> Result<Option<Exit>, VcpuError> {
     let failed = |source| VcpuError::Run { index, source };
-    affinity::pin_this_thread(&[cpu]).map_err(failed)?;
     filter.apply().map_err(|error| failed(io::Error::other(error)))?;
     let kvm_run: *mut kvm_run = fd.get_kvm_run();
     // SAFETY: the field's place is computed and nothing read; `fd` keeps the page mapped.

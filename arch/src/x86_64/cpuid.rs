@@ -20,7 +20,7 @@ const AMD_TOPOLOGY: u32 = 0x8000_001E;
 const AMD_EXTENDED_TOPOLOGY: u32 = 0x8000_0026;
 
 /// Choices that are the same for all vCPUs of a machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuidConfig {
     /// Sockets, cores and threads.
     pub topology: Topology,

@@ -1,13 +1,15 @@
 //! How vCPUs are arranged in sockets, cores and threads, and the APIC IDs that follow from it.
 
-/// Arrangement of vCPUs. Every socket has as many cores, every core as many threads.
-///
-/// vCPUs are counted threads first: with two threads a core, vCPU 0 and 1 share core 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Arrangement of vCPUs. Cores need not have as many threads as others: a guest may have pairs of
+/// threads beside cores of their own, as hybrid CPUs do.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topology {
-    sockets: u32,
+    places: Vec<Place>,
     cores: u32,
     threads: u32,
+    socket_threads: u32,
 }
 
 impl Topology {
@@ -18,33 +20,61 @@ impl Topology {
         Self::new(1, cores, 1)
     }
 
-    /// `sockets` sockets of `cores` cores of `threads` threads.
+    /// `sockets` sockets of `cores` cores of `threads` threads, counted threads first: with two
+    /// threads a core, vCPU 0 and 1 share core 0.
     ///
     /// # Panics
     ///
     /// If any of them is 0: there is no machine without CPUs, and plans refuse it earlier.
     #[must_use]
     pub fn new(sockets: u32, cores: u32, threads: u32) -> Self {
-        assert!(sockets > 0 && cores > 0 && threads > 0, "a machine has CPUs");
-        Self { sockets, cores, threads }
+        let place = |index: u32| Place {
+            socket: index / (cores * threads),
+            core: index / threads % cores,
+            thread: index % threads,
+        };
+        Self::of((0..sockets * cores * threads).map(place).collect())
+    }
+
+    /// The place of each vCPU, by index. Sockets, cores of a socket and threads of a core are
+    /// numbered from 0, and vCPU 0 is the first of all.
+    ///
+    /// # Panics
+    ///
+    /// If there is no vCPU, if two have one place, or if vCPU 0 is not the first: mistakes in the
+    /// program.
+    #[must_use]
+    pub fn of(places: Vec<Place>) -> Self {
+        let first = Place { socket: 0, core: 0, thread: 0 };
+        assert_eq!(places.first(), Some(&first), "a machine boots on its first CPU");
+        let distinct: BTreeSet<&Place> = places.iter().collect();
+        assert_eq!(distinct.len(), places.len(), "each vCPU has a place of its own");
+        let most = |number: fn(&Place) -> u32| places.iter().map(number).max().unwrap_or(0) + 1;
+        let (cores, threads) = (most(|place| place.core), most(|place| place.thread));
+        let mut of_socket = BTreeMap::new();
+        for place in &places {
+            *of_socket.entry(place.socket).or_insert(0) += 1;
+        }
+        let socket_threads = of_socket.into_values().max().unwrap_or(0);
+        Self { places, cores, threads, socket_threads }
     }
 
     /// Number of vCPUs.
     #[must_use]
     pub fn vcpus(&self) -> u32 {
-        self.sockets * self.cores * self.threads
+        self.places.len() as u32
     }
 
-    /// Threads of one core.
+    /// Threads of the core that has most.
     #[must_use]
     pub fn threads_per_core(&self) -> u32 {
         self.threads
     }
 
-    /// Threads of one socket.
+    /// Threads of the socket that has most.
     #[must_use]
     pub fn threads_per_socket(&self) -> u32 {
-        self.cores * self.threads
+        self.socket_threads
     }
 
     /// Low bits of an APIC ID that number the threads of a core.
@@ -79,16 +109,12 @@ impl Topology {
     /// Socket, core in the socket and thread in the core of the vCPU with this index.
     #[must_use]
     pub fn place(&self, index: u32) -> Place {
-        Place {
-            socket: index / self.threads_per_socket(),
-            core: index / self.threads % self.cores,
-            thread: index % self.threads,
-        }
+        self.places[index as usize]
     }
 }
 
 /// Where one vCPU is in a [`Topology`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// Socket, from 0.
     pub socket: u32,
@@ -121,5 +147,14 @@ mod tests {
         assert_eq!(topology.apic_ids(), ids);
         let place = Place { socket: 1, core: 1, thread: 1 };
         assert_eq!(topology.place(9), place);
+    }
+
+    #[test]
+    fn cores_may_differ_in_their_threads() {
+        let places = [(0, 0), (1, 0), (0, 1), (2, 0)];
+        let places = places.map(|(core, thread)| Place { socket: 0, core, thread });
+        let topology = Topology::of(places.to_vec());
+        assert_eq!(topology.apic_ids(), [0, 2, 1, 4]);
+        assert_eq!((topology.threads_per_core(), topology.threads_per_socket()), (2, 4));
     }
 }

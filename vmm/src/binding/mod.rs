@@ -240,7 +240,7 @@ impl Session {
 }
 
 /// Where the journal is: it has to outlive a reboot, so not in /run.
-fn state_folder() -> PathBuf {
+pub fn state_folder() -> PathBuf {
     if let Some(folder) = std::env::var_os("BERTH_STATE_DIR") {
         return PathBuf::from(folder);
     }

@@ -3,7 +3,8 @@
 use super::code::Code;
 use super::remedy::{irqbalance_file, kernel_parameters};
 use super::{Case, Finding};
-use crate::host::IdSet;
+use crate::host::{Capability, IdSet};
+use crate::plan::Plan;
 
 const UNSAFE: &str = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
 
@@ -62,11 +63,22 @@ pub(super) fn landing(case: &Case) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(plan) = case.plan() {
         let vcpus: IdSet = plan.vcpus.iter().map(|vcpu| vcpu.cpu).collect();
-        findings.push(affinity(case, &vcpus));
+        findings.push(steered(case, plan, &vcpus).unwrap_or_else(|| affinity(case, &vcpus)));
         findings.push(irqbalance(case, &vcpus));
     }
     findings.extend(vectors(case));
     findings
+}
+
+/// berth itself keeps the devices' interrupts away, if it may.
+fn steered(case: &Case, plan: &Plan, vcpus: &IdSet) -> Option<Finding> {
+    let cpus: IdSet = plan.interrupts.iter().flat_map(|plan| plan.cpus.clone()).collect();
+    let all = plan.interrupts.iter().all(|plan| !plan.cpus.is_empty());
+    let may = case.facts.host.process.has(Capability::DacOverride);
+    (may && all && !cpus.is_empty() && cpus.intersection(vcpus).is_empty()).then(|| {
+        let seen = format!("berth steers the devices' interrupts to CPUs {cpus}");
+        Finding::pass(Code::IrqOnVcpu, "berth plan", seen)
+    })
 }
 
 fn affinity(case: &Case, vcpus: &IdSet) -> Finding {

@@ -2,23 +2,29 @@
 
 use super::code::Code;
 use super::{Case, Finding, Fix};
-use crate::plan::PageSize;
+use crate::plan::{NodePages, PageSize};
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
-    [pages(case), holes(case)].into_iter().flatten().collect()
+    let mut findings = Vec::new();
+    if let (Some(config), Some(plan)) = (case.config, case.plan()) {
+        let size = config.memory.page_size;
+        if size == PageSize::Size4K {
+            findings.push(small_pages(case));
+        } else {
+            let parts = plan.memory.pages.iter();
+            findings.extend(parts.filter_map(|part| pages(case, size, part)));
+        }
+    }
+    findings.extend(holes(case));
+    findings
 }
 
-fn pages(case: &Case) -> Option<Finding> {
-    let config = case.config?;
-    let plan = case.plan()?;
-    let size = config.memory.page_size;
-    if size == PageSize::Size4K {
-        return Some(small_pages(case));
-    }
+/// What one node is to give.
+fn pages(case: &Case, size: PageSize, part: &NodePages) -> Option<Finding> {
     let code = Code::HugepagesShort;
-    let need = config.memory.size_mib.bytes() / size.bytes();
+    let need = part.pages;
     // A kernel without NUMA has all on its only node.
-    let node = plan.memory.node.unwrap_or_default();
+    let node = part.node.unwrap_or_default();
     let memory = &case.facts.host.memory;
     let folder = size.pool_folder();
     let source = format!("/sys/devices/system/node/node{node}/hugepages/{folder}");

@@ -38,8 +38,17 @@ fn allowed(case: &Case) -> Finding {
 fn near(case: &Case) -> Option<Finding> {
     let code = Code::CpuFar;
     let plan = case.plan()?;
-    let (device, node) =
-        case.endpoints().find_map(|(device, listed)| Some((device, listed.function.node?)))?;
+    let homes: IdSet = plan.memory.pages.iter().filter_map(|pages| pages.node).collect();
+    let devices =
+        case.endpoints().filter_map(|(device, listed)| Some((device, listed.function.node?)));
+    let devices: Vec<_> = devices.collect();
+    // Of a machine that is split over nodes, a device is near on any of them.
+    if homes.len() > 1 && devices.iter().all(|(_, node)| homes.contains(*node)) {
+        let source = "/sys/bus/pci/devices/*/numa_node";
+        let seen = format!("vCPUs, memory and devices are on nodes {homes}");
+        return Some(Finding::pass(code, source, seen));
+    }
+    let &(device, node) = devices.first()?;
     let source = format!("/sys/bus/pci/devices/{device}/numa_node");
     let far: IdSet = plan
         .vcpus
@@ -85,7 +94,7 @@ fn siblings(case: &Case, vcpus: &IdSet) -> Finding {
         .collect();
     let finding =
         Finding::warn(code, SOURCE, format!("the host runs on CPUs {shared}, siblings of vCPUs'"))
-            .step(format!("give them to the guest too: name them in placement.cpus beside {vcpus}"))
+            .step("give them to the guest too: set placement.smt to \"siblings\"")
             .step("or leave them idle:")
             .steps(offline);
     if shared.len() > 4 { finding.step("and so on") } else { finding }
@@ -103,7 +112,8 @@ fn isolated(case: &Case, vcpus: &IdSet) -> Finding {
     if !cpus.isolated.is_empty() {
         let seen = format!("CPUs {} are isolated, and vCPUs are on {open}", cpus.isolated);
         return Finding::warn(code, SOURCE, seen)
-            .step(format!("name isolated CPUs in placement.cpus: {}", cpus.isolated));
+            .step("set placement.cpus to \"isolated\"")
+            .step(format!("or name isolated CPUs in placement.cpus: {}", cpus.isolated));
     }
     let parameters =
         format!("isolcpus=managed_irq,domain,{vcpus} nohz_full={vcpus} rcu_nocbs={vcpus}");

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use device::{BindMode, DeviceAddress, DeviceConfig, OnError, OnRemoval};
 pub use error::ConfigError;
 pub use fields::{CommandLine, MemorySize, Name, ShutdownTimeout, UnplugTimeout, VcpuCount};
+pub use placement::{CpuChoice, InterruptCpus, PlacementConfig, SeveralNodes, Smt};
 
 use crate::plan::PageSize;
 
@@ -95,18 +96,6 @@ pub enum ConsoleConfig {
     Off,
     /// A file.
     File(PathBuf),
-}
-
-/// Where on the host the machine lives.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PlacementConfig {
-    /// NUMA node of the guest's memory; `None` is `"auto"`: the devices' node.
-    #[serde(deserialize_with = "placement::auto_or_node")]
-    pub node: Option<u32>,
-    /// Host CPU of each vCPU, by index; `None` is `"auto"`: CPUs of the memory's node.
-    #[serde(deserialize_with = "placement::auto_or_cpus")]
-    pub cpus: Option<Vec<u32>>,
 }
 
 impl Config {

@@ -54,16 +54,34 @@ fn absent_fields_have_defaults() {
 fn every_field_reads_what_it_writes() {
     let config = parse(&with(
         r#""initrd": "i", "cmdline": "quiet", "console": {"file": "log"},
-           "placement": {"node": 1, "cpus": [4, 5]}, "shutdown_timeout_s": 0,
-           "unplug_timeout_s": 60"#,
+           "placement": {"node": 1, "cpus": [4, 5], "smt": "idle", "several_nodes": "refuse",
+                         "interrupt_cpus": [0]},
+           "shutdown_timeout_s": 0, "unplug_timeout_s": 60"#,
     ));
-    assert_eq!(config.placement.cpus, Some(vec![4, 5]));
-    assert_eq!(config.placement.node, Some(1));
+    let expected = PlacementConfig {
+        node: Some(1),
+        several_nodes: SeveralNodes::Refuse,
+        cpus: CpuChoice::Named(vec![4, 5]),
+        smt: Smt::Idle,
+        interrupt_cpus: InterruptCpus::Named(vec![0]),
+    };
+    assert_eq!(config.placement, expected);
     assert_eq!(config.console, ConsoleConfig::File("log".into()));
     let text = serde_json::to_string(&config).expect("a config is plain data");
     assert_eq!(parse(&text), config);
-    let auto = parse(&with(r#""placement": {"node": "auto", "cpus": "auto"}"#));
+    let auto = parse(&with(
+        r#""placement": {"node": "auto", "cpus": "auto", "smt": "auto",
+                         "several_nodes": "majority", "interrupt_cpus": "auto"}"#,
+    ));
     assert_eq!(auto.placement, PlacementConfig::default());
+    let words = parse(&with(
+        r#""initrd": "i", "placement": {"node": 1, "cpus": "isolated", "smt": "siblings", "several_nodes": "split",
+                         "interrupt_cpus": "off"}"#,
+    ));
+    assert_eq!(words.placement.cpus, CpuChoice::Isolated);
+    assert_eq!(words.placement.interrupt_cpus, InterruptCpus::Off);
+    let text = serde_json::to_string(&words).expect("a config is plain data");
+    assert_eq!(parse(&text), words);
 }
 
 #[test]
@@ -218,7 +236,23 @@ fn alternatives_are_named() {
         ),
         (
             r#""placement": {"cpus": 3}"#,
-            "placement.cpus: invalid type: integer `3`, expected `auto` or a list with one host CPU per vCPU",
+            "placement.cpus: invalid type: integer `3`, expected `auto`, `isolated` or a list with one host CPU per vCPU",
+        ),
+        (
+            r#""placement": {"cpus": "all"}"#,
+            "placement.cpus: invalid value: string \"all\", expected `auto`, `isolated` or a list with one host CPU per vCPU",
+        ),
+        (
+            r#""placement": {"interrupt_cpus": "on"}"#,
+            "placement.interrupt_cpus: invalid value: string \"on\", expected `auto`, `off` or a list of host CPUs",
+        ),
+        (
+            r#""placement": {"smt": "on"}"#,
+            "placement.smt: unknown variant `on`, expected one of `auto`, `siblings`, `idle`",
+        ),
+        (
+            r#""placement": {"several_nodes": "all"}"#,
+            "placement.several_nodes: unknown variant `all`, expected one of `majority`, `split`, `refuse`",
         ),
         (
             r#""placement": {"cpus": [3, 4, 3]}"#,
@@ -232,6 +266,10 @@ fn alternatives_are_named() {
         (
             r#""shutdown_timeout_s": 100000"#,
             "shutdown_timeout_s: invalid value: integer `100000`, expected a number of seconds from 0 to 86400",
+        ),
+        (
+            r#""placement": {"interrupt_cpus": []}"#,
+            "placement.interrupt_cpus: the list is empty; name a CPU, or say `off`",
         ),
     ] {
         let text = super::tests::message(&with(fields));

@@ -23,6 +23,7 @@ mod inventory;
 pub mod iommu;
 mod link;
 mod log;
+mod machines;
 pub mod memory;
 mod modules;
 mod pci;
@@ -53,6 +54,7 @@ pub use id_set::IdSet;
 pub use inventory::{Inventory, Listed, Sriov};
 pub use iommu::{Iommu, IommuGroup};
 pub use log::KernelLog;
+pub use machines::RunningMachine;
 pub use memory::{Memory, Node};
 pub use modules::{ModuleState, Modules};
 pub use pci::{HostBar, PciFunction};
@@ -82,6 +84,10 @@ pub struct HostProfile {
     pub memory: Memory,
     /// What this process may use.
     pub process: Process,
+    /// Machines of berth that run already.
+    pub machines: Vec<RunningMachine>,
+    /// Whether irqbalance runs, which moves interrupts; `None` when that is not to be seen.
+    pub irqbalance: Option<bool>,
     /// IOMMU units and the groups of the config's devices.
     pub iommu: Iommu,
     /// Addresses of all PCI functions, in order.
@@ -160,6 +166,8 @@ impl HostProfile {
             vfio_pci: root.exists(pci::VFIO_PCI),
             addresses: pci::addresses(root)?,
             process: Process::read(root, &cpus.online)?,
+            machines: RunningMachine::read_all(root),
+            irqbalance: settings::irqbalance(root),
             kernel: config.map_or_else(KernelFacts::unnamed, |config| {
                 KernelFacts::read(root, &config.kernel)
             }),

@@ -24,6 +24,8 @@ pub struct Process {
 /// A capability that decides whether a limit counts (capabilities(7)).
 #[derive(Clone, Copy, Debug)]
 pub enum Capability {
+    /// Writes files whatever their mode.
+    DacOverride = 1,
     /// Locks memory beyond RLIMIT_MEMLOCK.
     IpcLock = 14,
 }

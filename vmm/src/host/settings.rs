@@ -91,7 +91,7 @@ fn balloons(root: &Root) -> Vec<String> {
 }
 
 /// By its folders rather than by looking through everybody's processes.
-fn irqbalance(root: &Root) -> Option<bool> {
+pub(super) fn irqbalance(root: &Root) -> Option<bool> {
     const SERVICES: &str = "/sys/fs/cgroup/system.slice";
     if root.exists(format!("{SERVICES}/irqbalance.service")) || root.exists("/run/irqbalance") {
         return Some(true);

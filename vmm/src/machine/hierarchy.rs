@@ -91,7 +91,12 @@ pub fn acpi_numa(plan: &Plan) -> Numa {
     };
     Numa {
         vcpus: plan.vcpus.iter().map(|vcpu| plan.numa.domain(vcpu.node)).collect(),
-        memory: plan.memory.regions.iter().map(|region| (region.guest.clone(), 0)).collect(),
+        memory: plan
+            .memory
+            .regions
+            .iter()
+            .map(|region| (region.guest.clone(), plan.numa.domain(region.node)))
+            .collect(),
         initiators: functions.iter().map(|f| (f.guest.routing_id(), domain(f.guest))).collect(),
     }
 }

@@ -43,8 +43,10 @@ use crate::exit::Exit;
 use crate::kvm::{BAR_SLOTS, RAM_SLOTS, Vm};
 use crate::limits;
 use crate::memory;
-use crate::plan::{BootPlan, FunctionPlan, PciPlan, Plan};
+use crate::plan::{BootPlan, FunctionPlan, PciPlan, Plan, VcpuPlan};
 use crate::sandbox::{Filter, Mode, Role};
+use crate::steering::{Steered, Steering};
+use crate::turn::Turn;
 use crate::vcpu::{self, Ended, Shared, VcpuThread};
 
 /// A machine that is ready to run.
@@ -53,6 +55,7 @@ use crate::vcpu::{self, Ended, Shared, VcpuThread};
 /// closed while the machine and its memory are still there.
 pub struct Machine {
     vcpus: Vec<VcpuFd>,
+    threads: Vec<VcpuThread>,
     shared: Arc<Shared>,
     watch: Watch,
     input: Option<Input>,
@@ -70,9 +73,9 @@ struct Filters {
     vcpu: Filter,
 }
 
-/// Builds the machine and runs it to its end.
-pub fn run(plan: Plan, mode: Mode) -> Result<Exit, Error> {
-    Ok(Machine::build(plan, mode)?.run()?)
+/// Builds the machine and runs it to its end. The turn is over when its CPUs are taken.
+pub fn run(plan: Plan, mode: Mode, turn: Turn) -> Result<Exit, Error> {
+    Ok(Machine::build(plan, mode, turn)?.run()?)
 }
 
 /// Why there was no orderly end.
@@ -98,7 +101,7 @@ impl Error {
 
 impl Machine {
     /// Executes the plan. Nothing of it is left when this fails.
-    pub fn build(plan: Plan, mode: Mode) -> Result<Self, BuildError> {
+    pub fn build(plan: Plan, mode: Mode, turn: Turn) -> Result<Self, BuildError> {
         let filters = Filters {
             control: Filter::new(Role::Control, mode)?,
             vcpu: Filter::new(Role::Vcpu, mode)?,
@@ -109,13 +112,17 @@ impl Machine {
         vcpu::prepare_kicks().map_err(BuildError::system("install a signal handler"))?;
         let pinned = affinity::pin_this_thread(&plan.vmm_cpus);
         pinned.map_err(BuildError::system("choose the CPUs of its own threads"))?;
+        let filter = Filter::new(Role::Interrupts, mode)?;
+        let steering = Steering::start(&plan.interrupts, &plan.vmm_cpus, &filter);
+        let steering = steering.map_err(BuildError::system("start what steers interrupts"))?;
+        let threads = reserve_cpus(&plan)?;
+        drop(turn);
         limits::raise(&plan.limits).map_err(BuildError::system("raise its resource limits"))?;
 
         let vm = Arc::new(Vm::new()?);
-        let cpus: Vec<u32> = plan.vcpus.iter().map(|vcpu| vcpu.cpu).collect();
-        let memory = memory::allocate(&plan.memory, &cpus)?;
+        let memory = memory::allocate(&plan.memory, &plan.vcpus)?;
         map_ram(&vm, &memory)?;
-        let Assigned { segment, address_space, watch } = assign(&plan, &vm, &memory)?;
+        let Assigned { segment, address_space, watch } = assign(&plan, &vm, &memory, steering)?;
 
         let eventfd = || EventFd::new(EFD_NONBLOCK).map_err(BuildError::system("make an eventfd"));
         let (serial_irq, sci, ended) = (eventfd()?, eventfd()?, eventfd()?);
@@ -133,6 +140,7 @@ impl Machine {
         let shared = Shared { chipset: Arc::new(chipset), stop: AtomicBool::new(false), ended };
         Ok(Self {
             vcpus,
+            threads,
             shared: Arc::new(shared),
             watch,
             input: console.input,
@@ -161,27 +169,23 @@ impl Machine {
             vcpu::start_kernel_workers(boot_vcpu, &self.filters.vcpu)
                 .map_err(|source| RunError::System { doing: "start KVM's threads", source })?;
         }
-        let mut threads = Vec::new();
-        for (planned, fd) in self.plan.vcpus.iter().zip(std::mem::take(&mut self.vcpus)) {
-            let thread = VcpuThread::spawn(
-                thread_name(&self.plan.name, planned.index),
-                planned.index,
-                planned.cpu,
-                fd,
-                self.shared.clone(),
-                self.ended.0.clone(),
-                self.filters.vcpu.clone(),
-            );
-            match thread {
-                Ok(thread) => threads.push(thread),
-                Err(source) => {
-                    control::stop(&self.shared, threads);
-                    return Err(RunError::System { doing: "start a vCPU's thread", source });
-                }
-            }
+        let threads = std::mem::take(&mut self.threads);
+        for ((thread, planned), fd) in
+            threads.iter().zip(&self.plan.vcpus).zip(std::mem::take(&mut self.vcpus))
+        {
+            let (shared, ended) = (self.shared.clone(), self.ended.0.clone());
+            thread.start(planned.index, fd, shared, ended, self.filters.vcpu.clone());
         }
         Ok(threads)
     }
+}
+
+/// The vCPUs' threads, on their CPUs before the machine takes long to build.
+fn reserve_cpus(plan: &Plan) -> Result<Vec<VcpuThread>, BuildError> {
+    let reserve =
+        |vcpu: &VcpuPlan| VcpuThread::reserve(thread_name(&plan.name, vcpu.index), vcpu.cpu);
+    let threads: io::Result<_> = plan.vcpus.iter().map(reserve).collect();
+    threads.map_err(BuildError::system("pin a vCPU's thread"))
 }
 
 /// The machine's name and the vCPU in the 15 bytes that Linux gives a thread's name.
@@ -212,7 +216,12 @@ struct Assigned {
     watch: Watch,
 }
 
-fn assign(plan: &Plan, vm: &Arc<Vm>, memory: &GuestMemoryMmap) -> Result<Assigned, BuildError> {
+fn assign(
+    plan: &Plan,
+    vm: &Arc<Vm>,
+    memory: &GuestMemoryMmap,
+    steering: Option<Steering>,
+) -> Result<Assigned, BuildError> {
     let routes = Arc::new(BarRoutes::new(hierarchy::windows(&plan.pci)));
     let port: Arc<dyn VmPort> = vm.clone();
     let router = MsiRouter::new(port.clone());
@@ -243,7 +252,8 @@ fn assign(plan: &Plan, vm: &Arc<Vm>, memory: &GuestMemoryMmap) -> Result<Assigne
                 reset,
             };
             let failed = |source| BuildError::Function { bdf, source };
-            let function = VfioFunction::new(Box::new(device), &place, &mut slots, wiring.clone());
+            let device = Box::new(Steered::new(device, steering.clone()));
+            let function = VfioFunction::new(device, &place, &mut slots, wiring.clone());
             let function = function.map_err(failed)?;
             let notifications = function.notifications();
             watched.push(Watched {
@@ -281,7 +291,7 @@ fn reset_cards(plan: &PciPlan, devices: &[KernelDevice]) -> Vec<FunctionReset> {
 }
 
 fn make_vcpus(plan: &Plan, vm: &Vm, memory: &GuestMemoryMmap) -> Result<Vec<VcpuFd>, BuildError> {
-    let topology = Topology::flat(plan.vcpus.len() as u32);
+    let topology = Topology::of(plan.vcpus.iter().map(|vcpu| vcpu.place).collect());
     let tables = AcpiTables::new(
         &AcpiConfig {
             apic_ids: &topology.apic_ids(),
@@ -295,7 +305,7 @@ fn make_vcpus(plan: &Plan, vm: &Vm, memory: &GuestMemoryMmap) -> Result<Vec<Vcpu
     let config = CpuidConfig { topology, tsc_deadline: vm.has_tsc_deadline(), dedicated: true };
     let mut vcpus = Vec::new();
     for planned in &plan.vcpus {
-        let vcpu = vm.create_vcpu(planned.index)?;
+        let vcpu = vm.create_vcpu(planned.apic_id)?;
         let entries = cpuid::vcpu_cpuid(supported.as_slice(), &config, planned.index.into());
         regs::set_up_vcpu(&vcpu, &entries)?;
         if planned.index == 0 {

@@ -258,17 +258,38 @@ pub enum PlanError {
         /// Nodes of the cpuset.
         allowed: IdSet,
     },
+    /// Devices on several nodes, and the config does not want that.
+    #[error(
+        "the devices are on several NUMA nodes ({devices}), which placement.several_nodes refuses",
+        devices = list(devices.iter().map(|(bdf, node)| format!("{bdf} on {node}")))
+    )]
+    SeveralNodes {
+        /// Devices with their nodes.
+        devices: Vec<(Bdf, u32)>,
+    },
     /// More vCPUs than CPUs.
-    #[error("{vcpus} vCPUs need {vcpus} CPUs, and node {node} has {count} that this process may use{which}", count = cpus.len(), which = which(cpus))]
+    #[error(
+        "{vcpus} vCPUs need {vcpus} {what}, and node {node} has {count} that this process may use{which}{machines}",
+        what = what(*whole_cores, *only_isolated),
+        count = cpus.len(),
+        which = which(cpus),
+        machines = have(machines)
+    )]
     TooFewCpus {
         /// Number of vCPUs.
-        vcpus: u8,
+        vcpus: usize,
         /// The node of the guest's memory.
         node: u32,
-        /// Usable CPUs of that node.
+        /// Each wants a core alone.
+        whole_cores: bool,
+        /// Only isolated CPUs are wanted.
+        only_isolated: bool,
+        /// Usable CPUs of that node; a CPU for each core, when cores are wanted.
         cpus: IdSet,
-        /// Isolated CPUs of that node, which only placement.cpus takes.
+        /// Isolated CPUs of that node, which only those get who ask for them.
         isolated: IdSet,
+        /// Name, process and CPUs of other machines of berth on that node.
+        machines: Vec<(String, u32, IdSet)>,
         /// Usable CPUs of all nodes.
         elsewhere: IdSet,
     },
@@ -283,6 +304,14 @@ pub enum PlanError {
     /// A CPU is not there.
     #[error("placement.cpus names CPU {cpu}, and CPUs {online} are online")]
     CpuNotOnline {
+        /// The CPU.
+        cpu: u32,
+        /// CPUs that are online.
+        online: IdSet,
+    },
+    /// A CPU for interrupts is not there.
+    #[error("placement.interrupt_cpus names CPU {cpu}, and CPUs {online} are online")]
+    InterruptCpuNotOnline {
         /// The CPU.
         cpu: u32,
         /// CPUs that are online.
@@ -410,6 +439,25 @@ fn by(parameter: &Option<String>) -> String {
 
 fn of(device: &Option<Bdf>) -> String {
     device.map_or_else(String::new, |device| format!(", and {device} is on it"))
+}
+
+fn what(whole_cores: bool, only_isolated: bool) -> &'static str {
+    match (whole_cores, only_isolated) {
+        (false, false) => "CPUs",
+        (false, true) => "isolated CPUs",
+        (true, false) => "cores",
+        (true, true) => "isolated cores",
+    }
+}
+
+fn have(machines: &[(String, u32, IdSet)]) -> String {
+    if machines.is_empty() {
+        return String::new();
+    }
+    let have = |(name, pid, cpus): &(String, u32, IdSet)| {
+        format!("machine {name} (process {pid}) has {cpus}")
+    };
+    format!("; {}", list(machines.iter().map(have)))
 }
 
 fn which(cpus: &IdSet) -> String {

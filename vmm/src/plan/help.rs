@@ -94,14 +94,25 @@ impl PlanError {
             Self::NodeNotAllowed { allowed, .. } => Some(format!(
                 "set placement.node to a node that it may use ({allowed}), or widen cpuset.mems of berth's cgroup"
             )),
-            Self::TooFewCpus { cpus, isolated, elsewhere, .. } => {
-                let mut ways = vec![format!("lower vcpus to {}", cpus.len())];
-                if cpus.is_empty() {
-                    ways.clear();
+            Self::SeveralNodes { .. } => Some(
+                "leave out the devices of all nodes but one, or set placement.several_nodes to \"split\" or \"majority\""
+                    .to_owned(),
+            ),
+            Self::TooFewCpus {
+                cpus, isolated, elsewhere, whole_cores, only_isolated, ..
+            } => {
+                let mut ways = Vec::new();
+                if !cpus.is_empty() {
+                    ways.push(format!("lower vcpus to {}", cpus.len()));
                 }
-                if !isolated.is_empty() {
+                if *whole_cores {
+                    ways.push("set placement.smt to \"auto\"".to_owned());
+                }
+                if *only_isolated {
+                    ways.push("set placement.cpus to \"auto\"".to_owned());
+                } else if !isolated.is_empty() {
                     ways.push(format!(
-                        "name the node's isolated CPUs {isolated} in placement.cpus"
+                        "set placement.cpus to \"isolated\": the node has {isolated}"
                     ));
                 }
                 if elsewhere != cpus {
@@ -109,7 +120,7 @@ impl PlanError {
                 }
                 Some(ways.join(", or "))
             }
-            Self::CpuNotOnline { cpu, .. } => Some(format!(
+            Self::CpuNotOnline { cpu, .. } | Self::InterruptCpuNotOnline { cpu, .. } => Some(format!(
                 "if the host has it: `echo 1 > /sys/devices/system/cpu/cpu{cpu}/online`"
             )),
             Self::CpuNotAllowed { .. } => {

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use berth_arch::ram;
 
-use super::{MemoryPlan, PageSize, PlanError, RamRegion};
+use super::placement::Share;
+use super::{MemoryPlan, NodePages, PageSize, PlanError, RamRegion};
 use crate::config::Config;
 use crate::host::{HostProfile, Node};
 
@@ -20,13 +21,18 @@ const LEAST_PHYSICAL_BITS: u8 = 36;
 pub(super) fn plan(
     config: &Config,
     host: &HostProfile,
-    node: u32,
+    shares: &[Share],
 ) -> Result<MemoryPlan, PlanError> {
     let size = config.memory.size_mib.bytes();
     let page_size = config.memory.page_size;
-    check_room(config, host, node)?;
+    for share in shares {
+        check_room(page_size, size / page_size.bytes(), host, share)?;
+    }
 
-    let regions = place(ram::ram_regions(size, &holes(host)));
+    // There is no node to bind to where the kernel knows of none.
+    let bound = |node: u32| host.memory.numa.then_some(node);
+    let parts = shares.iter().map(|share| (bound(share.node), share.memory));
+    let regions = place(ram::ram_regions(size, &holes(host)), parts);
     let aligned = |region: &RamRegion| {
         region.guest.start.is_multiple_of(page_size.bytes())
             && region.file_offset.is_multiple_of(page_size.bytes())
@@ -59,8 +65,15 @@ pub(super) fn plan(
     Ok(MemoryPlan {
         size,
         page_size,
-        // There is no node to bind to where the kernel knows of none.
-        node: host.memory.numa.then_some(node),
+        node: bound(shares[0].node),
+        pages: shares
+            .iter()
+            .map(|share| NodePages {
+                node: bound(share.node),
+                pages: share.memory / page_size.bytes(),
+                free: free(page_size, &host.memory.nodes[&share.node]),
+            })
+            .collect(),
         locked: page_size == PageSize::Size4K && config.devices.is_empty(),
         regions,
     })
@@ -82,24 +95,31 @@ pub(super) fn holes(host: &HostProfile) -> Vec<Range<u64>> {
         .collect()
 }
 
-/// Whether `node` has the pages that `config` asks for.
-pub(super) fn has_room(config: &Config, node: &Node) -> bool {
-    let size = config.memory.size_mib.bytes();
-    match config.memory.page_size {
-        PageSize::Size4K => node.available >= size,
-        page_size => {
-            node.pools.get(&page_size).is_some_and(|pool| pool.free >= size / page_size.bytes())
-        }
+/// Whether `node` has `bytes` of memory in such pages.
+pub(super) fn has_room(size: PageSize, bytes: u64, node: &Node) -> bool {
+    free(size, node) >= bytes / size.bytes()
+}
+
+/// Free pages of a node.
+fn free(size: PageSize, node: &Node) -> u64 {
+    match size {
+        PageSize::Size4K => node.available / size.bytes(),
+        size => node.pools.get(&size).map_or(0, |pool| pool.free),
     }
 }
 
-fn check_room(config: &Config, host: &HostProfile, id: u32) -> Result<(), PlanError> {
-    let bytes = config.memory.size_mib.bytes();
-    let size = config.memory.page_size;
+/// `all` is the number of pages of the whole guest.
+fn check_room(
+    size: PageSize,
+    all: u64,
+    host: &HostProfile,
+    share: &Share,
+) -> Result<(), PlanError> {
+    let Share { node: id, memory: bytes, .. } = *share;
     let need = bytes / size.bytes();
     let node = &host.memory.nodes[&id];
     if size == PageSize::Size4K {
-        return if has_room(config, node) {
+        return if has_room(size, bytes, node) {
             Ok(())
         } else {
             Err(PlanError::TooLittleMemory { need: bytes, node: id, available: node.available })
@@ -124,22 +144,32 @@ fn check_room(config: &Config, host: &HostProfile, id: u32) -> Result<(), PlanEr
             others: others.collect(),
         });
     }
-    if unreserved < need {
-        return Err(PlanError::PagesPromised { size, need, unreserved });
+    if unreserved < all {
+        return Err(PlanError::PagesPromised { size, need: all, unreserved });
     }
     Ok(())
 }
 
-/// The regions follow each other in the memfd.
-fn place(regions: Vec<Range<u64>>) -> Vec<RamRegion> {
+/// The regions follow each other in the memfd. Each part goes on where the one before ends, so
+/// that a node's memory is as much in one piece as the holes let it be.
+fn place(
+    regions: Vec<Range<u64>>,
+    parts: impl Iterator<Item = (Option<u32>, u64)>,
+) -> Vec<RamRegion> {
+    let mut placed = Vec::new();
     let mut file_offset = 0;
-    regions
-        .into_iter()
-        .map(|guest| {
-            let length = guest.end - guest.start;
-            let region = RamRegion { guest, file_offset };
+    let mut regions = regions.into_iter();
+    let mut rest = regions.next();
+    for (node, mut bytes) in parts {
+        while bytes > 0 {
+            let Some(region) = rest.take().or_else(|| regions.next()) else { break };
+            let length = bytes.min(region.end - region.start);
+            let guest = region.start..region.start + length;
+            rest = (guest.end < region.end).then_some(guest.end..region.end);
+            placed.push(RamRegion { guest, file_offset, node });
             file_offset += length;
-            region
-        })
-        .collect()
+            bytes -= length;
+        }
+    }
+    placed
 }

@@ -10,6 +10,7 @@ mod devices;
 mod display;
 mod error;
 mod help;
+mod interrupts;
 mod iommu;
 mod limits;
 mod memory;
@@ -18,21 +19,25 @@ mod page_size;
 mod pci;
 mod placement;
 mod resets;
+mod shortfalls;
 mod text;
 
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Serialize;
+use berth_arch::topology::Place;
+use serde::{Serialize, Serializer};
 
 pub use berth_devices::pci::BarKind;
 pub use choice::choose;
 pub use error::PlanError;
+pub use interrupts::InterruptPlan;
 pub use iommu::IommuPlan;
 pub use numa::NumaPlan;
 pub use page_size::PageSize;
 pub use pci::{BarPlan, FunctionPlan, PciPlan, PortPlan, RomPlan, RootPlan};
+pub use shortfalls::Shortfall;
 
 use crate::config::{Config, ConsoleConfig};
 use crate::host::HostProfile;
@@ -50,12 +55,16 @@ pub struct Plan {
     pub vcpus: Vec<VcpuPlan>,
     /// Host CPUs for berth's own threads.
     pub vmm_cpus: Vec<u32>,
+    /// CPUs of the machine's nodes that it leaves to others.
+    pub avoided: Vec<Avoided>,
     /// The guest's proximity domains.
     pub numa: NumaPlan,
     /// How the devices' DMA is mapped; `None` without devices.
     pub iommu: Option<IommuPlan>,
     /// The guest's PCI hierarchy.
     pub pci: PciPlan,
+    /// How each of its devices interrupts, and whom on the host.
+    pub interrupts: Vec<InterruptPlan>,
     /// Where the guest's serial console goes.
     pub console: ConsolePlan,
     /// How long the guest has between the power button and the end.
@@ -64,6 +73,8 @@ pub struct Plan {
     pub unplug_timeout: Duration,
     /// What the process needs from its limits.
     pub limits: Limits,
+    /// What could be better, with what makes it so.
+    pub shortfalls: Vec<Shortfall>,
     /// Decisions that the user may want to know of, such as a node that was guessed.
     pub notes: Vec<String>,
 }
@@ -82,18 +93,21 @@ impl Plan {
         let assigned = devices::check(&chosen, host, &mut notes)?;
         let iommu = iommu::plan(config, host, &assigned, &mut notes)?;
         let placement = placement::place(config, host, &assigned, &mut notes)?;
-        let memory = memory::plan(config, host, placement.node)?;
+        let memory = memory::plan(config, host, &placement.shares)?;
         let nodes = assigned.iter().map(|device| device.function.node);
-        let numa = NumaPlan::new(memory.node, &placement.vcpus, nodes);
+        let numa = NumaPlan::new(&memory.pages, &placement.vcpus, nodes);
         let pci = pci::plan(&assigned, host, &memory, &numa, &mut notes)?;
         iommu::note_out_of_reach(&iommu, host, &pci, &mut notes);
         let limits = limits::plan(config, host, &memory, &pci)?;
-        Ok(Self {
+        let interrupts = interrupts::plan(config, host, &assigned, &placement, &pci)?;
+        let mut plan = Self {
             name: config.name.as_str().to_owned(),
             boot,
             memory,
             vcpus: placement.vcpus,
             vmm_cpus: placement.vmm_cpus,
+            avoided: placement.avoided,
+            interrupts,
             numa,
             iommu,
             pci,
@@ -105,8 +119,11 @@ impl Plan {
             shutdown_timeout: config.shutdown_timeout_s.duration(),
             unplug_timeout: config.unplug_timeout_s.duration(),
             limits,
+            shortfalls: Vec::new(),
             notes,
-        })
+        };
+        plan.shortfalls = shortfalls::find(config, host, &assigned, &plan);
+        Ok(plan)
     }
 }
 
@@ -128,12 +145,26 @@ pub struct MemoryPlan {
     pub size: u64,
     /// Pages that back it.
     pub page_size: PageSize,
-    /// Host NUMA node it is bound to; `None` leaves it to the kernel's policy.
+    /// Host NUMA node that it, or the first part of it, is bound to; `None` leaves it to the
+    /// kernel's policy.
     pub node: Option<u32>,
+    /// How many pages each node gives, in the order of the guest's proximity domains.
+    pub pages: Vec<NodePages>,
     /// Locked with mlock(2): neither hugetlb nor a device's pins keep it from being swapped.
     pub locked: bool,
     /// Guest RAM in address order; the parts are consecutive in the memfd.
     pub regions: Vec<RamRegion>,
+}
+
+/// Pages that a node of the host gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct NodePages {
+    /// The node, where the kernel knows of nodes.
+    pub node: Option<u32>,
+    /// Pages.
+    pub pages: u64,
+    /// Pages of that size that are free there now.
+    pub free: u64,
 }
 
 /// One stretch of guest RAM.
@@ -143,17 +174,54 @@ pub struct RamRegion {
     pub guest: Range<u64>,
     /// Where it starts in the memfd, in bytes.
     pub file_offset: u64,
+    /// Host NUMA node that it is bound to.
+    pub node: Option<u32>,
 }
 
 /// One vCPU and the host CPU that it is pinned to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct VcpuPlan {
-    /// Index and APIC ID.
+    /// Index.
     pub index: u8,
+    /// APIC ID, which is also KVM's ID of it.
+    pub apic_id: u8,
+    /// Socket, core and thread as the guest sees them.
+    #[serde(serialize_with = "place")]
+    pub place: Place,
     /// Host CPU.
     pub cpu: u32,
     /// NUMA node of that CPU.
     pub node: Option<u32>,
+    /// Why that one.
+    pub why: PinReason,
+    /// The other threads of its core on the host.
+    pub siblings: Vec<u32>,
+}
+
+/// Why a vCPU has its CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PinReason {
+    /// The config names it.
+    Named,
+    /// No other vCPU is on its core.
+    OwnCore,
+    /// Another vCPU is on its core.
+    SharedCore,
+}
+
+/// CPUs of the machine's nodes that are left to others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Avoided {
+    /// Host CPUs.
+    pub cpus: Vec<u32>,
+    /// Why.
+    pub why: String,
+}
+
+fn place<S: Serializer>(place: &Place, serializer: S) -> Result<S::Ok, S::Error> {
+    let Place { socket, core, thread } = place;
+    serializer.collect_map([("socket", socket), ("core", core), ("thread", thread)])
 }
 
 /// Where the guest's serial console goes.

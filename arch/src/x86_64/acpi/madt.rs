@@ -89,11 +89,10 @@ pub(super) fn madt(apic_ids: &[u32]) -> Vec<u8> {
     // KVM's in-kernel interrupt controllers include the two 8259s.
     madt.append(U32::new(PCAT_COMPAT));
     for (uid, &apic_id) in (0u32..).zip(apic_ids) {
-        if apic_id <= LAST_XAPIC_ID {
+        if apic_id.max(uid) <= LAST_XAPIC_ID {
             madt.append(LocalApic {
                 kind: 0,
                 length: 8,
-                // Never cut: an APIC ID is at least as large as the position.
                 processor_uid: uid as u8,
                 apic_id: apic_id as u8,
                 flags: ENABLED.into(),

@@ -1,6 +1,7 @@
 //! Faults of the host for one machine: its pages, its limits, its CPUs and their interrupts.
 
 use super::*;
+use crate::config::CpuChoice;
 use crate::host::IdSet;
 
 const POOL: &str = "/sys/devices/system/node/node1/hugepages/hugepages-1048576kB";
@@ -82,7 +83,7 @@ fn cpus_that_others_use() {
         host.file("/sys/devices/system/cpu/isolated", "4,5");
     });
     let mut config = config("1G", 2048);
-    config.placement.cpus = Some(vec![4, 5]);
+    config.placement.cpus = CpuChoice::Named(vec![4, 5]);
     let finding = of_machine(Code::CpuSmtShared, &shared, &config);
     warns(&finding, "CPUs 12-13, siblings", "thread_siblings_list", "cpu12/online");
 
@@ -101,7 +102,7 @@ fn cpus_that_others_use() {
     warns(&others, "vCPUs are on 4", "isolated", "placement.cpus: 5-7,12-15");
 
     let far = facts(|_| ());
-    config.placement.cpus = Some(vec![0, 12]);
+    config.placement.cpus = CpuChoice::Named(vec![0, 12]);
     let finding = of_machine(Code::CpuFar, &far, &config);
     warns(&finding, "on node 1, and not so CPUs 0", "numa_node", "auto");
 
@@ -150,7 +151,7 @@ fn vectors_run_out() {
 fn what_only_the_plan_refuses() {
     let facts = facts(|_| ());
     let mut config = config("1G", 2048);
-    config.placement.cpus = Some(vec![4, 99]);
+    config.placement.cpus = CpuChoice::Named(vec![4, 99]);
     let finding = of_machine(Code::PlanRefused, &facts, &config);
     fails(&finding, "CPU 99", "berth plan", "cpu99/online");
 }

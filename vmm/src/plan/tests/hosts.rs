@@ -151,6 +151,8 @@ pub(super) fn host(cpus: Cpus, memory: Memory) -> HostProfile {
             kernel_cmdline: "quiet".to_owned(),
             groups: BTreeMap::new(),
         },
+        machines: Vec::new(),
+        irqbalance: Some(false),
         addresses: Vec::new(),
         functions: BTreeMap::new(),
         virtual_functions: BTreeMap::new(),

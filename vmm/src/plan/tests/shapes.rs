@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 
 use super::hosts::{assign, host, igb, node};
 use super::{config, golden};
-use crate::host::{CpuVendor, Cpus, HostProfile, IdSet, Memory};
-use crate::plan::{PageSize, Plan};
+use crate::host::{CpuVendor, Cpus, HostProfile, IdSet, Memory, RunningMachine};
+use crate::plan::{PageSize, Plan, Shortfall};
 
 /// Which threads share a core.
-#[derive(Clone, Copy)]
-enum Smt {
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Smt {
     /// None do.
     Off,
     /// CPU n and n + this, as most servers number them.
@@ -22,7 +22,7 @@ enum Smt {
 }
 
 /// A host, by what placement looks at.
-struct Shape {
+pub(super) struct Shape {
     name: &'static str,
     host: HostProfile,
     fields: Value,
@@ -35,7 +35,12 @@ fn ids(text: &str) -> IdSet {
 impl Shape {
     /// A host with these `nodes`, each with its CPUs and GiB of memory, half of it 1 GiB pages; a
     /// NIC on node `nic`, and two vCPUs with 2 GiB.
-    fn new(name: &'static str, nodes: &[(u32, &str, u64)], smt: Smt, nic: Option<u32>) -> Self {
+    pub(super) fn new(
+        name: &'static str,
+        nodes: &[(u32, &str, u64)],
+        smt: Smt,
+        nic: Option<u32>,
+    ) -> Self {
         let online: IdSet =
             nodes.iter().flat_map(|(_, cpus, _)| ids(cpus).iter().collect::<Vec<_>>()).collect();
         let core = |cpu: u32| match smt {
@@ -77,6 +82,11 @@ impl Shape {
         Self { name, host, fields: json!({}) }
     }
 
+    /// The host alone.
+    pub(super) fn into_host(self) -> HostProfile {
+        self.host
+    }
+
     fn fields(mut self, fields: Value) -> Self {
         self.fields = fields;
         self
@@ -101,14 +111,21 @@ impl Shape {
         text += "->\n";
         match Plan::new(&config(self.fields.clone()), &self.host) {
             Ok(plan) => {
+                let shortfalls = plan.shortfalls.clone();
                 let plan = plan.to_string();
                 let parts = plan.split("\n\n");
+                let names = ["host memory", "CPUs", "NUMA", "interrupts", "notes"];
                 let wanted = parts.enumerate().filter(|(index, part)| {
-                    *index == 0 || part.starts_with("CPUs") || part.starts_with("notes")
+                    *index == 0 || names.iter().any(|name| part.starts_with(name))
                 });
                 for (_, part) in wanted {
                     text += part.trim_end();
                     text.push('\n');
+                }
+                let about_cards = |text: &&Shortfall| !text.what.contains("link of");
+                for shortfall in shortfalls.iter().filter(about_cards) {
+                    let fix = shortfall.fix.as_deref().unwrap_or("nothing");
+                    let _ = writeln!(text, "better: {}\n        {fix}", shortfall.what);
                 }
             }
             Err(error) => {
@@ -122,6 +139,103 @@ impl Shape {
 
 fn vcpus(count: u8) -> Value {
     json!({ "vcpus": count })
+}
+
+fn smt(policy: &str, vcpus: u8) -> Value {
+    json!({ "vcpus": vcpus, "placement": { "smt": policy } })
+}
+
+/// A machine that runs already.
+fn machine(pid: u32, name: &str, vcpus: &str, own: &str) -> RunningMachine {
+    RunningMachine { pid, name: name.to_owned(), vcpus: ids(vcpus), own: ids(own) }
+}
+
+/// The devices of "devices on two nodes", with a policy for them.
+fn on_two_nodes(policy: &str, vcpus: u8) -> Value {
+    let addresses = ["41:00.0", "41:00.1", "01:00.0"];
+    let devices: Vec<Value> = addresses.iter().map(|a| json!({ "address": a })).collect();
+    json!({
+        "devices": devices,
+        "vcpus": vcpus,
+        "memory": { "size_mib": 5120 },
+        "placement": { "several_nodes": policy },
+    })
+}
+
+fn add_devices(host: &mut HostProfile) {
+    let more = vec![("0000:41:00.1", igb(Some(1), 15)), ("0000:01:00.0", igb(Some(0), 16))];
+    assign(host, more);
+}
+
+fn policies() -> Vec<Shape> {
+    let two = [(0, "0-7,16-23", 64), (1, "8-15,24-31", 64)];
+    let apart = Smt::Apart(16);
+    let shape = |name| Shape::new(name, &two, apart, Some(1));
+    let isolate = |host: &mut HostProfile| {
+        host.cpus.isolated = ids("10-13,26-29");
+        host.process.cpus = host.process.cpus.difference(&host.cpus.isolated);
+    };
+    vec![
+        shape("siblings share cores in the guest, too").fields(smt("siblings", 5)),
+        shape("siblings, CPU 0's core last")
+            .fields(json!({ "vcpus": 4, "placement": { "smt": "siblings", "node": 0 } })),
+        shape("whole cores, their other threads idle").fields(smt("idle", 8)),
+        shape("more vCPUs than whole cores").fields(smt("idle", 9)),
+        shape("siblings of a cpuset that has only some").fields(smt("siblings", 4)).change(
+            |host| {
+                host.process.cpus = ids("0,10,11,12,26,28");
+            },
+        ),
+        shape("isolated CPUs, by the word")
+            .fields(json!({ "vcpus": 3, "placement": { "cpus": "isolated", "smt": "siblings" } }))
+            .change(isolate),
+        shape("more vCPUs than isolated CPUs")
+            .fields(json!({ "vcpus": 9, "placement": { "cpus": "isolated" } }))
+            .change(isolate),
+        shape("a second machine on the node").fields(vcpus(3)).change(|host| {
+            host.machines = vec![machine(4711, "first", "8-11", "15,31")];
+        }),
+        shape("a third machine, which has to share cores").fields(vcpus(5)).change(|host| {
+            host.machines = vec![
+                machine(4711, "first", "8-11", "15,31"),
+                machine(4712, "second", "13", "15,31"),
+            ];
+        }),
+        shape("a third machine, and too little is left").fields(vcpus(7)).change(|host| {
+            host.machines = vec![
+                machine(4711, "first", "8-11", "15,31"),
+                machine(4712, "second", "13", "15,31"),
+            ];
+        }),
+        shape("a second machine that names the first one's CPUs")
+            .fields(json!({ "placement": { "cpus": [8, 12] } }))
+            .change(|host| host.machines = vec![machine(4711, "first", "8-11", "15,31")]),
+        shape("devices on two nodes, which are split")
+            .fields(on_two_nodes("split", 5))
+            .change(add_devices),
+        shape("devices on two nodes, which are refused")
+            .fields(on_two_nodes("refuse", 2))
+            .change(add_devices),
+        shape("split over two nodes, with pages on one only")
+            .fields(on_two_nodes("split", 2))
+            .change(|host| {
+                add_devices(host);
+                let pools = &mut host.memory.nodes.get_mut(&0).expect("node 0").pools;
+                pools.get_mut(&PageSize::Size1G).expect("a pool").free = 1;
+            }),
+        shape("interrupts named").fields(json!({ "placement": { "interrupt_cpus": [0, 16] } })),
+        shape("interrupts where the kernel puts them")
+            .fields(json!({ "placement": { "interrupt_cpus": "off" } })),
+        shape("interrupts that are nobody's business without root").change(|host| {
+            host.process.capabilities = 1 << 14;
+        }),
+        shape("interrupts that irqbalance moves").change(|host| host.irqbalance = Some(true)),
+        shape("no CPU left but the vCPUs'").change(|host| {
+            host.process.cpus = ids("8-9");
+            host.cpus.online = ids("8-9");
+            host.cpus.siblings.clear();
+        }),
+    ]
 }
 
 fn shapes() -> Vec<Shape> {
@@ -218,15 +332,8 @@ fn shapes() -> Vec<Shape> {
                 host.process.cpus = host.process.cpus.difference(&host.cpus.isolated);
             }),
         Shape::new("devices on two nodes", &two, apart, Some(1))
-            .fields(json!({ "devices": [
-                { "address": "41:00.0" }, { "address": "41:00.1" }, { "address": "01:00.0" }
-            ] }))
-            .change(|host| {
-                assign(
-                    host,
-                    vec![("0000:41:00.1", igb(Some(1), 15)), ("0000:01:00.0", igb(Some(0), 16))],
-                );
-            }),
+            .fields(on_two_nodes("majority", 2))
+            .change(add_devices),
         Shape::new("device of no node", &two, apart, None).change(|host| {
             let pools = &mut host.memory.nodes.get_mut(&0).expect("node 0").pools;
             pools.get_mut(&PageSize::Size1G).expect("a pool").free = 0;
@@ -238,4 +345,10 @@ fn shapes() -> Vec<Shape> {
 fn every_shape_of_host_has_its_place() {
     let text: Vec<String> = shapes().iter().map(Shape::describe).collect();
     golden("shapes.txt", &text.join("\n"));
+}
+
+#[test]
+fn every_choice_can_be_made_otherwise() {
+    let text: Vec<String> = policies().iter().map(Shape::describe).collect();
+    golden("policies.txt", &text.join("\n"));
 }

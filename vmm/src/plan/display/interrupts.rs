@@ -1,0 +1,31 @@
+//! The ways of the devices' interrupts.
+
+use std::fmt::{self, Formatter};
+
+use super::super::{InterruptPlan, Plan};
+use crate::host::IdSet;
+
+impl Plan {
+    pub(super) fn fmt_interrupts(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if self.interrupts.is_empty() {
+            return Ok(());
+        }
+        writeln!(f, "\ninterrupts")?;
+        for InterruptPlan { guest, msix_vectors, intx_gsi, cpus, .. } in &self.interrupts {
+            let vectors = match msix_vectors {
+                0 => "vectors".to_owned(),
+                1 => "1 vector".to_owned(),
+                count => format!("{count} vectors"),
+            };
+            let cpus: IdSet = cpus.iter().copied().collect();
+            let landing = if cpus.is_empty() {
+                "any CPU of the host".to_owned()
+            } else {
+                format!("the host's CPU {cpus}")
+            };
+            let pin = intx_gsi.map_or_else(String::new, |gsi| format!("; its pin: GSI {gsi}"));
+            writeln!(f, "  {guest}  {vectors}: {landing} -> a KVM route each -> a vCPU{pin}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,63 @@
+//! Sockets, cores and threads as the guest sees them: as the host's CPUs are that it has.
+
+use std::collections::BTreeMap;
+
+use berth_arch::topology::{Place, Topology};
+
+use super::super::{PinReason, VcpuPlan};
+use super::cores::siblings;
+use super::node_of;
+use crate::host::{HostProfile, IdSet};
+
+/// The largest APIC ID that every guest can have; 255 addresses all CPUs.
+const LAST_APIC_ID: u32 = 254;
+
+/// vCPUs on these CPUs, by index. Those that share a core of the host share one in the guest;
+/// those on different nodes are in different sockets.
+pub(super) fn arrange(host: &HostProfile, pins: &[u32], named: bool) -> Vec<VcpuPlan> {
+    let node = |cpu: u32| node_of(host, cpu).filter(|_| host.memory.numa);
+    let mut places = Vec::new();
+    let mut sockets: Vec<Option<u32>> = Vec::new();
+    // By socket and the host's core: the guest's core, and threads so far.
+    let mut cores: BTreeMap<(u32, u32), (u32, u32)> = BTreeMap::new();
+    let mut cores_of_socket: BTreeMap<u32, u32> = BTreeMap::new();
+    for &cpu in pins {
+        let node = node(cpu);
+        let socket = sockets.iter().position(|other| *other == node).unwrap_or_else(|| {
+            sockets.push(node);
+            sockets.len() - 1
+        }) as u32;
+        let (core, threads) = cores.entry((socket, host.cpus.core_of(cpu))).or_insert_with(|| {
+            let next = cores_of_socket.entry(socket).or_default();
+            *next += 1;
+            (*next - 1, 0)
+        });
+        places.push(Place { socket, core: *core, thread: *threads });
+        *threads += 1;
+    }
+    let mut topology = Topology::of(places);
+    if topology.apic_ids().iter().any(|id| *id > LAST_APIC_ID) {
+        topology = Topology::flat(pins.len() as u32);
+    }
+    let taken: IdSet = pins.iter().copied().collect();
+    let plan = |(index, &cpu): (usize, &u32)| {
+        let beside = siblings(host, cpu).difference(&IdSet::from_iter([cpu]));
+        let index = index as u8;
+        VcpuPlan {
+            index,
+            apic_id: topology.apic_id(index.into()) as u8,
+            place: topology.place(index.into()),
+            cpu,
+            node: node(cpu),
+            why: if named {
+                PinReason::Named
+            } else if beside.intersection(&taken).is_empty() {
+                PinReason::OwnCore
+            } else {
+                PinReason::SharedCore
+            },
+            siblings: beside.iter().collect(),
+        }
+    };
+    pins.iter().enumerate().map(plan).collect()
+}

@@ -1,0 +1,206 @@
+//! What holds of every plan, whatever the host and the config.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+use serde_json::{Value, json};
+
+use super::config;
+use super::hosts::{assign, igb};
+use super::shapes::{Shape, Smt};
+use crate::config::{Config, CpuChoice};
+use crate::host::{HostProfile, IdSet, RunningMachine};
+use crate::plan::Plan;
+
+/// Any subset of what is below `count`.
+fn some(count: u32) -> impl Strategy<Value = IdSet> {
+    let all: Vec<u32> = (0..count).collect();
+    let length = all.len();
+    subsequence(all, 0..=length).prop_map(|ids| ids.into_iter().collect())
+}
+
+/// CPUs of the nodes, 0 to 8 each, one after the other.
+fn nodes() -> impl Strategy<Value = Vec<(u32, String, u64)>> {
+    prop::collection::vec((0u32..=8, select(vec![0u64, 8, 64])), 1..=4).prop_map(|sizes| {
+        let mut first = 0;
+        let node = |(id, (cpus, gib)): (usize, (u32, u64))| {
+            let all: IdSet = (first..first + cpus).collect();
+            first += cpus;
+            let list = if cpus == 0 { String::new() } else { all.to_string() };
+            (id as u32 * 2, list, gib)
+        };
+        sizes.into_iter().enumerate().map(node).collect()
+    })
+}
+
+fn machine(pid: u32) -> impl Strategy<Value = RunningMachine> {
+    (some(6), some(32)).prop_map(move |(vcpus, own)| RunningMachine {
+        pid,
+        name: format!("m{pid}"),
+        vcpus: vcpus.iter().map(|cpu| cpu * pid % 32).collect(),
+        own,
+    })
+}
+
+fn host() -> impl Strategy<Value = HostProfile> {
+    let smt = select(vec![Smt::Off, Smt::Adjacent, Smt::Apart(8), Smt::Apart(4)]);
+    let place = select(vec![None, Some(0), Some(2), Some(4), Some(99)]);
+    let facts = (nodes(), smt, prop::collection::vec(place, 1..=3));
+    let sets = (some(32), some(32), some(8), prop::option::of((machine(3), machine(7))));
+    (facts, sets).prop_map(|((nodes, smt, places), (denied, isolated, offline, machines))| {
+        let nodes: Vec<(u32, &str, u64)> =
+            nodes.iter().map(|(id, cpus, gib)| (*id, cpus.as_str(), *gib)).collect();
+        let mut host = Shape::new("any", &nodes, smt, places[0]).into_host();
+        let online = host.cpus.online.difference(&offline);
+        for node in host.memory.nodes.values_mut() {
+            node.cpus = node.cpus.intersection(&online);
+        }
+        host.cpus.siblings.retain(|cpu, _| online.contains(*cpu));
+        host.cpus.isolated = isolated.intersection(&online);
+        // Most of them, or little would ever fit.
+        let denied = denied.iter().filter(|cpu| cpu % 4 == 1).collect();
+        host.process.cpus = online.difference(&denied).difference(&host.cpus.isolated);
+        host.cpus.online = online;
+        host.machines = machines.into_iter().flat_map(|(a, b)| [a, b]).collect();
+        for (index, place) in (0..).zip(&places).skip(1) {
+            let address = format!("0000:4{}:00.0", index + 1);
+            assign(&mut host, vec![(address.as_str(), igb(*place, 20 + index))]);
+        }
+        host
+    })
+}
+
+fn wish() -> impl Strategy<Value = Value> {
+    let word = |words: &[&'static str]| select(words.to_vec()).prop_map(|word| json!(word));
+    let named = subsequence((0..32u32).collect::<Vec<_>>(), 1..=6).prop_map(|cpus| json!(cpus));
+    let cpus = prop_oneof![4 => word(&["auto"]), 2 => word(&["isolated"]), 1 => named];
+    (
+        1u8..=12,
+        select(vec![1024u64, 3072, 5120]),
+        cpus,
+        word(&["auto", "siblings", "idle"]),
+        word(&["majority", "split", "refuse"]),
+        word(&["auto", "off"]),
+    )
+        .prop_map(|(vcpus, size, cpus, smt, several_nodes, interrupt_cpus)| {
+            let vcpus = cpus.as_array().map_or(usize::from(vcpus), Vec::len);
+            json!({
+                "vcpus": vcpus,
+                "memory": { "size_mib": size },
+                "placement": {
+                    "cpus": cpus, "smt": smt, "several_nodes": several_nodes,
+                    "interrupt_cpus": interrupt_cpus,
+                },
+            })
+        })
+}
+
+fn cores(host: &HostProfile, cpus: &IdSet) -> IdSet {
+    cpus.iter().map(|cpu| host.cpus.core_of(cpu)).collect()
+}
+
+fn check_cpus(config: &Config, host: &HostProfile, plan: &Plan) {
+    let vcpus: IdSet = plan.vcpus.iter().map(|vcpu| vcpu.cpu).collect();
+    assert_eq!(plan.vcpus.len(), usize::from(config.vcpus.get()));
+    assert_eq!(vcpus.len(), plan.vcpus.len(), "two vCPUs on one CPU");
+    assert!(vcpus.difference(&host.cpus.online).is_empty(), "offline");
+    let others: IdSet = host.machines.iter().flat_map(|m| m.vcpus.iter()).collect();
+    match &config.placement.cpus {
+        CpuChoice::Auto => assert!(vcpus.difference(&host.process.cpus).is_empty(), "denied"),
+        CpuChoice::Isolated => assert!(vcpus.difference(&host.cpus.isolated).is_empty()),
+        CpuChoice::Named(named) => assert_eq!(vcpus, named.iter().copied().collect()),
+    }
+    if config.placement.cpus.named().is_none() {
+        let shared = cores(host, &vcpus).intersection(&cores(host, &others));
+        assert!(shared.is_empty(), "cores {shared} are other machines'");
+    }
+
+    let own: IdSet = plan.vmm_cpus.iter().copied().collect();
+    assert!(!own.is_empty() && own.difference(&host.cpus.online).is_empty());
+    let usable = host.process.cpus.intersection(&host.cpus.online);
+    let free = usable.difference(&vcpus).difference(&others);
+    let busy = cores(host, &vcpus);
+    let idle: IdSet = free
+        .iter()
+        .filter(|&cpu| {
+            !busy.contains(host.cpus.core_of(cpu))
+                && !cores(host, &others).contains(host.cpus.core_of(cpu))
+        })
+        .collect();
+    let alone = config.placement.smt == crate::config::Smt::Idle;
+    if !(if alone { &idle } else { &free }).is_empty() {
+        assert!(own.intersection(&vcpus).is_empty(), "berth is in vCPUs' way");
+        assert!(own.intersection(&others).is_empty(), "berth is in other machines' way");
+        assert!(!alone || cores(host, &own).intersection(&busy).is_empty(), "not left idle");
+    }
+    if alone && config.placement.cpus.named().is_none() {
+        assert_eq!(busy.len(), vcpus.len(), "two vCPUs on one core");
+    }
+    for plan in &plan.interrupts {
+        let cpus: IdSet = plan.cpus.iter().copied().collect();
+        assert!(cpus.difference(&host.cpus.online).is_empty());
+        assert!(cpus.intersection(&vcpus).is_empty(), "interrupts on vCPUs");
+        assert!(cpus.intersection(&others).is_empty(), "interrupts on other machines' vCPUs");
+        assert!(!alone || cores(host, &cpus).intersection(&busy).is_empty(), "not left idle");
+    }
+}
+
+/// The guest sees which vCPUs share a core, and no more than that.
+fn check_topology(host: &HostProfile, plan: &Plan) {
+    assert_eq!(plan.vcpus[0].apic_id, 0);
+    let ids: BTreeSet<u8> = plan.vcpus.iter().map(|vcpu| vcpu.apic_id).collect();
+    assert_eq!(ids.len(), plan.vcpus.len());
+    for a in &plan.vcpus {
+        for b in &plan.vcpus {
+            let same_core = host.cpus.core_of(a.cpu) == host.cpus.core_of(b.cpu);
+            let (seen_a, seen_b) = ((a.place.socket, a.place.core), (b.place.socket, b.place.core));
+            assert_eq!(same_core && a.node == b.node, seen_a == seen_b);
+            assert_eq!(a.node == b.node, a.place.socket == b.place.socket);
+        }
+    }
+}
+
+fn check_memory(config: &Config, host: &HostProfile, plan: &Plan) {
+    let memory = &plan.memory;
+    let (mut by_node, mut offset, mut end) = (BTreeMap::new(), 0, 0);
+    for region in &memory.regions {
+        assert!(region.guest.start >= end && region.file_offset == offset);
+        let length = region.guest.end - region.guest.start;
+        assert!(length > 0 && length.is_multiple_of(memory.page_size.bytes()));
+        *by_node.entry(region.node).or_insert(0) += length;
+        (offset, end) = (offset + length, region.guest.end);
+    }
+    assert_eq!(offset, config.memory.size_mib.bytes());
+    for part in &memory.pages {
+        assert_eq!(by_node.remove(&part.node), Some(part.pages * memory.page_size.bytes()));
+        let node = &host.memory.nodes[&part.node.expect("these hosts have nodes")];
+        let free = node.pools[&memory.page_size].free;
+        assert!(part.free == free && part.pages <= free, "node {:?} is short", part.node);
+    }
+    assert!(by_node.is_empty());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn every_plan_is_sound(host in host(), wish in wish()) {
+        let mut wish = wish;
+        wish["devices"] = host
+            .functions
+            .keys()
+            .map(|address| json!({ "address": address.to_string() }))
+            .collect();
+        let config = config(wish);
+        match Plan::new(&config, &host) {
+            Ok(plan) => {
+                check_cpus(&config, &host, &plan);
+                check_topology(&host, &plan);
+                check_memory(&config, &host, &plan);
+                prop_assert!(!plan.to_string().is_empty());
+            }
+            Err(error) => prop_assert!(error.help().is_some(), "{error}"),
+        }
+    }
+}
