@@ -34,6 +34,8 @@ pub enum Outcome {
     Gone,
     /// It belongs to a machine that runs, or is in use.
     Kept,
+    /// The host has booted since, and its configuration has made it what it is.
+    Obsolete,
     /// The kernel refused.
     Failed,
 }
