@@ -108,7 +108,8 @@ impl FakeKernel {
         self.log.borrow().clone()
     }
 
-    fn write(&self, path: &str, text: &str) -> io::Result<()> {
+    /// What somebody else than berth does.
+    pub fn write(&self, path: &str, text: &str) -> io::Result<()> {
         let mut state = self.state.borrow_mut();
         let name = path.rsplit('/').next().unwrap_or_default();
         let in_path = path.split('/').find_map(|part| part.parse::<Bdf>().ok());
@@ -135,6 +136,11 @@ impl FakeKernel {
                 }
             }
             ("sriov_drivers_autoprobe", Some(_)) => state.autoprobe = text == "1",
+            ("unbind", Some(function)) if function == physical() => {
+                state.functions.retain(|_, function| function.physical.is_none());
+                state.ports.clear();
+                state.functions.get_mut(&function).expect("the card stays").driver = None;
+            }
             (_, Some(function)) => {
                 let function = state.functions.get_mut(&function).ok_or(failed(libc::ENODEV))?;
                 match name {

@@ -121,11 +121,7 @@ impl Journal {
         self.forget_boots_before(this_boot(), lasts)
     }
 
-    fn forget_boots_before(
-        &mut self,
-        boot: String,
-        lasts: impl Fn(&Entry) -> bool,
-    ) -> Vec<Entry> {
+    fn forget_boots_before(&mut self, boot: String, lasts: impl Fn(&Entry) -> bool) -> Vec<Entry> {
         let before = std::mem::replace(&mut self.boot, boot);
         // A kernel that does not tell has to be taken for the same.
         if before == self.boot || before.is_empty() || self.boot.is_empty() {
@@ -187,9 +183,8 @@ impl Journal {
     /// Replaces the file by one with what is left.
     pub fn compact(&mut self) -> Result<(), BindingError> {
         self.burn();
-        self.file =
-            write_anew(&self.folder, &self.boot, &self.entries)
-                .map_err(|source| self.failed(source))?;
+        self.file = write_anew(&self.folder, &self.boot, &self.entries)
+            .map_err(|source| self.failed(source))?;
         Ok(())
     }
 

@@ -123,7 +123,9 @@ fn write_all(root: &Path, all: &Functions, dry_run: bool) -> Result<Vec<String>,
 }
 
 /// `install` replaces the loading of a module by a command, here one that ends by loading it. A
-/// function without a driver is offered to them again, for a vfio-pci that is there already.
+/// function without a driver is offered to them again, for a vfio-pci that is there already. The
+/// path is the kernel's own for modprobe: a busybox of an initramfs may prefer a modprobe of its
+/// own that knows no `--ignore-install`.
 fn modprobe(all: &Functions) -> String {
     let mut text = "# Written by `berth bind --persist`; `berth unbind --persist` removes it.\n\
                     # These functions go to vfio-pci, before their own drivers can have them.\n"
@@ -146,7 +148,7 @@ fn modprobe(all: &Functions) -> String {
     for module in ["vfio-pci"].iter().chain(&rivals) {
         let _ = writeln!(
             text,
-            "install {module} {reserve}; modprobe --ignore-install {module} $CMDLINE_OPTS"
+            "install {module} {reserve}; /sbin/modprobe --ignore-install {module} $CMDLINE_OPTS"
         );
     }
     text
@@ -237,11 +239,11 @@ mod tests {
              install vfio-pci for f in 0000:21:00.0; do d=/sys/bus/pci/devices/$f; \
              [ ! -e $d ] || [ -e $d/driver ] || { echo vfio-pci > $d/driver_override; \
              echo $f > /sys/bus/pci/drivers_probe; }; done; \
-             modprobe --ignore-install vfio-pci $CMDLINE_OPTS\n\
+             /sbin/modprobe --ignore-install vfio-pci $CMDLINE_OPTS\n\
              install igb for f in 0000:21:00.0; do d=/sys/bus/pci/devices/$f; \
              [ ! -e $d ] || [ -e $d/driver ] || { echo vfio-pci > $d/driver_override; \
              echo $f > /sys/bus/pci/drivers_probe; }; done; \
-             modprobe --ignore-install igb $CMDLINE_OPTS\n"
+             /sbin/modprobe --ignore-install igb $CMDLINE_OPTS\n"
         );
         assert_eq!(
             file(root, INITRAMFS_MODULES).expect("kept"),

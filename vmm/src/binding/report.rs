@@ -143,11 +143,7 @@ pub struct RestoreReport {
 
 impl RestoreReport {
     /// What the journal would have put back.
-    pub fn planned(
-        entries: &[Entry],
-        lives: impl Fn(&str) -> bool,
-        obsolete: &[Entry],
-    ) -> Self {
+    pub fn planned(entries: &[Entry], lives: impl Fn(&str) -> bool, obsolete: &[Entry]) -> Self {
         let settings = entries.iter().map(|entry| {
             let run = entry.owner.as_deref().filter(|owner| lives(owner));
             let outcome = if run.is_some() { Outcome::Kept } else { Outcome::Restored };

@@ -60,7 +60,9 @@ impl fmt::Display for HostUse {
                 match master {
                     _ if *default_route => f.write_str(", which the default route uses"),
                     Some(master) => write!(f, ", part of {master}"),
-                    None if addresses.is_empty() => f.write_str(", which has an address or a route"),
+                    None if addresses.is_empty() => {
+                        f.write_str(", which has an address or a route")
+                    }
                     None => Ok(()),
                 }
             }

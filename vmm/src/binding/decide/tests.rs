@@ -144,7 +144,8 @@ fn refusals_name_the_function_and_the_reason() {
     change(&mut host, "21:00.0", |found| found.uses = route());
     assert_eq!(
         try_bind(&host, &["21:00.0"], Choice::default()),
-        Err("0000:21:00.0 is in use: it is eth0 with 192.0.2.7/24, which the default route uses".to_owned())
+        Err("0000:21:00.0 is in use: it is eth0 with 192.0.2.7/24, which the default route uses"
+            .to_owned())
     );
     assert_eq!(try_bind(&host, &["21:00.0"], FORCE).map(|steps| steps.len()), Ok(2));
 }
