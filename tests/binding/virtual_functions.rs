@@ -216,6 +216,7 @@ fn numbers_come_back_after_the_physical_driver_was_away() -> Result<()> {
     make_by_hand(&host, 3)?;
     let made = state(&host)?;
     berth(&host, &format!("sriov {nic} 1"))?;
+    assert_eq!(driver(&host, &address(&host, 0)?)?, "igbvf", "the host's drivers take new ones");
     host.run(&away)?;
     let output =
         host.exec(&format!("BERTH_STATE_DIR={} {} restore", super::STATE, host.berth()?))?;

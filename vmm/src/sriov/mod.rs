@@ -195,6 +195,10 @@ fn hand_out(
     let setting = Setting::VfAutoprobe(physical);
     let autoprobe = session.original(&setting);
     let mut steps = Vec::new();
+    // First: without it the kernel keeps drivers from virtual functions, even when told.
+    if let Some(original) = autoprobe.clone() {
+        steps.push(Step::to(setting, flag(sriov.autoprobe), original));
+    }
     if wish.bind {
         steps.extend(binding::bind_steps(host, &functions, wish.force)?);
     } else if autoprobe == Some(flag(true)) {
@@ -205,9 +209,6 @@ fn hand_out(
                 steps.push(Step::new(driver, Value::Nothing, Goal::Probe).of(Some(physical)));
             }
         }
-    }
-    if let Some(original) = autoprobe {
-        steps.push(Step::to(setting, flag(sriov.autoprobe), original));
     }
     Ok(steps)
 }
