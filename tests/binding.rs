@@ -1,5 +1,9 @@
 //! Functions change hands on a real kernel, and whatever happens in between, they come back.
 
+mod boot;
+mod kills;
+mod virtual_functions;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -39,15 +43,15 @@ fn refused(host: &Host, arguments: &str) -> Result<String> {
     Ok(output.stderr)
 }
 
-/// All that berth may change: drivers, overrides, numbers of VFs, ports, pages.
+/// All that berth may change: drivers, overrides, numbers of VFs, pages.
+const STATE_SCRIPT: &str = "ls -d /sys/bus/pci/drivers/*/0000:*
+     cd /sys/bus/pci/devices
+     grep -Hs '' */driver_override */sriov_numvfs */sriov_drivers_autoprobe
+     cd /sys/devices/system/node
+     grep -H '' node*/hugepages/*/nr_hugepages";
+
 fn state(host: &Host) -> Result<String> {
-    host.run(
-        "for f in /sys/bus/pci/devices/*; do
-             d=none; [ ! -e $f/driver ] || d=$(basename $(readlink $f/driver))
-             echo ${f##*/} $d $(cat $f/driver_override) $(cat $f/sriov_numvfs $f/sriov_drivers_autoprobe 2>/dev/null)
-         done
-         cat /sys/devices/system/node/node*/hugepages/*/nr_hugepages",
-    )
+    host.run(STATE_SCRIPT)
 }
 
 fn driver(host: &Host, address: &str) -> Result<String> {
@@ -96,7 +100,8 @@ fn what_the_host_uses_is_not_taken() -> Result<()> {
         "ip addr add 10.0.2.15/24 dev eth0; ip link set eth0 up; ip route add default via 10.0.2.2",
     )?;
     let error = refused(&host, &format!("bind {nic}"))?;
-    for word in ["is in use: it is eth0, which the default route uses", "--force"] {
+    for word in ["is in use: it is eth0 with 10.0.2.15/24, which the default route uses", "--force"]
+    {
         ensure!(error.contains(word), "{word}: {error}");
     }
     let error = refused(&host, "bind 0000:00:1f.0")?;
@@ -106,49 +111,32 @@ fn what_the_host_uses_is_not_taken() -> Result<()> {
     berth(&host, &format!("bind {nic} --force"))?;
     assert_eq!(driver(&host, &nic)?, "vfio-pci");
     berth(&host, "restore")?;
-    host.run("ip link set eth0 down; ip addr flush dev eth0")?;
+    // An address without any route is a use, too.
+    host.run("ip link set eth0 down; ip addr flush dev eth0; ip addr add 192.0.2.7/32 dev eth0")?;
+    let error = refused(&host, &format!("bind {nic}"))?;
+    ensure!(error.contains("is in use: it is eth0 with 192.0.2.7/32\n"), "{error}");
+    host.run("ip addr flush dev eth0")?;
     Ok(())
 }
 
 #[test]
-fn virtual_functions_come_with_their_ports_and_go() -> Result<()> {
+fn several_berths_at_once_take_turns() -> Result<()> {
     let host = host()?;
-    if !host.is_lab() {
-        return Ok(());
-    }
     let (nic, before) = (host.nic().to_owned(), state(&host)?);
-    let ports =
-        "--vf 0,mac=52:54:00:00:00:10,spoof-check=off --vf 1,mac=52:54:00:00:00:11,vlan=7,trust=on";
-    let report = berth(&host, &format!("sriov {nic} 2 {ports} --bind --json"))?;
-    let report: Value = serde_json::from_str(&report)?;
-    let functions = report["functions"].as_array().context("a list")?;
-    assert_eq!(functions.len(), 2, "{report:#}");
-    let port = |index: usize| &functions[index]["port"];
-    assert_eq!(port(0)["mac"], "52:54:00:00:00:10");
-    assert_eq!(port(0)["spoof_check"], false);
-    assert_eq!(port(1)["mac"], "52:54:00:00:00:11");
-    assert_eq!((&port(1)["vlan"], &port(1)["trust"]), (&Value::from(7), &Value::from(true)));
-    for function in functions {
-        assert_eq!(function["driver"], "vfio-pci");
-    }
-    let text = berth(&host, &format!("sriov {nic} 2 {ports} --bind"))?;
-    ensure!(text.contains("nothing to change"), "{text}");
-    let error = refused(&host, &format!("bind {nic}"))?;
-    ensure!(error.contains("has 2 virtual functions"), "{error}");
-
-    // A process that has one open through VFIO.
-    let group = functions[1]["group"].as_u64().context("a group")?;
-    let holder = host.spawn(&format!("sh -c 'exec 9<>/dev/vfio/{group}; echo open; sleep 100'"))?;
-    holder.wait_for("open", Duration::from_secs(10))?;
-    let error = refused(&host, &format!("sriov {nic} 1"))?;
-    ensure!(error.contains("is in use") && error.contains("open"), "{error}");
-    drop(holder);
-
-    berth(&host, &format!("sriov {nic} 1"))?;
-    let text = berth(&host, &format!("sriov {nic}"))?;
-    ensure!(text.contains("1 of 7 VFs"), "{text}");
-    berth(&host, "restore")?;
+    let text = host.run(&format!(
+        "export BERTH_STATE_DIR={STATE}; berth={berth}
+         for turn in 1 2 3 4; do
+             (for again in 1 2 3; do
+                 $berth bind {nic} >/dev/null 2>&1; echo bind $?
+                 $berth unbind {nic} >/dev/null 2>&1; echo unbind $?
+             done) &
+         done
+         wait",
+        berth = host.berth()?
+    ))?;
+    assert_eq!(text.lines().filter(|line| line.ends_with(" 0")).count(), 24, "{text}");
     assert_eq!(state(&host)?, before);
+    assert_eq!(berth(&host, "restore")?, "nothing to put back");
     Ok(())
 }
 
@@ -207,95 +195,5 @@ fn a_killed_run_loses_nothing() -> Result<()> {
     let text = berth(&host, "restore")?;
     ensure!(text.contains("is again"), "{text}");
     assert_eq!(state(&host)?, before);
-    Ok(())
-}
-
-/// A guest of the lab does not see the MAC: the emulated card answers no VF that is passed on.
-#[test]
-fn a_run_gets_a_free_vf_with_the_port_of_its_config() -> Result<()> {
-    const MAC: &str = "52:54:00:00:00:42";
-
-    let host = host()?;
-    if !host.is_lab() {
-        return Ok(());
-    }
-    let nic = host.nic().to_owned();
-    berth(&host, &format!("sriov {nic} 2"))?;
-    let (before, ports) = (state(&host)?, berth(&host, &format!("sriov {nic}"))?);
-    let config = auto(&host, "pci,wait")
-        .set("/devices/0/address", serde_json::json!({ "free_vf_of": nic }))
-        .set("/devices/0/mac", MAC);
-    let guest = start(&host, &config)?;
-    let console = guest.wait_for("L2: waiting", GUEST_LIMIT)?;
-    ensure!(console.contains("8086:10ca igbvf"), "{}", guest.everything());
-    let text = berth(&host, &format!("sriov {nic}"))?;
-    let vf = text.lines().find(|line| line.contains(MAC)).context("a VF has the MAC")?;
-    ensure!(vf.contains("vfio-pci") && vf.contains("(berth)"), "{text}");
-    guest.send("end\n")?;
-    assert_eq!(guest.wait(GUEST_LIMIT)?, 0, "{}", guest.everything());
-    assert_eq!(state(&host)?, before, "{}", guest.everything());
-    assert_eq!(berth(&host, &format!("sriov {nic}"))?, ports, "{}", guest.everything());
-    berth(&host, "restore").map(drop)
-}
-
-/// The moments are spread over what each command takes, by a generator with a fixed seed; all
-/// runs of a round happen in one script, because a round trip to the lab takes longer than they.
-#[test]
-fn fifty_kills_lose_nothing() -> Result<()> {
-    const KILLS: u32 = 50;
-
-    let host = host()?;
-    if !host.is_lab() {
-        return Ok(());
-    }
-    let (nic, before) = (host.nic().to_owned(), state(&host)?);
-    let config = format!("{}/auto.json", host.scratch());
-    host.write(&config, &auto(&host, "wait").to_string())?;
-    let berth_path = host.berth()?.to_owned();
-    let mut random: u64 = 0x9e37_79b9_7f4a_7c15;
-    let mut hit = [0; 5];
-    for kill in 0..KILLS {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        let nothing = || "true".to_owned();
-        // With about as long as each takes.
-        let (prepare, command, span) = match kill % 5 {
-            0 => (nothing(), format!("bind {nic}"), 400),
-            1 => (format!("{berth_path} bind {nic}"), format!("unbind {nic}"), 600),
-            2 => {
-                let ports = "--vf 1,mac=52:54:00:00:00:11";
-                (nothing(), format!("sriov {nic} 2 {ports} --bind"), 1200)
-            }
-            3 => (format!("{berth_path} sriov {nic} 2 --bind"), format!("sriov {nic} 1"), 1200),
-            _ => (nothing(), format!("run {config}"), 3000),
-        };
-        let millis = random % span;
-        let script = format!(
-            "export BERTH_STATE_DIR={STATE}
-             {prepare} >/dev/null 2>&1
-             {berth_path} {command} >/dev/null 2>&1 </dev/null &
-             usleep {micros}
-             kill -KILL $! && echo hit
-             # Every other time the guard dies with it.
-             [ {odd} = 0 ] || kill -KILL $(grep -ls berth-guard /proc/[0-9]*/comm | cut -d/ -f3) 2>/dev/null
-             wait $! 2>/dev/null
-             n=0; while grep -qs berth-guard /proc/[0-9]*/comm && [ $n -lt 200 ]; do n=$((n + 1)); usleep 100000; done
-             {berth_path} restore",
-            micros = millis * 1000,
-            odd = kill % 2,
-        );
-        let output = host.exec_with(&script, &[], Duration::from_secs(60))?;
-        hit[kill as usize % 5] += u32::from(output.stdout.contains("hit"));
-        let after = state(&host)?;
-        ensure!(
-            after == before,
-            "kill {kill}, {millis} ms into {command}:\n{}{}\n{after}\nwas:\n{before}",
-            output.stdout,
-            output.stderr
-        );
-    }
-    eprintln!("{hit:?} of {KILLS} kills hit bind, unbind, sriov 2, sriov 1 and run");
-    ensure!(hit.iter().sum::<u32>() > KILLS / 3, "only {hit:?} kills hit");
     Ok(())
 }

@@ -52,6 +52,20 @@ build_l2() { # build_l2 SERIES
     pack "$root" "$archive"
 }
 
+# Debian's modprobe with its libraries, for what busybox's lacks: `install` and `softdep`.
+# L1 calls it as `/lab/kmod/ld-linux-x86-64.so.2 --argv0 modprobe --library-path /lab/kmod /lab/kmod/kmod`.
+build_kmod() {
+    local root=$CACHE/work/kmod folder=$CACHE/guest/kmod package
+    if [ -x "$folder/kmod" ]; then return; fi
+    rm -rf "$root" "$folder.partial"
+    for package in kmod libc6 libzstd1 liblzma5 libssl3; do fetch_deb "$package" "$root"; done
+    mkdir -p "$folder.partial"
+    cp "$root/bin/kmod" "$root"/lib/x86_64-linux-gnu/{ld-linux-x86-64.so.2,libc.so.6,liblzma.so.5} \
+        "$root"/usr/lib/x86_64-linux-gnu/{libzstd.so.1,libcrypto.so.3} "$folder.partial/"
+    rm -rf "$root"
+    mv "$folder.partial" "$folder"
+}
+
 fetch_busybox() {
     [ -x "$CACHE/busybox/bin/busybox" ] || fetch_deb busybox-static "$CACHE/busybox"
     mkdir -p "$CACHE/guest"
@@ -66,4 +80,5 @@ build_images() { # build_images SERIES...
         build_l2 "$series"
     done
     build_l1 6.12 "${L1_MODULES[@]}"
+    build_kmod
 }

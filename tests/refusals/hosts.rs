@@ -30,7 +30,7 @@ const STATES: &[Case] = &[
             "modprobe vfio-pci; echo NIC >/sys/bus/pci/drivers_probe; true",
         ],
         RUN,
-        &["NIC is bound to no driver", "help: `modprobe vfio-pci`, then `berth bind NIC`"],
+        &["NIC is bound to no driver", "help: `berth bind NIC`"],
     ),
     host(
         "the native driver has it",

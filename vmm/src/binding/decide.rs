@@ -59,9 +59,6 @@ pub fn bind(
         if function.group.is_none() {
             return Err(BindingError::NoGroup { device });
         }
-        if !host.vfio_pci {
-            return Err(BindingError::NoVfioPci);
-        }
         // A vendor's variant serves as well, and may know how to migrate.
         if !function.is_bound_to_vfio() {
             check_free(device, found, choice)?;
@@ -152,6 +149,30 @@ pub fn notes(host: &Inventory, devices: &BTreeSet<Bdf>) -> Vec<String> {
         }
     }
     notes.into_iter().collect()
+}
+
+/// Whether functions can be bound at boot, before anything else has them.
+pub fn check_lasting(host: &Inventory, devices: &BTreeSet<Bdf>) -> Result<(), BindingError> {
+    for &device in devices {
+        if let Some((physical, _)) = find(host, device)?.virtual_of {
+            return Err(BindingError::NotAtBoot { device, physical });
+        }
+    }
+    Ok(())
+}
+
+/// What `--persist` cannot do: a driver in the kernel itself is there before any file is read.
+pub fn early_notes(host: &Inventory, devices: &BTreeSet<Bdf>) -> Vec<String> {
+    let functions = devices.iter().filter_map(|device| Some((device, host.functions.get(device)?)));
+    let early = functions.filter(|(_, found)| found.is_driver_built_in);
+    let note = |(device, found): (&Bdf, &Listed)| {
+        let driver = found.function.driver.as_deref().unwrap_or_default();
+        format!(
+            "{driver} is part of the kernel and takes {device} before anything can keep it away: \
+             run `berth bind {device}` from a unit at boot"
+        )
+    };
+    early.map(note).collect()
 }
 
 /// Whether a function may be taken from its driver.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use berth_devices::pci::Bdf;
 
+use super::module::ModuleError;
 use super::setting::{Goal, Setting, Value};
 use crate::host::{HostError, HostUse};
 
@@ -33,9 +34,17 @@ pub enum BindingError {
         /// Its address.
         device: Bdf,
     },
-    /// The driver is not there.
-    #[error("the host has no driver vfio-pci")]
-    NoVfioPci,
+    /// The driver is not there, and does not load.
+    #[error("the driver vfio-pci is not loaded, and cannot be")]
+    NoVfioPci(#[source] ModuleError),
+    /// It is not there when the host boots.
+    #[error("{device} is a virtual function, which is not there yet when the host boots")]
+    NotAtBoot {
+        /// The function.
+        device: Bdf,
+        /// Whose.
+        physical: Bdf,
+    },
     /// The host or another process uses it.
     #[error("{device} is in use: {}", listed(uses))]
     InUse {
@@ -205,7 +214,12 @@ impl BindingError {
                  command line if its CPUs are Intel's"
                     .to_owned()
             }
-            Self::NoVfioPci => "`modprobe vfio-pci`".to_owned(),
+            Self::NoVfioPci(_) => "as root, with the kernel's vfio-pci module installed and not on a \
+                 blacklist: `berth check` looks for what keeps it away"
+                .to_owned(),
+            Self::NotAtBoot { physical, .. } => format!(
+                "leave out --persist, and run `berth sriov {physical} N --bind` from a unit at boot"
+            ),
             Self::InUse { uses, .. } => match &uses[..] {
                 [HostUse::OpenVfio { .. }] => "end that process first".to_owned(),
                 _ => "end that use first, or take the function all the same with --force".to_owned(),

@@ -34,6 +34,8 @@ pub enum Outcome {
     Gone,
     /// It belongs to a machine that runs, or is in use.
     Kept,
+    /// The host has booted since, and its configuration has made it what it is.
+    Obsolete,
     /// The kernel refused.
     Failed,
 }
@@ -106,7 +108,7 @@ pub fn restore(
         journal.entries().iter().cloned().partition(|entry| chosen(entry));
     entries.sort_by_key(|entry| entry.setting.rank(entry.virtual_of.is_some()));
     let mut results = Vec::new();
-    for Entry { setting, original, owner, .. } in &entries {
+    for Entry { setting, original, owner, virtual_of, .. } in &entries {
         let owner = owner.as_deref();
         let mut push = |outcome, reason| {
             let (setting, to) = (setting.clone(), original.clone());
@@ -124,7 +126,13 @@ pub fn restore(
         let run = others.iter().find(has_run).and_then(|other| other.owner.as_ref());
         let reason = run.map(|run| format!("the machine runs: {run}"));
         let held = setting.function().and_then(|function| held.get(&function).cloned());
+        // Ranks have their number put back before: what is noted of it still could not be.
+        let number = virtual_of.map(Setting::VfCount);
+        let absent = number.is_some_and(|number| journal.entry(&number, owner).is_some());
         match (now, reason.or(held)) {
+            (None, _) if absent => {
+                push(Outcome::Failed, Some("it comes with the number of VFs".to_owned()));
+            }
             (None, _) => {
                 journal.settle(setting, owner)?;
                 push(Outcome::Gone, None);

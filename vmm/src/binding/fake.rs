@@ -108,7 +108,8 @@ impl FakeKernel {
         self.log.borrow().clone()
     }
 
-    fn write(&self, path: &str, text: &str) -> io::Result<()> {
+    /// What somebody else than berth does.
+    pub fn write(&self, path: &str, text: &str) -> io::Result<()> {
         let mut state = self.state.borrow_mut();
         let name = path.rsplit('/').next().unwrap_or_default();
         let in_path = path.split('/').find_map(|part| part.parse::<Bdf>().ok());
@@ -135,8 +136,16 @@ impl FakeKernel {
                 }
             }
             ("sriov_drivers_autoprobe", Some(_)) => state.autoprobe = text == "1",
+            ("unbind", Some(function)) if function == physical() => {
+                state.functions.retain(|_, function| function.physical.is_none());
+                state.ports.clear();
+                state.functions.get_mut(&function).expect("the card stays").driver = None;
+            }
             (_, Some(function)) => {
+                let autoprobe = state.autoprobe;
                 let function = state.functions.get_mut(&function).ok_or(failed(libc::ENODEV))?;
+                // pci_device_can_probe
+                let can_probe = function.physical.is_none() || autoprobe || function.only.is_some();
                 match name {
                     "driver_override" => {
                         function.only = (text != "\n").then(|| text.to_owned());
@@ -148,11 +157,12 @@ impl FakeKernel {
                         if function.driver.is_some() {
                             return Err(failed(libc::EBUSY));
                         }
-                        if driver != allowed {
+                        if driver != allowed || !can_probe {
                             return Err(failed(libc::ENODEV));
                         }
                         function.driver = Some(driver.to_owned());
                     }
+                    "drivers_probe" if !can_probe => {}
                     "drivers_probe" => {
                         let driver = function.only.as_deref().unwrap_or(function.natural);
                         function.driver.get_or_insert(driver.to_owned());

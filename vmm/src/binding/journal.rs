@@ -4,6 +4,9 @@
 //! the first call that fulfils it; what is not settled by a later line is to be put back by
 //! `berth restore`. A line that a crash cut short belongs to an intent that nothing was done
 //! for, and is dropped. After each command the file is replaced by one with what is left.
+//!
+//! The first line names the boot that the entries are of: the next one makes drivers, numbers and
+//! pages anew, by the host's own configuration, and putting back what was before would break that.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -23,7 +26,12 @@ const VERSION: u32 = 1;
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum Record {
     /// The first line.
-    BerthJournal { version: u32 },
+    BerthJournal {
+        version: u32,
+        /// The kernel's name for the boot, where it tells.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        boot: String,
+    },
     /// A setting is about to change.
     Intent {
         setting: Setting,
@@ -67,6 +75,8 @@ pub struct Journal {
     folder: PathBuf,
     file: File,
     entries: Vec<Entry>,
+    /// The boot that the entries are of.
+    boot: String,
     _lock: File,
     #[cfg(test)]
     pub(super) fuse: Option<std::rc::Rc<super::fake::Fuse>>,
@@ -87,22 +97,37 @@ impl Journal {
         }
         let lock = lock(&folder.join("lock")).map_err(failed)?;
         let path = folder.join("journal");
-        let text = match fs::read(&path) {
-            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        let (entries, boot) = match fs::read(&path) {
+            Ok(bytes) => replay(&path, &String::from_utf8_lossy(&bytes))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (Vec::new(), this_boot()),
             Err(error) => return Err(failed(error)),
         };
-        let entries = replay(&path, &text)?;
         // Also gets rid of a line that was cut short: the next one would continue it.
-        let file = write_anew(folder, &entries).map_err(failed)?;
+        let file = write_anew(folder, &boot, &entries).map_err(failed)?;
         Ok(Self {
             folder: folder.to_owned(),
             file,
             entries,
+            boot,
             _lock: lock,
             #[cfg(test)]
             fuse: None,
         })
+    }
+
+    /// Forgets what a boot has made anew, which is returned; what `lasts` across boots stays. It
+    /// is on the disk with the next [`Self::compact`].
+    pub fn forget_earlier_boots(&mut self, lasts: impl Fn(&Entry) -> bool) -> Vec<Entry> {
+        self.forget_boots_before(this_boot(), lasts)
+    }
+
+    fn forget_boots_before(&mut self, boot: String, lasts: impl Fn(&Entry) -> bool) -> Vec<Entry> {
+        let before = std::mem::replace(&mut self.boot, boot);
+        // A kernel that does not tell has to be taken for the same.
+        if before == self.boot || before.is_empty() || self.boot.is_empty() {
+            return Vec::new();
+        }
+        self.entries.extract_if(.., |entry| !lasts(entry)).collect()
     }
 
     /// What is to be put back, the oldest change first.
@@ -158,8 +183,8 @@ impl Journal {
     /// Replaces the file by one with what is left.
     pub fn compact(&mut self) -> Result<(), BindingError> {
         self.burn();
-        self.file =
-            write_anew(&self.folder, &self.entries).map_err(|source| self.failed(source))?;
+        self.file = write_anew(&self.folder, &self.boot, &self.entries)
+            .map_err(|source| self.failed(source))?;
         Ok(())
     }
 
@@ -215,9 +240,9 @@ fn line(record: &Record) -> String {
 }
 
 /// The file with nothing but `entries`, in the place of the old one at one go.
-fn write_anew(folder: &Path, entries: &[Entry]) -> io::Result<File> {
+fn write_anew(folder: &Path, boot: &str, entries: &[Entry]) -> io::Result<File> {
     let (path, new) = (folder.join("journal"), folder.join("journal.new"));
-    let mut text = line(&Record::BerthJournal { version: VERSION });
+    let mut text = line(&Record::BerthJournal { version: VERSION, boot: boot.to_owned() });
     for entry in entries.iter().cloned() {
         let Entry { setting, original: before, now: after, virtual_of, owner } = entry;
         text += &line(&Record::Intent { setting, before, after, virtual_of, owner });
@@ -233,8 +258,14 @@ fn write_anew(folder: &Path, entries: &[Entry]) -> io::Result<File> {
     Ok(file)
 }
 
-fn replay(path: &Path, text: &str) -> Result<Vec<Entry>, BindingError> {
-    let mut entries = Vec::new();
+/// What the kernel calls this boot (`random.c`: a UUID drawn once); empty where it does not tell.
+fn this_boot() -> String {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    boot.trim().to_owned()
+}
+
+fn replay(path: &Path, text: &str) -> Result<(Vec<Entry>, String), BindingError> {
+    let (mut entries, mut of_boot) = (Vec::new(), None);
     for (index, line) in text.split_inclusive('\n').enumerate() {
         let damaged =
             |why: String| BindingError::Damaged { path: path.to_owned(), line: index + 1, why };
@@ -243,8 +274,10 @@ fn replay(path: &Path, text: &str) -> Result<Vec<Entry>, BindingError> {
             break;
         };
         match serde_json::from_str::<Record>(whole) {
-            Ok(Record::BerthJournal { version: VERSION }) if index == 0 => {}
-            Ok(Record::BerthJournal { version }) => {
+            Ok(Record::BerthJournal { version: VERSION, boot }) if index == 0 => {
+                of_boot = Some(boot);
+            }
+            Ok(Record::BerthJournal { version, .. }) => {
                 return Err(damaged(format!("version {version}, and this berth reads {VERSION}")));
             }
             Ok(_) if index == 0 => return Err(damaged("it has no first line".to_owned())),
@@ -252,7 +285,13 @@ fn replay(path: &Path, text: &str) -> Result<Vec<Entry>, BindingError> {
             Err(error) => return Err(damaged(error.to_string())),
         }
     }
-    Ok(entries)
+    // The file is never put in its place without a first line.
+    let cut = || BindingError::Damaged {
+        path: path.to_owned(),
+        line: 1,
+        why: "it is cut off in its first line".to_owned(),
+    };
+    Ok((entries, of_boot.ok_or_else(cut)?))
 }
 
 impl Entry {

@@ -17,6 +17,7 @@ mod execute;
 mod fake;
 mod guard;
 mod journal;
+mod module;
 mod owner;
 mod persist;
 mod report;
@@ -32,6 +33,7 @@ use berth_devices::pci::Bdf;
 pub(crate) use decide::tests as testing;
 pub use decide::{Choice, check_free, find};
 pub use error::BindingError;
+pub use module::need as need_vfio;
 pub use report::{Report, RestoreReport};
 pub use run::{Lease, Wanted, for_run, recover};
 pub use setting::{Goal, Setting, Step, Value};
@@ -39,7 +41,7 @@ pub use setting::{Goal, Setting, Step, Value};
 use crate::host::{HostUse, Inventory, Root};
 use crate::plan::PageSize;
 use door::Sysfs;
-use journal::Journal;
+use journal::{Entry, Journal};
 
 /// The host's root; also that of its configuration.
 const ROOT: &str = "/";
@@ -60,27 +62,26 @@ pub struct Manner {
 /// # Errors
 /// Nothing has changed then.
 pub fn bind(asked: &[Bdf], manner: Manner) -> Result<Report, BindingError> {
-    let mut session = Session::open()?;
+    let mut session = Session::for_command(manner.dry_run)?;
     let host = Inventory::read_to_take(&Root::live(), asked)?;
     let devices = decide::members(&host, asked, manner.choice)?;
     let steps = decide::bind(&host, &devices, manner.choice)?;
+    if manner.persist {
+        decide::check_lasting(&host, &devices)?;
+    }
     let mut report = Report::new(manner.dry_run, &steps);
     report.notes.extend(decide::notes(&host, &devices));
+    if !host.vfio_pci {
+        report.commands.insert(0, module::COMMAND.to_owned());
+    }
     if !manner.dry_run {
+        module::need(&host)?;
         session.run(&steps)?;
     }
     if manner.persist {
-        let drivers = devices.iter().map(|&device| {
-            // What berth took it from, or what has it now.
-            let original = session.original(&Setting::Driver(device));
-            let driver =
-                host.functions.get(&device).and_then(|found| found.function.driver.clone());
-            match original {
-                Some(Value::Name(driver)) => (device, Some(driver)),
-                _ => (device, driver.filter(|driver| driver != decide::VFIO)),
-            }
-        });
-        report.files = persist::add(Path::new(ROOT), drivers.collect(), manner.dry_run)?;
+        let rivals = devices.iter().map(|&device| (device, session.rivals(&host, device)));
+        report.files = persist::add(Path::new(ROOT), rivals.collect(), manner.dry_run)?;
+        report.notes.extend(decide::early_notes(&host, &devices));
     }
     report.look(&session, &devices)?;
     if !manner.dry_run {
@@ -94,7 +95,7 @@ pub fn bind(asked: &[Bdf], manner: Manner) -> Result<Report, BindingError> {
 /// # Errors
 /// Nothing has changed then.
 pub fn unbind(asked: &[Bdf], manner: Manner) -> Result<Report, BindingError> {
-    let mut session = Session::open()?;
+    let mut session = Session::for_command(manner.dry_run)?;
     let host = Inventory::read_to_take(&Root::live(), asked)?;
     let devices = decide::members(&host, asked, manner.choice)?;
     for &device in &devices {
@@ -120,17 +121,26 @@ pub fn unbind(asked: &[Bdf], manner: Manner) -> Result<Report, BindingError> {
 /// # Errors
 /// The journal cannot be read or written. What cannot be put back is in the report.
 pub fn restore(manner: Manner) -> Result<RestoreReport, BindingError> {
-    let mut session = Session::open()?;
+    let mut session = Session::for_command(manner.dry_run)?;
+    let persisted = persist::functions(Path::new(ROOT))?;
+    let lasting = |setting: &Setting| match setting {
+        Setting::Driver(device) if persisted.contains(device) => Some(*device),
+        _ => None,
+    };
+    let again = session.journal.entries().iter().filter_map(|entry| lasting(&entry.setting));
+    let notes: BTreeSet<String> = again.map(persist::note).collect();
     if manner.dry_run {
-        return Ok(RestoreReport::planned(session.journal.entries()));
+        let (journal, obsolete) = (&session.journal, &session.obsolete);
+        let lives = |owner: &str| owner::is_alive(journal.folder(), owner);
+        return Ok(RestoreReport::planned(journal.entries(), lives, obsolete).with(notes));
     }
     let owned: Vec<_> =
         session.journal.entries().iter().filter(|entry| entry.owner.is_some()).cloned().collect();
     let held = if manner.choice.force { BTreeMap::new() } else { session.held()? };
-    let Session { kernel, journal, recovered } = &mut session;
+    let Session { kernel, journal, recovered, obsolete } = &mut session;
     let restored = execute::restore(kernel, journal, &held, |entry| entry.owner.is_none())?;
     let restored = std::mem::take(recovered).into_iter().chain(restored).collect();
-    Ok(RestoreReport::new(restored, &owned))
+    Ok(RestoreReport::new(restored, &owned, obsolete).with(notes))
 }
 
 /// Lets a pool of huge pages grow to `pages`.
@@ -170,14 +180,20 @@ pub struct Session {
     journal: Journal,
     /// What berths that were killed had left behind.
     recovered: Vec<execute::Restored>,
+    /// What the host's boot has made anew since.
+    obsolete: Vec<Entry>,
 }
 
 impl Session {
     /// Waits for other berths, and gives back what those that were killed could not.
     pub fn open() -> Result<Self, BindingError> {
-        let journal = Journal::open(&state_folder())?;
-        let kernel = Sysfs::new(ROOT);
-        let mut session = Self { kernel, journal, recovered: Vec::new() };
+        let mut session = Self::look()?;
+        if !session.obsolete.is_empty() {
+            for Entry { setting, original, .. } in &session.obsolete {
+                log::info!("{setting} was {original}; the host has booted since");
+            }
+        }
+        session.journal.compact()?;
         let dead: BTreeSet<String> = session
             .journal
             .entries()
@@ -191,13 +207,31 @@ impl Session {
         Ok(session)
     }
 
+    /// The same; for a command that only says what it would do, nothing is given back.
+    pub fn for_command(dry_run: bool) -> Result<Self, BindingError> {
+        if dry_run { Self::look() } else { Self::open() }
+    }
+
+    /// What is still to be put back. A boot has made all anew but what `--persist` keeps.
+    fn look() -> Result<Self, BindingError> {
+        let mut journal = Journal::open(&state_folder())?;
+        let persisted = persist::functions(Path::new(ROOT))?;
+        let obsolete = journal.forget_earlier_boots(|entry| {
+            let is_binding = matches!(entry.setting, Setting::Driver(_) | Setting::Override(_));
+            let function = entry.setting.function();
+            let is_persisted = function.is_some_and(|function| persisted.contains(&function));
+            is_binding && is_persisted && entry.owner.is_none()
+        });
+        Ok(Self { kernel: Sysfs::new(ROOT), journal, recovered: Vec::new(), obsolete })
+    }
+
     /// Puts back what was changed for runs.
     fn give_back(
         &mut self,
         is_one: impl Fn(&String) -> bool,
     ) -> Result<Vec<execute::Restored>, BindingError> {
         let held = self.held()?;
-        let is_theirs = |entry: &journal::Entry| entry.owner.as_ref().is_some_and(&is_one);
+        let is_theirs = |entry: &Entry| entry.owner.as_ref().is_some_and(&is_one);
         let restored = execute::restore(&self.kernel, &mut self.journal, &held, is_theirs)?;
         for restored in &restored {
             let (setting, to) = (&restored.setting, &restored.to);
@@ -216,6 +250,21 @@ impl Session {
     /// What a setting was before a command of berth's that lasts.
     pub fn original(&self, setting: &Setting) -> Option<Value> {
         self.journal.entry(setting, None).map(|entry| entry.original.clone())
+    }
+
+    /// Modules that would have a function: those of its kind, and of what has it or had it.
+    fn rivals(&self, host: &Inventory, device: Bdf) -> BTreeSet<String> {
+        let Some(found) = host.functions.get(&device) else { return BTreeSet::new() };
+        let root = Root::live();
+        let mut modules = found.native_modules(&root);
+        let now = found.function.driver.clone().filter(|_| !found.function.is_bound_to_vfio());
+        let earlier = match self.original(&Setting::Driver(device)) {
+            Some(Value::Name(driver)) if driver != decide::VFIO => Some(driver),
+            _ => None,
+        };
+        let drivers = now.into_iter().chain(earlier);
+        modules.extend(drivers.filter_map(|driver| root.module_of(&driver)));
+        modules
     }
 
     /// Functions of the journal that a process has open, and the physical functions of such.

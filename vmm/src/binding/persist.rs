@@ -1,10 +1,12 @@
 //! `--persist`: functions go to vfio-pci at boot, before their own drivers can have them.
 //!
-//! By address, not by ID as `options vfio-pci ids=` would, which takes every card of a kind: the
-//! file of modprobe.d makes the functions' own drivers load vfio-pci first, and loading vfio-pci
-//! set their `driver_override`. The file is generated from the list of functions in its
-//! comments, so that adding twice changes nothing and removing the last one removes the file. In
-//! a file of the host's own, berth's lines stand between markers.
+//! By address, not by ID as `options vfio-pci ids=` would, which takes every card of a kind. The
+//! file of modprobe.d sets `driver_override` whenever vfio-pci or a driver that would have the
+//! functions is loaded, whichever comes first, and makes these drivers load vfio-pci before
+//! themselves. So it holds in an initramfs that lacks one of them, and with a vfio-pci that is
+//! part of the kernel. The file is generated from the list of functions in its comments, so that
+//! adding twice changes nothing and removing the last one removes the file. In a file of the
+//! host's own, berth's lines stand between markers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -24,21 +26,24 @@ const INITRAMFS_MODULES: &str = "etc/initramfs-tools/modules";
 /// dracut copies modprobe.d itself too.
 const DRACUT_FOLDER: &str = "etc/dracut.conf.d";
 const DRACUT: &str = "etc/dracut.conf.d/berth.conf";
+/// Arch's, whose hook `modconf` copies modprobe.d.
+const MKINITCPIO: &str = "etc/mkinitcpio.conf";
 
 const BEGIN: &str = "# berth begin";
+/// The same where the line before had no end, which is gone again with the block.
+const BEGIN_AFTER_UNENDED: &str = "# berth begin (the line before had no end)";
 const END: &str = "# berth end";
 const FUNCTION: &str = "# berth function ";
 
-/// Functions with their own drivers.
-pub type Functions = BTreeMap<Bdf, Option<String>>;
+/// Functions with the modules that would have them.
+pub type Functions = BTreeMap<Bdf, BTreeSet<String>>;
 
 /// Adds functions; the files that change are returned.
 pub fn add(root: &Path, new: Functions, dry_run: bool) -> Result<Vec<String>, BindingError> {
     let mut all = listed(root)?;
-    for (address, driver) in new {
-        // The driver of a function that is bound already was noted when it was not.
-        let known = all.entry(address).or_default();
-        *known = driver.or_else(|| known.take());
+    for (address, modules) in new {
+        // What was found out once may not show any more, as when a module's files are gone.
+        all.entry(address).or_default().extend(modules);
     }
     write_all(root, &all, dry_run)
 }
@@ -54,14 +59,27 @@ pub fn remove(
     write_all(root, &all, dry_run)
 }
 
+/// Functions that go to vfio-pci at every boot.
+pub fn functions(root: &Path) -> Result<BTreeSet<Bdf>, BindingError> {
+    Ok(listed(root)?.into_keys().collect())
+}
+
+/// What `berth restore` leaves.
+pub fn note(device: Bdf) -> String {
+    format!(
+        "{device} goes to vfio-pci again when the host boots; \
+         `berth unbind --persist {device}` ends that"
+    )
+}
+
 fn listed(root: &Path) -> Result<Functions, BindingError> {
     let text = read(&root.join(MODPROBE))?.unwrap_or_default();
     Ok(text.lines().filter_map(parse).collect())
 }
 
-fn parse(line: &str) -> Option<(Bdf, Option<String>)> {
+fn parse(line: &str) -> Option<(Bdf, BTreeSet<String>)> {
     let mut words = line.strip_prefix(FUNCTION)?.split_whitespace();
-    Some((words.next()?.parse().ok()?, words.next().map(str::to_owned)))
+    Some((words.next()?.parse().ok()?, words.map(str::to_owned).collect()))
 }
 
 fn write_all(root: &Path, all: &Functions, dry_run: bool) -> Result<Vec<String>, BindingError> {
@@ -97,53 +115,64 @@ fn write_all(root: &Path, all: &Functions, dry_run: bool) -> Result<Vec<String>,
             changed.push("run `update-initramfs -u` for it to hold from the next boot".to_owned());
         } else if dracut {
             changed.push("run `dracut --force` for it to hold from the next boot".to_owned());
+        } else if root.join(MKINITCPIO).exists() {
+            changed.push("run `mkinitcpio -P` for it to hold from the next boot".to_owned());
         }
     }
     Ok(changed)
 }
 
-/// `install` replaces the loading of vfio-pci by a command, here one that ends by loading it.
+/// `install` replaces the loading of a module by a command, here one that ends by loading it. A
+/// function without a driver is offered to them again, for a vfio-pci that is there already. The
+/// path is the kernel's own for modprobe: a busybox of an initramfs may prefer a modprobe of its
+/// own that knows no `--ignore-install`.
 fn modprobe(all: &Functions) -> String {
     let mut text = "# Written by `berth bind --persist`; `berth unbind --persist` removes it.\n\
-                    # These functions go to vfio-pci when it is loaded, before their own drivers.\n"
+                    # These functions go to vfio-pci, before their own drivers can have them.\n"
         .to_owned();
-    for (address, driver) in all {
-        let driver = driver.as_ref().map_or_else(String::new, |driver| format!(" {driver}"));
+    for (address, modules) in all {
+        let modules: String = modules.iter().map(|module| format!(" {module}")).collect();
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{FUNCTION}{address}{driver}");
-    }
-    let drivers: BTreeSet<&String> = all.values().flatten().collect();
-    for driver in drivers {
-        let _ = writeln!(text, "softdep {driver} pre: vfio-pci");
+        let _ = writeln!(text, "{FUNCTION}{address}{modules}");
     }
     let addresses: Vec<String> = all.keys().map(Bdf::to_string).collect();
-    let _ = writeln!(
-        text,
-        "install vfio-pci for f in {}; do f=/sys/bus/pci/devices/$f/driver_override; \
-         [ ! -e $f ] || echo vfio-pci > $f; done; \
-         modprobe --ignore-install vfio-pci $CMDLINE_OPTS",
+    let reserve = format!(
+        "for f in {}; do d=/sys/bus/pci/devices/$f; [ ! -e $d ] || [ -e $d/driver ] || \
+         {{ echo vfio-pci > $d/driver_override; echo $f > /sys/bus/pci/drivers_probe; }}; done",
         addresses.join(" ")
     );
+    let rivals: BTreeSet<&str> = all.values().flatten().map(String::as_str).collect();
+    for module in &rivals {
+        let _ = writeln!(text, "softdep {module} pre: vfio-pci");
+    }
+    for module in ["vfio-pci"].iter().chain(&rivals) {
+        let _ = writeln!(
+            text,
+            "install {module} {reserve}; /sbin/modprobe --ignore-install {module} $CMDLINE_OPTS"
+        );
+    }
     text
 }
 
 /// `text` with berth's block, or without one.
 fn with_block(text: &str, block: Option<&str>) -> String {
     let mut inside = false;
-    let mut kept: String = text
-        .split_inclusive('\n')
-        .filter(|line| {
-            let begins = line.trim_end() == BEGIN;
-            let skip = inside || begins;
-            inside = (inside || begins) && line.trim_end() != END;
-            !skip
-        })
-        .collect();
-    if let Some(block) = block {
-        if !kept.is_empty() && !kept.ends_with('\n') {
-            kept.push('\n');
+    let mut kept = String::new();
+    for line in text.split_inclusive('\n') {
+        let mark = line.trim_end();
+        if mark == BEGIN_AFTER_UNENDED {
+            kept.truncate(kept.trim_end_matches('\n').len());
         }
-        kept += &format!("{BEGIN}\n{block}{END}\n");
+        inside |= mark == BEGIN || mark == BEGIN_AFTER_UNENDED;
+        if !inside {
+            kept += line;
+        }
+        inside &= mark != END;
+    }
+    if let Some(block) = block {
+        let ended = kept.is_empty() || kept.ends_with('\n');
+        let (end, begin) = if ended { ("", BEGIN) } else { ("\n", BEGIN_AFTER_UNENDED) };
+        kept += &format!("{end}{begin}\n{block}{END}\n");
     }
     kept
 }
@@ -184,7 +213,7 @@ mod tests {
     }
 
     fn nic(address: &str) -> Functions {
-        Functions::from([(bdf(address), Some("igb".to_owned()))])
+        Functions::from([(bdf(address), BTreeSet::from(["igb".to_owned()]))])
     }
 
     fn file(root: &Path, name: &str) -> Option<String> {
@@ -204,19 +233,25 @@ mod tests {
         assert_eq!(
             file(root, MODPROBE).expect("written"),
             "# Written by `berth bind --persist`; `berth unbind --persist` removes it.\n\
-             # These functions go to vfio-pci when it is loaded, before their own drivers.\n\
+             # These functions go to vfio-pci, before their own drivers can have them.\n\
              # berth function 0000:21:00.0 igb\n\
              softdep igb pre: vfio-pci\n\
-             install vfio-pci for f in 0000:21:00.0; do \
-             f=/sys/bus/pci/devices/$f/driver_override; [ ! -e $f ] || echo vfio-pci > $f; done; \
-             modprobe --ignore-install vfio-pci $CMDLINE_OPTS\n"
+             install vfio-pci for f in 0000:21:00.0; do d=/sys/bus/pci/devices/$f; \
+             [ ! -e $d ] || [ -e $d/driver ] || { echo vfio-pci > $d/driver_override; \
+             echo $f > /sys/bus/pci/drivers_probe; }; done; \
+             /sbin/modprobe --ignore-install vfio-pci $CMDLINE_OPTS\n\
+             install igb for f in 0000:21:00.0; do d=/sys/bus/pci/devices/$f; \
+             [ ! -e $d ] || [ -e $d/driver ] || { echo vfio-pci > $d/driver_override; \
+             echo $f > /sys/bus/pci/drivers_probe; }; done; \
+             /sbin/modprobe --ignore-install igb $CMDLINE_OPTS\n"
         );
         assert_eq!(
             file(root, INITRAMFS_MODULES).expect("kept"),
-            "# their modules\next4\n# berth begin\nvfio-pci\n# berth end\n"
+            "# their modules\next4\n# berth begin (the line before had no end)\nvfio-pci\n\
+             # berth end\n"
         );
-        // Bound by now, so that its own driver is not known any more.
-        let bound = Functions::from([(bdf("21:00.0"), None)]);
+        // Its modules are not known any more.
+        let bound = Functions::from([(bdf("21:00.0"), BTreeSet::new())]);
         assert_eq!(add(root, bound, false).expect("room"), [""; 0]);
 
         add(root, nic("41:00.0"), false).expect("room");
@@ -228,7 +263,7 @@ mod tests {
         for name in [MODPROBE, MODULES_LOAD] {
             assert_eq!(file(root, name), None, "{name}");
         }
-        assert_eq!(file(root, INITRAMFS_MODULES).expect("kept"), format!("{theirs}\n"));
+        assert_eq!(file(root, INITRAMFS_MODULES).expect("kept"), theirs);
         let nothing = BTreeSet::from([bdf("41:00.0")]);
         assert_eq!(remove(root, &nothing, false).expect("room"), [""; 0]);
     }

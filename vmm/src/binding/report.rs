@@ -140,29 +140,35 @@ pub struct RestoreReport {
     pub dry_run: bool,
     /// One entry per setting of the journal.
     pub settings: Vec<Restored>,
+    /// What else is worth knowing.
+    pub notes: Vec<String>,
 }
 
 impl RestoreReport {
     /// What the journal would have put back.
-    pub fn planned(entries: &[Entry]) -> Self {
-        let settings = entries.iter().map(|entry| Restored {
-            setting: entry.setting.clone(),
-            to: entry.original.clone(),
-            outcome: if entry.owner.is_some() { Outcome::Kept } else { Outcome::Restored },
-            reason: entry.owner.clone(),
+    pub fn planned(entries: &[Entry], lives: impl Fn(&str) -> bool, obsolete: &[Entry]) -> Self {
+        let settings = entries.iter().map(|entry| {
+            let run = entry.owner.as_deref().filter(|owner| lives(owner));
+            let outcome = if run.is_some() { Outcome::Kept } else { Outcome::Restored };
+            restored(entry, outcome, run.map(the_machine_runs))
         });
-        Self { dry_run: true, settings: settings.collect() }
+        let obsolete = obsolete.iter().map(|entry| restored(entry, Outcome::Obsolete, None));
+        let settings = settings.chain(obsolete).collect();
+        Self { dry_run: true, settings, notes: Vec::new() }
     }
 
-    /// What was put back, and what runs keep.
-    pub fn new(mut settings: Vec<Restored>, owned: &[Entry]) -> Self {
-        settings.extend(owned.iter().map(|entry| Restored {
-            setting: entry.setting.clone(),
-            to: entry.original.clone(),
-            outcome: Outcome::Kept,
-            reason: entry.owner.as_ref().map(|run| format!("the machine runs: {run}")),
+    /// What was put back, what runs keep, and what the host's boot has made anew.
+    pub fn new(mut settings: Vec<Restored>, owned: &[Entry], obsolete: &[Entry]) -> Self {
+        settings.extend(owned.iter().map(|entry| {
+            restored(entry, Outcome::Kept, entry.owner.as_deref().map(the_machine_runs))
         }));
-        Self { dry_run: false, settings }
+        settings.extend(obsolete.iter().map(|entry| restored(entry, Outcome::Obsolete, None)));
+        Self { dry_run: false, settings, notes: Vec::new() }
+    }
+
+    /// Adds notes.
+    pub fn with(self, notes: BTreeSet<String>) -> Self {
+        Self { notes: notes.into_iter().collect(), ..self }
     }
 
     /// An error when something that should be put back was not.
@@ -175,10 +181,19 @@ impl RestoreReport {
     }
 }
 
+fn restored(entry: &Entry, outcome: Outcome, reason: Option<String>) -> Restored {
+    let Entry { setting, original, .. } = entry;
+    Restored { setting: setting.clone(), to: original.clone(), outcome, reason }
+}
+
+fn the_machine_runs(run: &str) -> String {
+    format!("the machine runs: {run}")
+}
+
 impl fmt::Display for RestoreReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.settings.is_empty() {
-            return writeln!(f, "nothing to put back");
+            writeln!(f, "nothing to put back")?;
         }
         for Restored { setting, to, outcome, reason } in &self.settings {
             let verb = match outcome {
@@ -186,10 +201,14 @@ impl fmt::Display for RestoreReport {
                 Outcome::Restored => "is again",
                 Outcome::Gone => "is gone; was",
                 Outcome::Kept => "is left alone; was",
+                Outcome::Obsolete => "has been set anew by a boot of the host; was",
                 Outcome::Failed => "is NOT again",
             };
             let reason = reason.as_ref().map_or_else(String::new, |why| format!(" ({why})"));
             writeln!(f, "{setting} {verb} {to}{reason}")?;
+        }
+        for note in &self.notes {
+            writeln!(f, "note: {note}")?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use berth_devices::pci::Bdf;
 
 use super::guard::Guard;
 use super::owner::Owner;
-use super::{BindingError, Choice, Session, decide, execute, state_folder};
+use super::{BindingError, Choice, Session, Setting, decide, execute, module, state_folder};
 use crate::host::{Inventory, Root};
 use crate::sriov::{self, PortWish};
 
@@ -45,6 +45,12 @@ pub fn for_run(name: &str, devices: &[Wanted]) -> Result<Option<Lease>, BindingE
     let mut session = Session::open()?;
     let addresses: Vec<Bdf> = devices.iter().map(|device| device.address).collect();
     let host = Inventory::read_to_take(&Root::live(), &addresses)?;
+    // Whoever was killed has lost its devices by now, so that the owner of one lives.
+    for &device in &addresses {
+        if let Some(run) = session.journal.run_of(&Setting::Driver(device)) {
+            return Err(BindingError::BelongsToRun { device, run: run.to_owned() });
+        }
+    }
     let mut steps = Vec::new();
     for device in devices.iter().filter(|device| !device.port.is_empty()) {
         steps.extend(sriov::port_of(&host, device.address, &device.port)?);
@@ -54,6 +60,9 @@ pub fn for_run(name: &str, devices: &[Wanted]) -> Result<Option<Lease>, BindingE
     steps.extend(decide::bind(&host, &bound, Choice::default())?);
     if !steps.iter().any(|step| step.changes()) {
         return Ok(None);
+    }
+    if !bound.is_empty() {
+        module::need(&host)?;
     }
     let owner = Owner::new(session.journal.folder(), name)?;
     let id = owner.id().to_owned();

@@ -206,16 +206,18 @@ impl Setting {
     }
 
     /// Where it comes among others on the way back: what others need comes first. Virtual
-    /// functions need their physical one's driver and number, and a driver needs the override.
+    /// functions need their physical one's driver and number, and a driver needs the override, or
+    /// that drivers take virtual functions at all (`pci_device_can_probe` in the kernel's
+    /// drivers/pci/pci-driver.c).
     pub fn rank(&self, is_virtual: bool) -> u8 {
         match self {
             Self::Override(_) if !is_virtual => 0,
             Self::Driver(_) if !is_virtual => 1,
             Self::VfCount(_) => 2,
             Self::VfPort { .. } => 3,
-            Self::Override(_) => 4,
-            Self::Driver(_) => 5,
-            Self::VfAutoprobe(_) => 6,
+            Self::VfAutoprobe(_) => 4,
+            Self::Override(_) => 5,
+            Self::Driver(_) => 6,
             Self::HugePages { .. } => 7,
         }
     }

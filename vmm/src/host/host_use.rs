@@ -14,6 +14,10 @@ pub enum HostUse {
     Network {
         /// The interface.
         interface: String,
+        /// Its addresses with their prefixes' lengths, but those of its link; of this host only,
+        /// because captures have none.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        addresses: Vec<String>,
         /// Whether the default route leads through it.
         default_route: bool,
         /// The bridge or bond that it belongs to.
@@ -48,14 +52,19 @@ pub enum HostUse {
 impl fmt::Display for HostUse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Network { interface, default_route: true, .. } => {
-                write!(f, "is {interface}, which the default route uses")
-            }
-            Self::Network { interface, master: Some(master), .. } => {
-                write!(f, "is {interface}, part of {master}")
-            }
-            Self::Network { interface, .. } => {
-                write!(f, "is {interface}, which has an address or a route")
+            Self::Network { interface, addresses, default_route, master } => {
+                write!(f, "is {interface}")?;
+                if !addresses.is_empty() {
+                    write!(f, " with {}", addresses.join(", "))?;
+                }
+                match master {
+                    _ if *default_route => f.write_str(", which the default route uses"),
+                    Some(master) => write!(f, ", part of {master}"),
+                    None if addresses.is_empty() => {
+                        f.write_str(", which has an address or a route")
+                    }
+                    None => Ok(()),
+                }
             }
             Self::Mounted { device, at } if at == "swap" => {
                 write!(f, "holds {device}, used as swap")

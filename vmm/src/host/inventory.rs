@@ -1,12 +1,13 @@
 //! PCI functions of the host, with what decides whether a guest may have them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use berth_devices::pci::Bdf;
 use serde::Serialize;
 
 use super::acs::{self, Acs};
 use super::iommu::IommuGroup;
+use super::modules;
 use super::pci::{DEVICES, VFIO_PCI, addresses};
 use super::root::Root;
 use super::usage::Usage;
@@ -42,6 +43,9 @@ pub struct Listed {
     /// What drivers recognize it by.
     #[serde(skip)]
     pub modalias: String,
+    /// Whether the driver that has it is part of the kernel, rather than a module.
+    #[serde(skip)]
+    pub is_driver_built_in: bool,
     /// The host's interrupts that it raises, by number.
     pub interrupts: Vec<u32>,
 }
@@ -103,6 +107,13 @@ impl Inventory {
     }
 }
 
+impl Listed {
+    /// Modules of the kernel under `root` that would have it; vfio-pci is none of them.
+    pub fn native_modules(&self, root: &Root) -> BTreeSet<String> {
+        modules::drivers_of(root, &self.modalias)
+    }
+}
+
 /// Adds functions one by one.
 struct Reader<'a> {
     root: &'a Root,
@@ -152,6 +163,7 @@ impl<'a> Reader<'a> {
             uses: self.usage.of(root, address, &function),
             acs: if function.is_bridge() { acs::read(root, &file("config")) } else { Acs::Unknown },
             modalias: root.glance(file("modalias")).unwrap_or_default(),
+            is_driver_built_in: function.driver.is_some() && !root.exists(file("driver/module")),
             interrupts: interrupts.iter().filter_map(|number| number.parse().ok()).collect(),
             function,
         })

@@ -10,6 +10,7 @@
 
 mod access;
 mod acs;
+mod addresses;
 mod archive;
 mod cpus;
 mod error;

@@ -110,6 +110,26 @@ impl Modules {
     }
 }
 
+/// Modules of the kernel that runs which drive a device of this `modalias`.
+pub(super) fn drivers_of(root: &Root, modalias: &str) -> BTreeSet<String> {
+    let release = root.glance("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let modules = Modules::read(root, &release, &BTreeSet::from([modalias]));
+    modules.drivers_of(modalias).into_iter().map(str::to_owned).collect()
+}
+
+impl Root {
+    /// The module of a driver on the PCI bus; `None` when it is part of the kernel. A driver that
+    /// is not loaded is taken to be called as its module, as most are.
+    pub fn module_of(&self, driver: &str) -> Option<String> {
+        let folder = format!("/sys/bus/pci/drivers/{driver}");
+        if self.exists(&folder) {
+            self.link_name(format!("{folder}/module"))
+        } else {
+            Some(driver.to_owned())
+        }
+    }
+}
+
 /// Whether both name the same module: `-` and `_` are one, as for modprobe.
 fn is_module(one: &str, other: &str) -> bool {
     let letter = |byte: u8| if byte == b'-' { b'_' } else { byte };

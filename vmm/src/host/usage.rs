@@ -1,13 +1,14 @@
 //! What the host uses its functions for: networks, file systems, displays, other machines.
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use berth_devices::pci::Bdf;
 
 use super::HostUse;
 use super::access::{Access, Holder};
+use super::addresses;
 use super::pci::{DEVICES, PciFunction};
 use super::root::Root;
 
@@ -16,8 +17,8 @@ use super::root::Root;
 pub(super) struct Usage {
     /// Interfaces with a route, and whether it is a default one.
     routed: BTreeMap<String, bool>,
-    /// Interfaces with an IPv6 address.
-    addressed: BTreeSet<String>,
+    /// Interfaces with an address that is not only of its link, and what is known of these.
+    addresses: BTreeMap<String, Vec<String>>,
     /// Mounted block devices by name, with where.
     mounted: BTreeMap<String, String>,
     /// Block devices by the function that they are on.
@@ -44,7 +45,8 @@ impl Usage {
     }
 
     /// An IPv4 address gives its interface a route to its own network, and nothing else in procfs
-    /// tells an address's interface. The network is that of this process.
+    /// tells an address's interface; of this host the kernel tells both. The network is that of
+    /// this process.
     fn read_routes(&mut self, root: &Root) {
         const UP: u32 = 1;
 
@@ -67,8 +69,11 @@ impl Usage {
             if let [_, _, _, scope, _, name] = words[..]
                 && scope != "20"
             {
-                self.addressed.insert(name.to_owned());
+                self.addresses.entry(name.to_owned()).or_default();
             }
+        }
+        if root.is_live() && !root.is_recorded() {
+            self.addresses.extend(addresses::by_interface().unwrap_or_default());
         }
     }
 
@@ -122,9 +127,11 @@ impl Usage {
         for interface in interfaces(root, &folder) {
             let master = root.link_name(format!("/sys/class/net/{interface}/master"));
             let route = self.routed.get(&interface);
-            if master.is_some() || route.is_some() || self.addressed.contains(&interface) {
+            let addresses = self.addresses.get(&interface);
+            if master.is_some() || route.is_some() || addresses.is_some() {
+                let addresses = addresses.cloned().unwrap_or_default();
                 let default_route = route.copied().unwrap_or_default();
-                uses.push(HostUse::Network { interface, default_route, master });
+                uses.push(HostUse::Network { interface, addresses, default_route, master });
             }
         }
         for block in self.blocks.get(&address).into_iter().flatten() {

@@ -66,11 +66,7 @@ pub(super) fn check<'a>(
         if take {
             check_takeable(device, function, host, notes)?;
         } else if !function.is_bound_to_vfio() {
-            return Err(PlanError::NotBound {
-                device,
-                driver: function.driver.clone(),
-                vfio_pci: host.vfio_pci,
-            });
+            return Err(PlanError::NotBound { device, driver: function.driver.clone() });
         }
         if let Some(facts) = host.iommu.groups.get(&group) {
             check_viable(device, group, facts, host, &ours)?;
@@ -152,16 +148,14 @@ fn check_takeable(
     notes: &mut Vec<String>,
 ) -> Result<(), PlanError> {
     let driver = function.driver.clone();
-    if !host.vfio_pci {
-        return Err(PlanError::NotBound { device, driver, vfio_pci: false });
-    }
     let uses = host.uses.get(&device).cloned().unwrap_or_default();
     if !uses.is_empty() {
         return Err(PlanError::InUse { device, uses });
     }
+    let load = if host.vfio_pci { "" } else { ", and loads vfio-pci" };
     notes.push(match driver {
-        Some(driver) => format!("berth takes {device} from {driver} for the run"),
-        None => format!("berth binds {device} to vfio-pci for the run"),
+        Some(driver) => format!("berth takes {device} from {driver} for the run{load}"),
+        None => format!("berth binds {device} to vfio-pci for the run{load}"),
     });
     Ok(())
 }

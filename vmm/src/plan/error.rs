@@ -115,8 +115,6 @@ pub enum PlanError {
         device: Bdf,
         /// Its driver.
         driver: Option<String>,
-        /// Whether vfio-pci is loaded.
-        vfio_pci: bool,
     },
     /// The host uses a device that berth is to take for the run.
     #[error("{device} is in use: {uses}", uses = list(uses.iter().map(|one| format!("it {one}"))))]

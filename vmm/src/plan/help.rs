@@ -41,7 +41,7 @@ impl PlanError {
             Self::NotBehindIommu { .. } => {
                 Some("move the card to another slot, or choose another function".to_owned())
             }
-            Self::NotBound { device, vfio_pci, .. } => Some(bind(*device, *vfio_pci)),
+            Self::NotBound { device, .. } => Some(bind(*device)),
             Self::InUse { .. } => Some("end that use first, or choose another device".to_owned()),
             Self::NotVirtual { .. } => {
                 Some("leave these fields out, or name a virtual function".to_owned())
@@ -225,9 +225,8 @@ fn iommu(vendor: CpuVendor, parameter: Option<&str>) -> String {
     }
 }
 
-fn bind(device: Bdf, vfio_pci: bool) -> String {
-    let load = if vfio_pci { "" } else { "`modprobe vfio-pci`, then " };
-    format!("{load}`berth bind {device}`, or \"bind\": \"auto\" to take it for the run only")
+fn bind(device: Bdf) -> String {
+    format!("`berth bind {device}`, or \"bind\": \"auto\" to take it for the run only")
 }
 
 fn release(culprits: &[(Bdf, String)]) -> String {

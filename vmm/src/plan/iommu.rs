@@ -101,7 +101,10 @@ fn choose(host: &HostProfile, assigned: &[Assigned]) -> Result<(IommuBackend, St
 
 /// Whether the container can be had, with the groups of all devices.
 fn container(host: &HostProfile, assigned: &[Assigned]) -> Result<(), PlanError> {
-    if !is_open(&host.vfio) {
+    // VFIO's file appears with its modules, which come with vfio-pci.
+    let take = assigned.iter().any(|device| device.take);
+    let to_come = take && !host.vfio_pci && host.vfio == Access::Missing;
+    if !to_come && !is_open(&host.vfio) {
         return Err(PlanError::Vfio { access: host.vfio.clone() });
     }
     for &Assigned { address: device, group, take, .. } in assigned {

@@ -49,7 +49,7 @@ pub fn show(physical: Bdf) -> Result<SriovReport, BindingError> {
 /// The function cannot have so many, or one that it has is in use; nothing has changed then.
 pub fn set(physical: Bdf, wish: &Wish) -> Result<SriovReport, BindingError> {
     let root = Root::live();
-    let mut session = Session::open()?;
+    let mut session = Session::for_command(wish.dry_run)?;
     let host = Inventory::read_to_take(&root, &[physical])?;
     let ports = ports(sriov(&host, physical)?)?;
     let first = renumber(&host, physical, &ports, wish)?;
@@ -59,6 +59,9 @@ pub fn set(physical: Bdf, wish: &Wish) -> Result<SriovReport, BindingError> {
             report.notes.push("then each new VF would be bound to vfio-pci".to_owned());
         }
         return SriovReport::read(physical, Some(report));
+    }
+    if wish.bind && wish.count > 0 {
+        binding::need_vfio(&host)?;
     }
     binding::apply(&mut session, &first)?;
     // Only now do the functions have addresses: a card may number them by their count.
@@ -192,6 +195,10 @@ fn hand_out(
     let setting = Setting::VfAutoprobe(physical);
     let autoprobe = session.original(&setting);
     let mut steps = Vec::new();
+    // First: without it the kernel keeps drivers from virtual functions, even when told.
+    if let Some(original) = autoprobe.clone() {
+        steps.push(Step::to(setting, flag(sriov.autoprobe), original));
+    }
     if wish.bind {
         steps.extend(binding::bind_steps(host, &functions, wish.force)?);
     } else if autoprobe == Some(flag(true)) {
@@ -202,9 +209,6 @@ fn hand_out(
                 steps.push(Step::new(driver, Value::Nothing, Goal::Probe).of(Some(physical)));
             }
         }
-    }
-    if let Some(original) = autoprobe {
-        steps.push(Step::to(setting, flag(sriov.autoprobe), original));
     }
     Ok(steps)
 }

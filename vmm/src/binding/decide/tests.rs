@@ -34,6 +34,7 @@ pub(crate) fn candidate(address: Bdf, driver: Option<&str>) -> Listed {
         uses: Vec::new(),
         acs: Acs::Unknown,
         modalias: String::new(),
+        is_driver_built_in: false,
         interrupts: Vec::new(),
     }
 }
@@ -111,10 +112,11 @@ fn refusals_name_the_function_and_the_reason() {
     let nic = &[("21:00.0", Some("igb"))];
     let route = || {
         let interface = "eth0".to_owned();
-        vec![HostUse::Network { interface, default_route: true, master: None }]
+        let addresses = vec!["192.0.2.7/24".to_owned()];
+        vec![HostUse::Network { interface, addresses, default_route: true, master: None }]
     };
     type Change = fn(&mut Inventory);
-    let table: [(Change, &str); 5] = [
+    let table: [(Change, &str); 4] = [
         (
             |host| change(host, "21:00.0", |found| found.function.class = 0x06_0400),
             "0000:21:00.0 is a bridge, and only endpoints can be passed through",
@@ -123,7 +125,6 @@ fn refusals_name_the_function_and_the_reason() {
             |host| change(host, "21:00.0", |found| found.function.group = None),
             "0000:21:00.0 is in no IOMMU group, and vfio-pci only takes functions of one",
         ),
-        (|host| host.vfio_pci = false, "the host has no driver vfio-pci"),
         (
             |host| {
                 change(host, "21:00.0", |found| {
@@ -145,7 +146,8 @@ fn refusals_name_the_function_and_the_reason() {
     change(&mut host, "21:00.0", |found| found.uses = route());
     assert_eq!(
         try_bind(&host, &["21:00.0"], Choice::default()),
-        Err("0000:21:00.0 is in use: it is eth0, which the default route uses".to_owned())
+        Err("0000:21:00.0 is in use: it is eth0 with 192.0.2.7/24, which the default route uses"
+            .to_owned())
     );
     assert_eq!(try_bind(&host, &["21:00.0"], FORCE).map(|steps| steps.len()), Ok(2));
 }

@@ -165,6 +165,25 @@ fn virtual_functions_that_berth_made_are_forgotten_with_their_number() {
     assert!(journal.entries().is_empty());
 }
 
+#[test]
+fn a_number_that_cannot_be_put_back_yet_keeps_what_comes_with_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let kernel = FakeKernel::new().with_virtual_functions(4);
+    let before = kernel.state();
+    let mut journal = Journal::open(folder.path()).expect("a journal");
+    run(&kernel, &mut journal, &renumber(), None).expect("all steps are possible");
+    let sysfs = "/sys/bus/pci";
+    let nic = physical().to_string();
+    kernel.write(&format!("{sysfs}/devices/{nic}/driver/unbind"), &nic).expect("bound");
+    let restored = all(&kernel, &mut journal);
+    let failed = restored.iter().filter(|one| one.outcome == Outcome::Failed).count();
+    assert_eq!(failed, 13, "the number, and port, override and driver of four: {restored:#?}");
+    kernel.write(&format!("{sysfs}/drivers/igb/bind"), &nic).expect("free");
+    all(&kernel, &mut journal);
+    assert_eq!(kernel.state(), before);
+    assert!(journal.entries().is_empty());
+}
+
 /// Every line of the journal and every call to the kernel is a place to die, before and after it;
 /// a line may also be cut in half. However it ends, one `restore` leads back, and so does one
 /// that dies itself and is followed by another.

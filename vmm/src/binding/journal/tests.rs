@@ -30,7 +30,8 @@ fn the_first_value_is_what_is_put_back() {
     journal.compact().expect("room");
     drop(journal);
     let text = fs::read_to_string(folder.path().join("journal")).expect("the file");
-    assert_eq!(text, "{\"berth_journal\":{\"version\":1}}\n");
+    let boot = this_boot();
+    assert_eq!(text, format!("{{\"berth_journal\":{{\"version\":1,\"boot\":\"{boot}\"}}}}\n"));
 }
 
 #[test]
@@ -52,6 +53,9 @@ fn what_is_no_journal_of_ours_is_left_alone() {
     for (text, message) in [
         ("{\"berth_journal\":{\"version\":2}}\n", "line 1: version 2, and this berth reads 1"),
         ("{\"berth_journal\":{\"version\":1}}\n{}\n", "line 2: "),
+        ("", "line 1: it is cut off in its first line"),
+        ("{\"berth_journ", "line 1: it is cut off in its first line"),
+        ("{\"berth_journal\":{\"version\":1}}\n\0\0\n", "line 2: "),
         ("{\"done\":{\"setting\":{\"driver\":\"0000:21:00.0\"}}}\n", "line 1: it has no"),
     ] {
         fs::write(&path, text).expect("a file");
@@ -59,4 +63,52 @@ fn what_is_no_journal_of_ours_is_left_alone() {
         assert!(error.contains(message), "{error}");
         assert_eq!(fs::read_to_string(&path).expect("the file"), text);
     }
+}
+
+#[test]
+fn what_a_boot_has_made_anew_is_forgotten_but_for_what_lasts() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let open = || Journal::open(folder.path()).expect("the journal");
+    let other = Entry { setting: driver("0000:41:00.0"), ..entry("igb", "vfio-pci", None) };
+    let mut journal = open();
+    journal.intend(vec![entry("igb", "vfio-pci", None), other.clone()]).expect("room");
+    assert_eq!(journal.forget_earlier_boots(|_| false), []);
+    drop(journal);
+
+    let mut journal = open();
+    let lasts = |entry: &Entry| entry.setting == other.setting;
+    let forgotten = journal.forget_boots_before("the next".to_owned(), lasts);
+    assert_eq!(forgotten, [entry("igb", "vfio-pci", None)]);
+    drop(journal);
+    assert_eq!(open().entries().len(), 2, "a look forgets nothing");
+
+    let mut journal = open();
+    journal.forget_boots_before("the next".to_owned(), lasts);
+    journal.compact().expect("room");
+    assert_eq!(open_next(folder.path()), [other]);
+}
+
+/// What is in the journal of a host that calls its boot "the next".
+fn open_next(folder: &Path) -> Vec<Entry> {
+    let text = fs::read_to_string(folder.join("journal")).expect("the file");
+    let (entries, boot) = replay(folder, &text).expect("a journal");
+    assert_eq!(boot, "the next");
+    entries
+}
+
+/// The kernel's lock: whoever comes second waits, and then sees what the first has noted.
+#[test]
+fn two_berths_take_turns() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut first = Journal::open(folder.path()).expect("a new journal");
+    let path = folder.path().to_owned();
+    let second = std::thread::spawn(move || {
+        let journal = Journal::open(&path).expect("the journal");
+        journal.entries().len()
+    });
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    assert!(!second.is_finished(), "it waits");
+    first.intend(vec![entry("igb", "vfio-pci", None)]).expect("room");
+    drop(first);
+    assert_eq!(second.join().expect("it opens the journal"), 1);
 }

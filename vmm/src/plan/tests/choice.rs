@@ -27,7 +27,8 @@ fn refusal(devices: Value, host: &HostProfile) -> String {
 }
 
 fn network(interface: &str, default_route: bool) -> HostUse {
-    HostUse::Network { interface: interface.to_owned(), default_route, master: None }
+    let (interface, addresses) = (interface.to_owned(), Vec::new());
+    HostUse::Network { interface, addresses, default_route, master: None }
 }
 
 fn any() -> Value {
@@ -98,6 +99,15 @@ fn a_device_to_be_bound_is_planned_and_said() {
     let notes = plan(auto.clone(), &host).notes;
     assert!(
         notes.contains(&"berth takes 0000:41:00.0 from igb for the run".to_owned()),
+        "{notes:?}"
+    );
+
+    (host.vfio_pci, host.vfio) = (false, Access::Missing);
+    let notes = plan(auto.clone(), &host).notes;
+    assert!(
+        notes.contains(
+            &"berth takes 0000:41:00.0 from igb for the run, and loads vfio-pci".to_owned()
+        ),
         "{notes:?}"
     );
 

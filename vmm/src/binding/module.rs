@@ -1,0 +1,58 @@
+//! vfio-pci, loaded when a function is to be given to it.
+
+use std::io;
+use std::path::Path;
+use std::process::Command;
+
+use super::BindingError;
+use crate::host::Inventory;
+
+/// The same as a command.
+pub const COMMAND: &str = "modprobe vfio-pci";
+
+/// What maps a guest's memory for DMA. vfio loads it itself with kmod's modprobe, by a softdep.
+const TYPE1: &str = "vfio_iommu_type1";
+
+/// Why vfio-pci is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum ModuleError {
+    /// There is no modprobe.
+    #[error("modprobe cannot be run")]
+    NoModprobe(#[source] io::Error),
+    /// modprobe says why.
+    #[error("modprobe says: {0}")]
+    Refused(String),
+}
+
+/// Loads vfio-pci, unless `host` has it.
+///
+/// # Errors
+/// The kernel has none, or this process may not load it.
+pub fn need(host: &Inventory) -> Result<(), BindingError> {
+    if host.vfio_pci {
+        return Ok(());
+    }
+    load("vfio-pci").map_err(BindingError::NoVfioPci)?;
+    if !Path::new("/sys/module").join(TYPE1).exists()
+        && let Err(error) = load(TYPE1)
+    {
+        // It may be that the kernel has another one.
+        log::warn!("{TYPE1} is not loaded: {error}");
+    }
+    Ok(())
+}
+
+fn load(module: &str) -> Result<(), ModuleError> {
+    // The second for root without /sbin in its PATH, as after `su`.
+    let run = |modprobe| Command::new(modprobe).arg(module).output();
+    let output = match run("modprobe") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => run("/sbin/modprobe"),
+        other => other,
+    };
+    let output = output.map_err(ModuleError::NoModprobe)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let message = String::from_utf8_lossy(&output.stderr);
+    Err(ModuleError::Refused(message.trim().to_owned()))
+}
