@@ -15,5 +15,6 @@ mod interrupts;
 mod lab_host;
 mod passthrough;
 mod placement;
+mod readiness;
 mod refusals;
 mod topology;

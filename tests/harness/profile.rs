@@ -13,10 +13,17 @@ pub struct Profile {
     pub description: String,
     /// NUMA nodes, the first being node 0.
     pub nodes: Vec<Node>,
+    /// SMT: CPUs of a core.
+    #[serde(default = "one")]
+    pub threads: u32,
+    /// Features of QEMU's most capable CPU to change, such as `svm=off`.
+    #[serde(default)]
+    pub cpu_features: Vec<String>,
     /// Added to L1's kernel command line.
     pub kernel_parameters: Vec<String>,
-    /// QEMU `-device` arguments in order; the network behind the NIC is `netdev=n0`. Each names
-    /// its bus: once there is a second host bridge QEMU would place the device there.
+    /// QEMU `-device` arguments in order; the network behind the NIC is `netdev=n0`, an empty disk
+    /// is `drive=disk`. Each names its bus: once there is a second host bridge QEMU would place the
+    /// device there.
     pub devices: Vec<String>,
     /// The NIC that tests assign to guests.
     pub nic: Nic,
@@ -40,6 +47,10 @@ pub struct Nic {
     pub address: String,
     /// Its MAC, as the capture outside shows it.
     pub mac: String,
+}
+
+fn one() -> u32 {
+    1
 }
 
 impl Profile {

@@ -18,7 +18,7 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
 
 fn presence(case: &Case) -> Finding {
     let facts = case.facts;
-    let vendor = facts.host.cpus.vendor;
+    let vendor = facts.iommu_vendor;
     let units = &facts.host.iommu.units;
     let on = iommu_parameters(vendor);
     if !units.is_empty() {
@@ -36,8 +36,11 @@ fn presence(case: &Case) -> Finding {
     }
     let said = facts.log.find(&[
         "DMAR: IOMMU disabled",
-        "AMD-Vi: Disabl",
+        "DMAR: No DMAR devices found",
         "DMAR: Parse DMAR table failure",
+        "AMD-Vi: Disabl",
+        "AMD-Vi: AMD IOMMU disabled",
+        "AMD-Vi: IVRS table not found",
     ]);
     let source = |place: &str| match said {
         Some(line) => format!("{place}; kernel log: {line}"),

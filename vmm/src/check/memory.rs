@@ -69,12 +69,43 @@ fn pages(case: &Case) -> Option<Finding> {
     Some(match size {
         // Memory fragments: 1 GiB of it in one piece is soon found only at boot.
         PageSize::Size1G => {
-            let parameter = format!("hugepagesz=1G hugepages={node}:{pages}");
-            let steps = super::remedy::kernel_parameters(&case.facts.system, &parameter, None);
+            let (parameter, old) = at_boot(case, node, pages);
+            let old = old.as_deref();
+            let steps = super::remedy::kernel_parameters(&case.facts.system, &parameter, old);
             finding.step("or, when memory is too fragmented for that, at boot:").steps(steps)
         }
         PageSize::Size2M | PageSize::Size4K => finding,
     })
+}
+
+/// The kernel's parameters for `pages` 1 GiB pages on `node` besides those that other nodes have,
+/// and the ones to replace: of two `hugepages=` for one size the kernel takes the last (kernel,
+/// Documentation/admin-guide/kernel-parameters.txt).
+fn at_boot(case: &Case, node: u32, pages: u64) -> (String, Option<String>) {
+    let memory = &case.facts.host.memory;
+    if !memory.numa {
+        return (format!("hugepagesz=1G hugepages={pages}"), reserved_at_boot(case));
+    }
+    let total =
+        |node: &crate::host::Node| node.pools.get(&PageSize::Size1G).map_or(0, |pool| pool.total);
+    let wanted = memory.nodes.iter().map(|(id, other)| {
+        let pages = if *id == node { pages } else { total(other) };
+        (*id, pages)
+    });
+    let old = reserved_at_boot(case);
+    let wanted = wanted.filter(|(id, pages)| *pages > 0 && (old.is_some() || *id == node));
+    let wanted: Vec<String> = wanted.map(|(id, pages)| format!("{id}:{pages}")).collect();
+    (format!("hugepagesz=1G hugepages={}", wanted.join(",")), old)
+}
+
+/// `hugepagesz=1G hugepages=...`, as it is on the command line.
+fn reserved_at_boot(case: &Case) -> Option<String> {
+    let words = case.facts.host.iommu.kernel_cmdline.split_whitespace();
+    let words: Vec<&str> = words.filter(|word| word.starts_with("hugepages")).collect();
+    let pair = words.windows(2).find(|pair| {
+        matches!(pair[0], "hugepagesz=1G" | "hugepagesz=1g") && pair[1].starts_with("hugepages=")
+    });
+    pair.map(|pair| pair.join(" "))
 }
 
 fn small_pages(case: &Case) -> Finding {

@@ -46,6 +46,14 @@ pub struct Listed {
     pub interrupts: Vec<u32>,
 }
 
+impl Listed {
+    /// Virtual functions that vanish when its driver goes; VFIO's keep them.
+    pub fn functions_to_lose(&self) -> usize {
+        let sriov = self.sriov.as_ref().filter(|_| !self.function.is_bound_to_vfio());
+        sriov.map_or(0, |sriov| sriov.functions.len())
+    }
+}
+
 /// A physical function's virtual functions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Sriov {
