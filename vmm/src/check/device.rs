@@ -19,6 +19,8 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
         })
         .collect();
     for (device, listed) in case.present() {
+        let seen = "it is there";
+        findings.push(Finding::pass(Code::DeviceAbsent, DEVICES, seen).of(device));
         if listed.function.is_bridge() {
             let seen = "it is a bridge";
             findings.push(
@@ -29,6 +31,11 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
             continue;
         }
         let all = [
+            Some(Finding::pass(
+                Code::DeviceBridge,
+                format!("{DEVICES}/{device}/class"),
+                "it is an endpoint",
+            )),
             idle(device, listed),
             behind_iommu(case, listed),
             reset(case, listed),

@@ -13,7 +13,9 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
     if case.facts.host.iommu.units.is_empty() {
         return vec![presence];
     }
-    [Some(presence), width(case), passthrough(case)].into_iter().flatten().collect()
+    let described = || Finding::pass(Code::IommuAbsent, TABLES, "the firmware describes an IOMMU");
+    let described = (case.facts.host.iommu.in_firmware == Some(true)).then(described);
+    [described, Some(presence), width(case), passthrough(case)].into_iter().flatten().collect()
 }
 
 fn presence(case: &Case) -> Finding {

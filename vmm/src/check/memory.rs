@@ -1,11 +1,16 @@
 //! Guest memory: its pages, the addresses it may have, and what else the host does with memory.
 
 use super::code::Code;
-use super::{Case, Finding, Fix};
+use super::{Case, Finding, Fix, Severity};
 use crate::plan::PageSize;
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
-    [pages(case), holes(case)].into_iter().flatten().collect()
+    let pages = pages(case);
+    // Enough of them where they are needed is none elsewhere.
+    let near = pages.clone().filter(|finding| finding.severity == Severity::Pass);
+    let near = near.filter(|finding| finding.code == Code::HugepagesShort);
+    let near = near.map(|finding| Finding { code: Code::HugepagesElsewhere, ..finding });
+    [pages, near, holes(case)].into_iter().flatten().collect()
 }
 
 fn pages(case: &Case) -> Option<Finding> {

@@ -9,6 +9,7 @@ use crate::host::fixture::{Device, Fixture, NIC};
 use crate::host::{Access, Holder, Root};
 
 mod devices;
+mod every_code;
 mod host;
 mod machine;
 

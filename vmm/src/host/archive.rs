@@ -21,7 +21,7 @@ const DEEPEST: usize = 100;
 pub(super) fn read(path: &Path) -> Result<Tree, HostError> {
     let read = || -> io::Result<Tree> {
         let file = BufReader::new(File::open(path)?);
-        unpack(decompressed(file)?)
+        unpack(decompressed(file)?, MOST_BYTES)
     };
     read().map_err(|source| HostError::Archive { path: path.to_owned(), source })
 }
@@ -54,8 +54,8 @@ fn decompressed(mut file: impl Read + 'static) -> io::Result<Box<dyn Read>> {
     })
 }
 
-fn unpack(archive: impl Read) -> io::Result<Tree> {
-    let mut archive = tar::Archive::new(Measured { from: archive, left: MOST_BYTES });
+fn unpack(archive: impl Read, most: u64) -> io::Result<Tree> {
+    let mut archive = tar::Archive::new(Measured { from: archive, left: most });
     let mut tree = Tree::default();
     for (count, entry) in archive.entries()?.enumerate() {
         let mut entry = entry?;
@@ -177,7 +177,7 @@ mod tests {
     }
 
     fn unpacked(bytes: Vec<u8>) -> io::Result<Tree> {
-        unpack(decompressed(Cursor::new(bytes))?)
+        unpack(decompressed(Cursor::new(bytes))?, MOST_BYTES)
     }
 
     #[test]
@@ -205,6 +205,17 @@ mod tests {
         ] {
             assert_eq!(unpacked(bytes).expect("an archive"), sample());
         }
+    }
+
+    #[test]
+    fn what_unpacks_to_too_much_is_refused() {
+        let mut tree = sample();
+        tree.insert(Path::new("proc/zeroes"), Entry::File(vec![0; 1 << 20]));
+        let bytes = packed(&tree);
+        assert!(bytes.len() < 1 << 16, "zeroes compress");
+        let archive = decompressed(Cursor::new(bytes)).expect("zstd");
+        let error = unpack(archive, 1 << 19).expect_err("a MiB in half of one");
+        assert!(error.to_string().contains("more than a capture"), "{error}");
     }
 
     #[test]

@@ -138,15 +138,6 @@ fn what_is_cut_off_or_too_large_is_said() {
     }
     // A file that ends before its size does.
     assert!(!reason(&hostile("proc/cpuinfo", 4 << 30, b"x")).is_empty());
-    // Bytes that compress well.
-    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    gzip.write_all(&hostile("proc/cpuinfo", 2 << 30, b"")).expect("memory takes all");
-    let zeroes = vec![0; 1 << 20];
-    for _ in 0..1100 {
-        gzip.write_all(&zeroes).expect("memory takes all");
-    }
-    let bomb = gzip.finish().expect("memory takes all");
-    assert!(reason(&bomb).contains("more than a capture"), "{}", reason(&bomb));
     // A path of more folders than any stack has frames.
     let mut archive = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
