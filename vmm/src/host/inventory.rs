@@ -10,7 +10,7 @@ use super::iommu::IommuGroup;
 use super::pci::{DEVICES, VFIO_PCI, addresses};
 use super::root::Root;
 use super::usage::Usage;
-use super::{HostError, HostUse, PciFunction};
+use super::{HostError, HostUse, IOMMU_GROUPS, PciFunction};
 
 /// PCI functions of the host.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -77,7 +77,24 @@ impl Inventory {
         for address in addresses(root)? {
             reader.add(address)?;
         }
-        Ok(reader.inventory)
+        let mut inventory = reader.inventory;
+        if !root.exists(IOMMU_GROUPS) {
+            inventory.gather_groups();
+        }
+        Ok(inventory)
+    }
+
+    /// Makes groups of what the functions say of themselves: captures of topology have those links
+    /// and not what they point at.
+    fn gather_groups(&mut self) {
+        for (address, listed) in &self.functions {
+            if let Some(group) = listed.function.group {
+                let members = &mut self.groups.entry(group).or_default().members;
+                if !members.contains(address) {
+                    members.push(*address);
+                }
+            }
+        }
     }
 
     /// Reads those of `wanted` that exist, for changing their drivers: with their virtual

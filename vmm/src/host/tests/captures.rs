@@ -77,6 +77,32 @@ fn a_gathered_topology_can_be_planned_for() {
     assert_eq!(plan.vcpus.iter().map(|vcpu| vcpu.cpu).collect::<Vec<_>>(), [1, 3]);
 }
 
+/// With its option for devices, hwloc gathers their folders with all links, and not the groups and
+/// drivers that those lead to.
+#[test]
+fn links_of_gathered_devices_tell_groups_and_drivers() {
+    use crate::host::fixture::{Device, Fixture, NIC};
+    use crate::listing::{Listing, Names};
+
+    let mut host = Fixture::server();
+    host.device(Device { address: "0000:41:00.1", driver: "igb", ..NIC });
+    for path in ["/sys/kernel", "/sys/bus/pci/drivers", "/sys/class/iommu", "/proc/self", "/etc"] {
+        host.remove(path);
+    }
+    let inventory = crate::host::Inventory::read(&host.root()).expect("an inventory");
+    let listing = Listing::new(&inventory, &Names::default(), host.root().lacks());
+    assert!(listing.lacks.contains(&"/sys/kernel/iommu_groups"));
+    let nic = listing.devices.iter().find(|d| d.address.to_string() == NIC.address);
+    let nic = nic.expect("the NIC");
+    assert_eq!((nic.iommu_group, nic.driver.as_deref()), (Some(14), Some("vfio-pci")));
+    let others: Vec<String> = nic.shares_group_with.iter().map(ToString::to_string).collect();
+    assert_eq!(others, ["0000:41:00.1"]);
+    let facts = Facts::read(&host.root(), Some(&config()), &[]).expect("facts");
+    let report = crate::check::Report::new(&facts, Some(&config()));
+    let viable = report.findings.iter().find(|f| f.code == crate::check::Code::GroupNotViable);
+    assert!(viable.expect("a finding").seen.contains("0000:41:00.1 (igb)"), "{report}");
+}
+
 #[test]
 fn what_a_capture_lacks_is_no_fault() {
     let root = root(&gathered()).expect("an archive");
