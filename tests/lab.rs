@@ -18,6 +18,7 @@ mod lab_host;
 mod neighbours;
 mod passthrough;
 mod placement;
+mod readiness;
 mod refusals;
 mod removal;
 mod resets;

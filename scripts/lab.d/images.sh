@@ -2,7 +2,7 @@
 # The two initramfs kinds: an L1 and an L2 per kernel. All parts end up in CACHE/guest,
 # the folder that L1 sees as /lab.
 
-L1_MODULES=(kvm-amd vfio-pci vfio_iommu_type1 igb igbvf e1000e nvme i2c-i801 9p 9pnet_virtio)
+L1_MODULES=(kvm-amd vfio-pci vfio_iommu_type1 igb igbvf e1000e nvme i2c-i801 crc32c_generic ext4 virtio_balloon 9p 9pnet_virtio)
 L2_MODULES=(igb igbvf e1000e nvme uio_pci_generic xhci_pci button evdev pvpanic-mmio)
 
 pack() { # pack ROOT ARCHIVE: an uncompressed newc archive, owned by root

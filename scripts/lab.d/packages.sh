@@ -7,7 +7,7 @@
 # test means the same everywhere.
 
 # What the lab runs, as command:package pairs; only what is missing gets installed.
-LAB_COMMANDS=(cpio:cpio depmod:kmod xz:xz-utils zstd:zstd iasl:acpica-tools)
+LAB_COMMANDS=(cpio:cpio depmod:kmod xz:xz-utils zstd:zstd bzip2:bzip2 iasl:acpica-tools)
 
 # apt-get or apt-cache on a set of sources. Lists are shared, which needs no cleaning up: what is
 # not in the set is not looked at.

@@ -128,6 +128,18 @@ impl Host {
         self.run(&format!("cp '{source}' '{path}'")).map(drop)
     }
 
+    /// A file of the host, on this machine.
+    pub fn pull(&self, path: &str) -> Result<PathBuf> {
+        match &self.place {
+            Place::Lab(l1) => {
+                self.run(&format!("cp '{path}' /share/"))?;
+                let name = Path::new(path).file_name().context("a file to pull")?;
+                Ok(l1.share().join(name))
+            }
+            Place::ThisMachine => Ok(PathBuf::from(path)),
+        }
+    }
+
     /// A folder on the host that each test finds empty.
     pub fn scratch(&self) -> &str {
         &self.scratch

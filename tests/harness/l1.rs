@@ -30,6 +30,9 @@ const FIRST_ANSWER: Duration = Duration::from_secs(5);
 /// of a test is repeated.
 const BOOT_ATTEMPTS: u32 = 3;
 
+/// Enough for a file system with nothing on it; takes no space until written to.
+const DISK_BYTES: u64 = 64 << 20;
+
 /// A running L1.
 pub struct L1 {
     folder: PathBuf,
@@ -214,9 +217,12 @@ fn command(profile: &Profile, folder: &Path) -> Result<Command> {
     qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
     qemu.args(["-machine", "q35", "-accel", "tcg,thread=multi"]);
     // A socket per node: Linux takes CPUs of one socket on two nodes for a firmware bug.
-    let (sockets, threads) = (profile.nodes.len(), profile.threads_per_core);
-    let smp = format!("{},sockets={sockets},threads={threads}", profile.cpu_count());
-    qemu.args(["-cpu", "max,erms=off,fsrm=off", "-smp", &smp]);
+    let (cpus, sockets) = (profile.cpu_count(), profile.nodes.len());
+    let sockets = format!("{cpus},sockets={sockets},threads={}", profile.threads_per_core);
+    let features = ["max", "erms=off", "fsrm=off"].into_iter();
+    let features = features.chain(profile.cpu_features.iter().map(String::as_str));
+    let cpu = features.collect::<Vec<_>>().join(",");
+    qemu.args(["-cpu", &cpu, "-smp", &sockets]);
     qemu.args(["-m", &format!("{}M", profile.memory_mib())]);
     for (id, node) in profile.nodes.iter().enumerate() {
         let (cpus, size) = (&node.cpus, node.memory_mib);
@@ -227,6 +233,10 @@ fn command(profile: &Profile, folder: &Path) -> Result<Command> {
     qemu.args(["-nic", "none", "-vga", "none", "-display", "none", "-monitor", "none"]);
     qemu.args(["-no-reboot", "-netdev", "user,id=n0", "-object"]);
     qemu.arg(format!("filter-dump,id=capture,netdev=n0,file={}", capture.display()));
+    let disk = folder.join("disk");
+    File::create(&disk)?.set_len(DISK_BYTES)?;
+    qemu.arg("-drive");
+    qemu.arg(format!("if=none,id=disk,format=raw,file={}", disk.display()));
     for device in &profile.devices {
         qemu.args(["-device", device]);
     }

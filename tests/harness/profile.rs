@@ -19,10 +19,14 @@ pub struct Profile {
     /// CPUs that share a core; neighbours by number.
     #[serde(default = "one")]
     pub threads_per_core: u32,
+    /// Features of QEMU's most capable CPU to change, such as `svm=off`.
+    #[serde(default)]
+    pub cpu_features: Vec<String>,
     /// Added to L1's kernel command line.
     pub kernel_parameters: Vec<String>,
-    /// QEMU `-device` arguments in order; the network behind the NIC is `netdev=n0`. Each names
-    /// its bus: once there is a second host bridge QEMU would place the device there.
+    /// QEMU `-device` arguments in order; the network behind the NIC is `netdev=n0`, an empty disk
+    /// is `drive=disk`. Each names its bus: once there is a second host bridge QEMU would place the
+    /// device there.
     pub devices: Vec<String>,
     /// The NIC that tests assign to guests.
     pub nic: Nic,

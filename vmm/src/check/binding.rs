@@ -46,6 +46,7 @@ fn bound(case: &Case, device: Bdf, listed: &Listed) -> Finding {
     let finding = finding.step(format!("`berth bind {device}`"));
     // What is in use is taken away by hand, or not at all.
     let idle = listed.uses.iter().all(|usage| matches!(usage, HostUse::OpenVfio { .. }));
+    let idle = idle && listed.functions_to_lose() == 0;
     if idle && function.group.is_some() { finding.fix(Fix::Bind { device }) } else { finding }
 }
 

@@ -53,7 +53,7 @@ codes! {
         "the host's own devices pay for translation that only guests' devices need"
     IntremapOff "INTREMAP-OFF" "interrupt remapping"
         "without it a guest could send any interrupt through its device, and VFIO refuses"
-    UnsafeInterrupts "UNSAFE-INTERRUPTS" "unsafe interrupts"
+    UnsafeInterrupts "UNSAFE-INTERRUPTS" "safe interrupts"
         "with this set, VFIO starts guests that can interrupt the host at will"
     VfioNoModule "VFIO-NO-MODULE" "VFIO modules"
         "vfio-pci is the driver that hands devices to guests"

@@ -19,16 +19,23 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
         })
         .collect();
     for (device, listed) in case.present() {
+        let seen = "it is there";
+        findings.push(Finding::pass(Code::DeviceAbsent, DEVICES, seen).of(device));
         if listed.function.is_bridge() {
             let seen = "it is a bridge";
             findings.push(
                 Finding::fail(Code::DeviceBridge, format!("{DEVICES}/{device}/class"), seen)
                     .of(device)
-                    .step("name functions behind it"),
+                    .step(instead_of(case, device)),
             );
             continue;
         }
         let all = [
+            Some(Finding::pass(
+                Code::DeviceBridge,
+                format!("{DEVICES}/{device}/class"),
+                "it is an endpoint",
+            )),
             idle(device, listed),
             behind_iommu(case, listed),
             reset(case, listed),
@@ -42,13 +49,35 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
     findings
 }
 
+/// The endpoints behind a bridge.
+fn instead_of(case: &Case, bridge: Bdf) -> String {
+    let functions = case.facts.inventory.functions.iter();
+    let behind = functions
+        .filter(|(_, listed)| listed.path.contains(&bridge) && !listed.function.is_bridge());
+    let behind: Vec<String> = behind.map(|(address, _)| address.to_string()).collect();
+    if behind.is_empty() {
+        "nothing is behind it: name an endpoint, as `berth devices` lists them".to_owned()
+    } else {
+        format!("name what is behind it: {}", behind.join(", "))
+    }
+}
+
 /// What the host uses it for; who has it open is the group's to say.
 fn idle(device: Bdf, listed: &Listed) -> Option<Finding> {
     let code = Code::DeviceInUse;
     let source = format!("{DEVICES}/{device}");
     let usage = listed.uses.iter().find(|usage| !matches!(usage, HostUse::OpenVfio { .. }));
     let Some(usage) = usage else {
-        return Some(Finding::pass(code, source, "the host does not use it"));
+        return Some(match listed.functions_to_lose() {
+            0 => Finding::pass(code, source, "the host does not use it"),
+            count => {
+                let seen =
+                    format!("it has {count} virtual functions, which go when it changes hands");
+                Finding::fail(code, format!("{source}/sriov_numvfs"), seen)
+                    .step(format!("`berth sriov {device} 0`, when nobody needs them"))
+                    .step("or give a guest one of them: \"address\": { \"free_vf_of\": ... }")
+            }
+        });
     };
     let seen = format!("it {usage}");
     Some(match usage {

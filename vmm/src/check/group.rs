@@ -90,6 +90,16 @@ fn isolated(case: &Case, device: Bdf, listed: &Listed, others: &[(Bdf, &Listed)]
         return Finding::warn(code, source, seen)
             .step("give all functions of the card to the same guest");
     }
+    // Behind a bridge and without a link of its own: it is on a conventional bus.
+    if let (None, Some(bridge)) = (&listed.function.link, listed.path.last()) {
+        let seen = format!(
+            "{bridge} leads to a conventional PCI bus, which joins it to {}",
+            list(&endpoints)
+        );
+        return Finding::warn(code, source, seen)
+            .step("give all functions of that bus to the same guest")
+            .step("or take a PCI Express card in a slot of its own instead");
+    }
     let state = |bridge: &Bdf| case.facts.inventory.functions.get(bridge).map(|listed| listed.acs);
     let known =
         listed.path.iter().filter(|bridge| matches!(state(bridge), Some(Acs::Missing | Acs::Off)));

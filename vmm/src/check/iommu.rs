@@ -13,12 +13,14 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
     if case.facts.host.iommu.units.is_empty() {
         return vec![presence];
     }
-    [Some(presence), width(case), passthrough(case)].into_iter().flatten().collect()
+    let described = || Finding::pass(Code::IommuAbsent, TABLES, "the firmware describes an IOMMU");
+    let described = (case.facts.host.iommu.in_firmware == Some(true)).then(described);
+    [described, Some(presence), width(case), passthrough(case)].into_iter().flatten().collect()
 }
 
 fn presence(case: &Case) -> Finding {
     let facts = case.facts;
-    let vendor = facts.host.cpus.vendor;
+    let vendor = facts.iommu_vendor;
     let units = &facts.host.iommu.units;
     let on = iommu_parameters(vendor);
     if !units.is_empty() {
@@ -36,8 +38,11 @@ fn presence(case: &Case) -> Finding {
     }
     let said = facts.log.find(&[
         "DMAR: IOMMU disabled",
-        "AMD-Vi: Disabl",
+        "DMAR: No DMAR devices found",
         "DMAR: Parse DMAR table failure",
+        "AMD-Vi: Disabl",
+        "AMD-Vi: AMD IOMMU disabled",
+        "AMD-Vi: IVRS table not found",
     ]);
     let source = |place: &str| match said {
         Some(line) => format!("{place}; kernel log: {line}"),

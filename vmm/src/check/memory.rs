@@ -1,22 +1,26 @@
 //! Guest memory: its pages, the addresses it may have, and what else the host does with memory.
 
 use super::code::Code;
-use super::{Case, Finding, Fix};
+use super::{Case, Finding, Fix, Severity};
 use crate::plan::{NodePages, PageSize};
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    if let (Some(config), Some(plan)) = (case.config, case.plan()) {
-        let size = config.memory.page_size;
-        if size == PageSize::Size4K {
-            findings.push(small_pages(case));
-        } else {
-            let parts = plan.memory.pages.iter();
-            findings.extend(parts.filter_map(|part| pages(case, size, part)));
+    let pages: Vec<Finding> = match (case.config, case.plan()) {
+        (Some(config), Some(_)) if config.memory.page_size == PageSize::Size4K => {
+            vec![small_pages(case)]
         }
-    }
-    findings.extend(holes(case));
-    findings
+        (Some(config), Some(plan)) => {
+            let parts = plan.memory.pages.iter();
+            parts.filter_map(|part| pages(case, config.memory.page_size, part)).collect()
+        }
+        _ => Vec::new(),
+    };
+    // Enough of them where they are needed is none elsewhere.
+    let near = pages.iter().filter(|finding| finding.severity == Severity::Pass);
+    let near = near.filter(|finding| finding.code == Code::HugepagesShort).cloned();
+    let near = near.map(|finding| Finding { code: Code::HugepagesElsewhere, ..finding });
+    let near: Vec<Finding> = near.collect();
+    pages.into_iter().chain(near).chain(holes(case)).collect()
 }
 
 /// What one node is to give.
@@ -75,12 +79,43 @@ fn pages(case: &Case, size: PageSize, part: &NodePages) -> Option<Finding> {
     Some(match size {
         // Memory fragments: 1 GiB of it in one piece is soon found only at boot.
         PageSize::Size1G => {
-            let parameter = format!("hugepagesz=1G hugepages={node}:{pages}");
-            let steps = super::remedy::kernel_parameters(&case.facts.system, &parameter, None);
+            let (parameter, old) = at_boot(case, node, pages);
+            let old = old.as_deref();
+            let steps = super::remedy::kernel_parameters(&case.facts.system, &parameter, old);
             finding.step("or, when memory is too fragmented for that, at boot:").steps(steps)
         }
         PageSize::Size2M | PageSize::Size4K => finding,
     })
+}
+
+/// The kernel's parameters for `pages` 1 GiB pages on `node` besides those that other nodes have,
+/// and the ones to replace: of two `hugepages=` for one size the kernel takes the last (kernel,
+/// Documentation/admin-guide/kernel-parameters.txt).
+fn at_boot(case: &Case, node: u32, pages: u64) -> (String, Option<String>) {
+    let memory = &case.facts.host.memory;
+    if !memory.numa {
+        return (format!("hugepagesz=1G hugepages={pages}"), reserved_at_boot(case));
+    }
+    let total =
+        |node: &crate::host::Node| node.pools.get(&PageSize::Size1G).map_or(0, |pool| pool.total);
+    let wanted = memory.nodes.iter().map(|(id, other)| {
+        let pages = if *id == node { pages } else { total(other) };
+        (*id, pages)
+    });
+    let old = reserved_at_boot(case);
+    let wanted = wanted.filter(|(id, pages)| *pages > 0 && (old.is_some() || *id == node));
+    let wanted: Vec<String> = wanted.map(|(id, pages)| format!("{id}:{pages}")).collect();
+    (format!("hugepagesz=1G hugepages={}", wanted.join(",")), old)
+}
+
+/// `hugepagesz=1G hugepages=...`, as it is on the command line.
+fn reserved_at_boot(case: &Case) -> Option<String> {
+    let words = case.facts.host.iommu.kernel_cmdline.split_whitespace();
+    let words: Vec<&str> = words.filter(|word| word.starts_with("hugepages")).collect();
+    let pair = words.windows(2).find(|pair| {
+        matches!(pair[0], "hugepagesz=1G" | "hugepagesz=1g") && pair[1].starts_with("hugepages=")
+    });
+    pair.map(|pair| pair.join(" "))
 }
 
 fn small_pages(case: &Case) -> Finding {

@@ -30,12 +30,22 @@ pub(super) fn kernel_parameters(system: &System, add: &str, remove: Option<&str>
             vec![change("/etc/kernel/cmdline"), "`proxmox-boot-tool refresh`".to_owned()]
         }
         Loader::Kernelstub => vec![tool("kernelstub", "-a ", "-d ")],
-        Loader::SystemdBoot => vec![
-            change("/etc/kernel/cmdline"),
-            "`kernel-install add $(uname -r) /boot/vmlinuz-$(uname -r)`, or edit the `options` \
-             line of the entry in loader/entries yourself"
-                .to_owned(),
-        ],
+        Loader::SystemdBoot => {
+            let entries = match system.family {
+                Family::Debian | Family::Other => {
+                    "`kernel-install add $(uname -r) /boot/vmlinuz-$(uname -r)`"
+                }
+                Family::RedHat => {
+                    "`kernel-install add $(uname -r) /lib/modules/$(uname -r)/vmlinuz`"
+                }
+                Family::Suse => "`sdbootutil update-all-entries`",
+                Family::Arch => "`mkinitcpio -P`, when it makes the kernel's image",
+            };
+            vec![
+                change("/etc/kernel/cmdline"),
+                format!("{entries}, or edit the `options` line of the entry in loader/entries"),
+            ]
+        }
         Loader::Unknown => {
             vec![format!(
                 "{} (the boot loader was not recognized)",
@@ -63,7 +73,8 @@ pub(super) fn initramfs(system: &System) -> &'static str {
 pub(super) fn irqbalance_file(system: &System) -> &'static str {
     match system.family {
         Family::Debian => "/etc/default/irqbalance",
-        _ => "/etc/sysconfig/irqbalance",
+        Family::RedHat | Family::Suse => "/etc/sysconfig/irqbalance",
+        Family::Arch | Family::Other => "its environment (`systemctl edit irqbalance`)",
     }
 }
 
@@ -137,8 +148,70 @@ mod tests {
             assert_eq!(steps(loader, family, add, remove), expected);
         }
         assert!(steps(Loader::Grub, Family::Suse, add, None).contains("grub2-mkconfig"));
-        assert!(steps(Loader::SystemdBoot, Family::Arch, add, None).contains("kernel-install"));
+        assert!(steps(Loader::SystemdBoot, Family::Debian, add, None).contains("kernel-install"));
         assert!(steps(Loader::Unknown, Family::Other, add, None).contains("not recognized"));
         assert!(steps(Loader::Grub, Family::Arch, "", remove).starts_with("take `iommu=off` out"));
+    }
+
+    const LOADERS: [Loader; 6] = [
+        Loader::Grub,
+        Loader::Grubby,
+        Loader::SystemdBoot,
+        Loader::Proxmox,
+        Loader::Kernelstub,
+        Loader::Unknown,
+    ];
+    const FAMILIES: [Family; 5] =
+        [Family::Debian, Family::RedHat, Family::Suse, Family::Arch, Family::Other];
+
+    /// Every loader on every kind of system, as operators read it.
+    #[test]
+    fn every_pair_of_loader_and_system_has_its_steps() {
+        let mut text = String::new();
+        for loader in LOADERS {
+            for family in FAMILIES {
+                text += &format!("{loader:?} on {family:?}\n");
+                for (add, remove) in [
+                    ("intel_iommu=on iommu=pt", None),
+                    ("iommu=pt", Some("amd_iommu=off")),
+                    ("", Some("intremap=off")),
+                ] {
+                    text += &format!("  {}\n", steps(loader, family, add, remove));
+                }
+            }
+        }
+        for family in FAMILIES {
+            let system = System { family, ..System::default() };
+            let (initramfs, irqbalance) = (initramfs(&system), irqbalance_file(&system));
+            text += &format!("{family:?}: {initramfs}; {irqbalance}\n");
+        }
+        crate::host::fixture::golden("check/golden/remedies.txt", &text);
+    }
+
+    #[test]
+    fn the_initial_ram_disks_tool_counts_more_than_the_system() {
+        for (tool, command) in [
+            (Initramfs::Tools, "`update-initramfs -u`"),
+            (Initramfs::Dracut, "`dracut -f`"),
+            (Initramfs::Mkinitcpio, "`mkinitcpio -P`"),
+        ] {
+            for family in FAMILIES {
+                let system = System { initramfs: tool, family, ..System::default() };
+                assert_eq!(initramfs(&system), command);
+            }
+        }
+    }
+
+    #[test]
+    fn vendors_name_their_own_switches() {
+        for (vendor, iommu, cpu, parameters) in [
+            (CpuVendor::Intel, "VT-d", "VT-x", "intel_iommu=on iommu=pt"),
+            (CpuVendor::Amd, "AMD-Vi", "SVM", "iommu=pt"),
+            (CpuVendor::Other, "IOMMU", "virtualization", "iommu=pt"),
+        ] {
+            assert!(firmware_iommu(vendor).contains(iommu));
+            assert!(firmware_virtualization(vendor).contains(cpu));
+            assert_eq!(iommu_parameters(vendor), parameters);
+        }
     }
 }

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::host::fixture::{Device, Fixture, NIC};
+use crate::host::fixture::{Device, Fixture, NIC, golden};
 use crate::host::{Access, Holder, Root};
 
 mod devices;
+mod every_code;
 mod host;
 mod machine;
 
@@ -93,6 +94,19 @@ fn nothing_seen_is_no_verdict() {
         "{report}"
     );
     assert!(facts.lacks.contains(&"/proc/cmdline"));
+}
+
+#[test]
+fn text_is_as_the_readme_shows_it() {
+    let facts = facts(|host| {
+        host.bind(NIC.address, "igb").device(neighbour("0000:41:00.1", 14, "nvme"));
+        let pool = "/sys/devices/system/node/node1/hugepages/hugepages-1048576kB";
+        host.file(&format!("{pool}/free_hugepages"), "1");
+        host.remove("/etc/default/irqbalance").file("/sys/devices/system/cpu/isolated", "");
+    });
+    let report = Report::new(&facts, Some(&config("1G", 2048)));
+    let text = anstream::adapter::strip_str(&report.to_string()).to_string();
+    golden("check/golden/server.txt", &text);
 }
 
 #[test]

@@ -9,6 +9,10 @@ use super::tree::{Entries, Entry, Tree};
 
 /// The largest host is some 10,000 files of a page: what unpacks to more is no capture.
 const MOST_BYTES: u64 = 1 << 30;
+/// Its files, folders and links.
+const MOST_ENTRIES: usize = 1 << 20;
+/// Folders above any of its files; a path of sysfs has some 20.
+const DEEPEST: usize = 100;
 
 /// Reads the archive at `path`.
 ///
@@ -17,7 +21,7 @@ const MOST_BYTES: u64 = 1 << 30;
 pub(super) fn read(path: &Path) -> Result<Tree, HostError> {
     let read = || -> io::Result<Tree> {
         let file = BufReader::new(File::open(path)?);
-        unpack(decompressed(file)?)
+        unpack(decompressed(file)?, MOST_BYTES)
     };
     read().map_err(|source| HostError::Archive { path: path.to_owned(), source })
 }
@@ -50,12 +54,15 @@ fn decompressed(mut file: impl Read + 'static) -> io::Result<Box<dyn Read>> {
     })
 }
 
-fn unpack(archive: impl Read) -> io::Result<Tree> {
-    let mut archive = tar::Archive::new(archive.take(MOST_BYTES));
+fn unpack(archive: impl Read, most: u64) -> io::Result<Tree> {
+    let mut archive = tar::Archive::new(Measured { from: archive, left: most });
     let mut tree = Tree::default();
-    for entry in archive.entries()? {
+    for (count, entry) in archive.entries()?.enumerate() {
         let mut entry = entry?;
         let path = entry.path()?.into_owned();
+        if count == MOST_ENTRIES || path.components().count() > DEEPEST {
+            return Err(too_much());
+        }
         let found = match entry.header().entry_type() {
             tar::EntryType::Directory => Entry::Folder(Entries::new()),
             tar::EntryType::Symlink => match entry.link_name()? {
@@ -68,8 +75,11 @@ fn unpack(archive: impl Read) -> io::Result<Tree> {
                 None => continue,
             },
             kind if kind.is_file() => {
-                let mut bytes = Vec::new();
+                let (size, mut bytes) = (entry.size(), Vec::new());
                 entry.read_to_end(&mut bytes)?;
+                if (bytes.len() as u64) < size {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
                 Entry::File(bytes)
             }
             // Devices, pipes: nothing that a capture tells by them.
@@ -77,6 +87,8 @@ fn unpack(archive: impl Read) -> io::Result<Tree> {
         };
         tree.insert(&path, found);
     }
+    // What is behind the last file is nothing, and then the checksum of what was compressed.
+    io::copy(&mut archive.into_inner(), &mut io::sink())?;
     Ok(tree)
 }
 
@@ -111,13 +123,31 @@ pub(super) fn write(tree: &Tree, out: &mut impl Write) -> io::Result<()> {
     out.write_all(&ruzstd::encoding::compress_to_vec(bytes.as_slice(), level))
 }
 
+fn too_much() -> io::Error {
+    io::Error::other("it unpacks to more than a capture of a host holds")
+}
+
+/// A stream that may only have so many bytes more.
+struct Measured<R> {
+    from: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Measured<R> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let got = self.from.read(bytes)?;
+        self.left = self.left.checked_sub(got as u64).ok_or_else(too_much)?;
+        Ok(got)
+    }
+}
+
 /// Bytes up to what a capture may have.
 struct Bounded(Vec<u8>);
 
 impl Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if (self.0.len() + bytes.len()) as u64 > MOST_BYTES {
-            return Err(io::Error::other("it unpacks to more than a capture of a host holds"));
+            return Err(too_much());
         }
         self.0.extend_from_slice(bytes);
         Ok(bytes.len())
@@ -147,7 +177,7 @@ mod tests {
     }
 
     fn unpacked(bytes: Vec<u8>) -> io::Result<Tree> {
-        unpack(decompressed(Cursor::new(bytes))?)
+        unpack(decompressed(Cursor::new(bytes))?, MOST_BYTES)
     }
 
     #[test]
@@ -175,6 +205,17 @@ mod tests {
         ] {
             assert_eq!(unpacked(bytes).expect("an archive"), sample());
         }
+    }
+
+    #[test]
+    fn what_unpacks_to_too_much_is_refused() {
+        let mut tree = sample();
+        tree.insert(Path::new("proc/zeroes"), Entry::File(vec![0; 1 << 20]));
+        let bytes = packed(&tree);
+        assert!(bytes.len() < 1 << 16, "zeroes compress");
+        let archive = decompressed(Cursor::new(bytes)).expect("zstd");
+        let error = unpack(archive, 1 << 19).expect_err("a MiB in half of one");
+        assert!(error.to_string().contains("more than a capture"), "{error}");
     }
 
     #[test]

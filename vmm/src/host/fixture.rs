@@ -209,6 +209,16 @@ impl Fixture {
     }
 }
 
+/// Compares a text with the file at `path` below `vmm/src`, which `BERTH_UPDATE_GOLDEN` rewrites.
+pub fn golden(path: &str, text: &str) {
+    let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "src", path].iter().collect();
+    if std::env::var_os("BERTH_UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, text).expect("the source tree is writable");
+    }
+    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(text, expected, "{}", path.display());
+}
+
 /// Configuration space with nothing but an MSI-X table of `vectors`.
 fn msix(vectors: u8) -> Vec<u8> {
     let mut config = vec![0; 4096];

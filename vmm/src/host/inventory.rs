@@ -11,7 +11,7 @@ use super::modules;
 use super::pci::{DEVICES, VFIO_PCI, addresses};
 use super::root::Root;
 use super::usage::Usage;
-use super::{HostError, HostUse, PciFunction};
+use super::{HostError, HostUse, IOMMU_GROUPS, PciFunction};
 
 /// PCI functions of the host.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -50,6 +50,14 @@ pub struct Listed {
     pub interrupts: Vec<u32>,
 }
 
+impl Listed {
+    /// Virtual functions that vanish when its driver goes; VFIO's keep them.
+    pub fn functions_to_lose(&self) -> usize {
+        let sriov = self.sriov.as_ref().filter(|_| !self.function.is_bound_to_vfio());
+        sriov.map_or(0, |sriov| sriov.functions.len())
+    }
+}
+
 /// A physical function's virtual functions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Sriov {
@@ -73,7 +81,24 @@ impl Inventory {
         for address in addresses(root)? {
             reader.add(address)?;
         }
-        Ok(reader.inventory)
+        let mut inventory = reader.inventory;
+        if !root.exists(IOMMU_GROUPS) {
+            inventory.gather_groups();
+        }
+        Ok(inventory)
+    }
+
+    /// Makes groups of what the functions say of themselves: captures of topology have those links
+    /// and not what they point at.
+    fn gather_groups(&mut self) {
+        for (address, listed) in &self.functions {
+            if let Some(group) = listed.function.group {
+                let members = &mut self.groups.entry(group).or_default().members;
+                if !members.contains(address) {
+                    members.push(*address);
+                }
+            }
+        }
     }
 
     /// Reads those of `wanted` that exist, for changing their drivers: with their virtual

@@ -198,7 +198,7 @@ impl HostProfile {
     fn assume(&mut self, root: &Root) {
         let (groups, drivers) = (root.exists(IOMMU_GROUPS), root.exists(PCI_DRIVERS));
         for (number, function) in (0..).zip(self.functions.values_mut()) {
-            if !groups && !function.is_bridge() {
+            if !groups && !function.is_bridge() && function.group.is_none() {
                 function.group = Some(number);
             }
             if !drivers && !function.is_bridge() {

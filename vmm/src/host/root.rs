@@ -1,12 +1,16 @@
 //! Files under a root directory: this host's own, or what was captured of another.
 
 use std::cell::RefCell;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::tree::{Entries, Entry, Found, Tree, resolve};
 use super::{HostError, archive};
+
+/// Largest file of a folder that was captured; modules.alias has 2 MiB.
+const MOST_BYTES: usize = 64 << 20;
 
 /// Where `/proc`, `/sys` and `/dev` are found.
 ///
@@ -183,9 +187,12 @@ impl Root {
                 _ => return Err(io::ErrorKind::NotFound.into()),
             },
             Source::Live | Source::Folder(_) => {
-                let mut file = File::open(self.path(&path))?;
+                let mut file = self.open_file(&path)?;
                 loop {
                     let start = bytes.len();
+                    if start > MOST_BYTES && !self.is_live() {
+                        return Err(io::Error::other("no file of a host is so large"));
+                    }
                     let want = CHUNK.min(limit - start);
                     bytes.resize(start + want, 0);
                     let got = file.read(&mut bytes[start..])?;
@@ -198,6 +205,16 @@ impl Root {
         }
         self.remember(&path, || Entry::File(bytes.clone()));
         Ok(bytes)
+    }
+
+    /// A folder that somebody sent may hold anything: a pipe would be waited on, a device be read.
+    fn open_file(&self, path: &Path) -> io::Result<File> {
+        if self.is_live() {
+            return File::open(self.path(path));
+        }
+        let options = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).clone();
+        let file = options.open(self.path(path))?;
+        if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::NotFound.into()) }
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
@@ -282,6 +299,8 @@ impl Root {
 fn leading_folder(path: &Path) -> PathBuf {
     let mut below = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
     match (below.next(), below.next()) {
+        // A link would lead out of the capture.
+        (Some(only), None) if only.is_symlink() => path.to_owned(),
         (Some(only), None) if only.join("sys").is_dir() || only.join("proc").is_dir() => only,
         _ => path.to_owned(),
     }

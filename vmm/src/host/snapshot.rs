@@ -2,7 +2,8 @@
 //!
 //! The list of files is not kept by hand: the readers themselves run over every function of the
 //! host, and what they read is what is captured. Left out are addresses of the network, serial
-//! numbers and mounts of other machines' file systems; names of interfaces, mount points and
+//! numbers, mounts of other machines' file systems, and the values of all kernel parameters but of
+//! those that concern CPUs, memory, IOMMUs and drivers; names of interfaces, mount points and
 //! processors stay.
 
 use std::io::{self, Write};
@@ -80,18 +81,74 @@ fn local_mount(line: &str) -> Option<String> {
     source.split_whitespace().nth(1)?.starts_with("/dev/").then(|| line.to_owned())
 }
 
-/// Values of parameters that sound like secrets.
+/// Parameters whose values stay, by their first letters. Any other may hold what nobody means to
+/// send: passwords, addresses, names of disks and servers.
+const PLAIN_PARAMETERS: [&str; 36] = [
+    "acpi",
+    "amd_iommu",
+    "audit",
+    "console",
+    "cpuidle",
+    "default_hugepagesz",
+    "efi",
+    "hugepages",
+    "hugetlb",
+    "idle",
+    "initcall_blacklist",
+    "intel_",
+    "intremap",
+    "iommu",
+    "irqaffinity",
+    "isolcpus",
+    "kthread_cpus",
+    "kvm",
+    "lockdown",
+    "maxcpus",
+    "mem",
+    "mitigations",
+    "modprobe.blacklist",
+    "module_blacklist",
+    "nohz",
+    "nosmt",
+    "nr_cpus",
+    "numa",
+    "pci",
+    "preempt",
+    "processor",
+    "rcu",
+    "rd.driver",
+    "transparent_hugepage",
+    "vfio",
+    "video",
+];
+
+/// Names of all parameters, values of those that are plain. What comes after `--` is for init.
 fn command_line(text: &str) -> String {
-    let words = text.split_whitespace().map(|word| match word.split_once('=') {
-        Some((key, _)) if is_secret(key) => format!("{key}=REDACTED"),
-        _ => word.to_owned(),
+    let words = parameters(text).into_iter().take_while(|word| word != "--").map(|word| match word
+        .split_once('=')
+    {
+        Some((key, _)) if !PLAIN_PARAMETERS.iter().any(|plain| key.starts_with(plain)) => {
+            format!("{key}=REDACTED")
+        }
+        _ => word,
     });
     words.collect::<Vec<_>>().join(" ") + "\n"
 }
 
-fn is_secret(key: &str) -> bool {
-    let key = key.to_ascii_lowercase();
-    ["pass", "secret", "token", "key"].iter().any(|word| key.contains(word))
+/// Words of a command line; white space between double quotes is part of a word (kernel,
+/// lib/cmdline.c).
+fn parameters(text: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut is_quoted = false;
+    for letter in text.chars() {
+        is_quoted ^= letter == '"';
+        match words.last_mut() {
+            Some(word) if is_quoted || !letter.is_whitespace() => word.push(letter),
+            _ => words.push(String::new()),
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    words
 }
 
 /// Blanks the Device Serial Number (PCIe 6.0, section 7.9.3), which for a NIC is made from its MAC
@@ -164,8 +221,13 @@ mod tests {
             "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n"
         );
         assert_eq!(
-            redacted("proc/cmdline", "quiet cryptkey=abc intel_iommu=on\n"),
-            "quiet cryptkey=REDACTED intel_iommu=on\n"
+            redacted(
+                "proc/cmdline",
+                "quiet cryptkey=abc ip=10.0.0.2::10.0.0.1 dyn=\"a secret\" intel_iommu=on \
+                 vfio-pci.ids=8086:10c9 root=UUID=12-34 hugepagesz=1G hugepages=1:4 -- token\n"
+            ),
+            "quiet cryptkey=REDACTED ip=REDACTED dyn=REDACTED intel_iommu=on \
+             vfio-pci.ids=8086:10c9 root=REDACTED hugepagesz=1G hugepages=1:4\n"
         );
     }
 

@@ -211,4 +211,51 @@ mod tests {
         assert_eq!(chosen("none [integrity] confidentiality").as_deref(), Some("integrity"));
         assert_eq!(chosen("none"), None);
     }
+
+    #[test]
+    fn loaders_are_told_by_their_files() {
+        use crate::host::fixture::Fixture;
+
+        const EFI: &str =
+            "/sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
+        let named = |name: &str| {
+            let text = name.encode_utf16().flat_map(u16::to_le_bytes);
+            [6, 0, 0, 0].into_iter().chain(text).collect::<Vec<u8>>()
+        };
+        let none = Fixture::default;
+        let with = |paths: &[&str]| {
+            let mut host = none();
+            for path in paths {
+                host.file(path, "");
+            }
+            host
+        };
+        let mut by_name = with(&["/etc/default/grub"]);
+        by_name.bytes(EFI, named("systemd-boot 252"));
+        let mut other_name = with(&["/etc/default/grub"]);
+        other_name.bytes(EFI, named("GRUB 2.06"));
+        for (host, expected) in [
+            (none(), Loader::Unknown),
+            (with(&["/etc/default/grub"]), Loader::Grub),
+            (with(&["/etc/default/grub", "/usr/sbin/grubby"]), Loader::Grubby),
+            (with(&["/etc/default/grub", "/etc/kernel/proxmox-boot-uuids"]), Loader::Proxmox),
+            (with(&["/boot/loader/loader.conf"]), Loader::SystemdBoot),
+            (with(&["/efi/loader/loader.conf"]), Loader::SystemdBoot),
+            (
+                with(&["/etc/kernelstub/configuration", "/boot/efi/loader/loader.conf"]),
+                Loader::Kernelstub,
+            ),
+            (by_name, Loader::SystemdBoot),
+            (other_name, Loader::Grub),
+        ] {
+            assert_eq!(loader(&host.root()), expected);
+        }
+        for (tool, expected) in [
+            ("/usr/sbin/update-initramfs", Initramfs::Tools),
+            ("/usr/bin/dracut", Initramfs::Dracut),
+            ("/usr/bin/mkinitcpio", Initramfs::Mkinitcpio),
+        ] {
+            assert_eq!(initramfs(&with(&[tool]).root()), expected);
+        }
+    }
 }

@@ -29,7 +29,7 @@ impl Names {
 
     /// Lines `VVVV  vendor`, `\tDDDD  device`, `C CC  class` and `\tSS  subclass`; subsystems and
     /// programming interfaces have two tabs.
-    fn parse(text: &str) -> Self {
+    pub(super) fn parse(text: &str) -> Self {
         enum Part {
             Vendor(u16),
             Class(u16),

@@ -1,7 +1,7 @@
 //! Listings of captures made by hand.
 
 use super::*;
-use crate::host::fixture::{Device as Function, Fixture, NIC};
+use crate::host::fixture::{Device as Function, Fixture, NIC, golden};
 
 /// A function, what stands in its way, and what makes it so.
 type Case<'a> = (&'a str, &'a str, &'a dyn Fn(&mut Fixture));
@@ -33,6 +33,18 @@ fn what_the_host_uses_is_not_free() {
     }
     // The two ports are the host's own.
     assert_eq!(listing.devices.len(), 4);
+}
+
+#[test]
+fn text_is_as_the_readme_shows_it() {
+    let mut host = Fixture::server();
+    host.of(NIC.address, "current_link_width", "1");
+    host.device(Function { address: "0000:41:00.1", group: 15, driver: "igb", ..NIC });
+    let inventory = Inventory::read(&host.root()).expect("an inventory");
+    let names = "8086  Intel Corporation\n\t10c9  82576 Gigabit Network Connection\n";
+    let listing = Listing::new(&inventory, &Names::parse(names), Vec::new());
+    let text = anstream::adapter::strip_str(&listing.to_string()).to_string();
+    golden("listing/golden/server.txt", &text);
 }
 
 #[test]

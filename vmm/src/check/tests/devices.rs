@@ -11,7 +11,7 @@ fn devices_that_cannot_be_given() {
     fails(&finding, "no PCI function 0000:41:00.5", "/sys/bus/pci/devices", "berth devices");
     let mut bridge = facts;
     bridge.devices = vec!["0000:40:01.0".parse().expect("an address")];
-    fails(&of_facts(Code::DeviceBridge, &bridge), "a bridge", "class", "behind it");
+    fails(&of_facts(Code::DeviceBridge, &bridge), "a bridge", "class", "behind it: 0000:41:00.0");
 
     let outside = fault(Code::DeviceNoIommu, |host| {
         host.without(NIC.address, "iommu_group");
@@ -32,6 +32,24 @@ fn devices_that_the_host_uses() {
         host.of(NIC.address, "boot_vga", "1");
     });
     warns(&display, "booted on", NIC.address, "screen goes dark");
+}
+
+#[test]
+fn virtual_functions_that_would_go_are_not_forgotten() {
+    let with_functions = |driver: &str| {
+        facts(|host| {
+            host.bind(NIC.address, driver).of(NIC.address, "sriov_numvfs", "1");
+            host.device(Device { address: "0000:41:10.0", group: 15, driver: "igbvf", ..NIC });
+            let folder = "/sys/devices/pci0000:40/0000:40:01.0";
+            host.link(&format!("{folder}/0000:41:10.0/physfn"), "../0000:41:00.0");
+            host.link(&format!("{folder}/0000:41:00.0/virtfn0"), "../0000:41:10.0");
+        })
+    };
+    let native = with_functions("igb");
+    let finding = of_facts(Code::DeviceInUse, &native);
+    fails(&finding, "1 virtual functions", "sriov_numvfs", "berth sriov 0000:41:00.0 0");
+    assert_eq!(of_facts(Code::DeviceNotBound, &native).fix, None);
+    assert_eq!(verdict(Code::DeviceInUse, &with_functions("vfio-pci")).severity, Severity::Pass);
 }
 
 #[test]

@@ -53,6 +53,43 @@ fn iommu_absent_or_off() {
     fails(&unseen, "not to be seen", "/sys/class/iommu", "VT-d");
 }
 
+/// The unit decides, not the CPUs; the log tells what the firmware or a parameter did.
+#[test]
+fn amds_iommu_on_any_cpu() {
+    let ivrs = |host: &mut Fixture, vendor: &str| {
+        host.remove("/sys/class/iommu").remove("/sys/firmware/acpi/tables/DMAR");
+        host.file("/sys/firmware/acpi/tables/IVRS", "").file("/proc/cmdline", "quiet");
+        host.file("/proc/cpuinfo", &format!("vendor_id\t: {vendor}\nflags\t\t: svm vmx"));
+    };
+    for vendor in ["AuthenticAMD", "GenuineIntel"] {
+        let unused = fault(Code::IommuOff, |host| {
+            ivrs(host, vendor);
+            host.file("/var/log/dmesg", "[    0.2] AMD-Vi: AMD IOMMU disabled");
+        });
+        fails(
+            &unused,
+            "does not use it",
+            "kernel log: AMD-Vi: AMD IOMMU disabled",
+            "add `iommu=pt`",
+        );
+        let off = fault(Code::IommuOff, |host| {
+            ivrs(host, vendor);
+            host.file("/proc/cmdline", "amd_iommu=off quiet");
+        });
+        fails(
+            &off,
+            "`amd_iommu=off`",
+            "/proc/cmdline",
+            "put `iommu=pt` in place of `amd_iommu=off`",
+        );
+    }
+    let intel_on_amd = fault(Code::IommuOff, |host| {
+        host.remove("/sys/class/iommu").file("/proc/cmdline", "intel_iommu=off");
+        host.file("/proc/cpuinfo", "vendor_id\t: AuthenticAMD\nflags\t\t: svm");
+    });
+    fails(&intel_on_amd, "turned the IOMMU off", "/proc/cmdline", "`intel_iommu=on iommu=pt`");
+}
+
 #[test]
 fn a_narrow_iommu() {
     let finding = fault(Code::IommuNarrow, |host| {

@@ -17,6 +17,13 @@ fn pages_are_short_or_elsewhere() {
     let fix = Fix::ReservePages { node: Some(1), size: PageSize::Size1G, pages: 9 };
     assert_eq!(elsewhere.fix, Some(fix));
 
+    let reserved = fault(Code::HugepagesElsewhere, |host| {
+        host.file(&format!("{POOL}/free_hugepages"), "1");
+        host.file("/proc/cmdline", "hugepagesz=2M hugepages=64 hugepagesz=1G hugepages=16 quiet");
+    });
+    let step = "put `hugepagesz=1G hugepages=0:8,1:9` in place of `hugepagesz=1G hugepages=16`";
+    fails(&reserved, "node 1", POOL, step);
+
     let short = fault(Code::HugepagesShort, |host| {
         host.file(&format!("{POOL}/free_hugepages"), "0");
         host.file(&format!("{POOL}/free_hugepages").replace("node1", "node0"), "0");

@@ -1,0 +1,263 @@
+//! What is seen without root, and what of a host can be seen on another one.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::report;
+use crate::harness::{self, GuestConfig, Host};
+
+/// What only the host itself tells: whether its device files open.
+const LIVE_ONLY: [&str; 3] = ["GROUP-HELD", "KVM-UNAVAILABLE", "VFIO-NO-ACCESS"];
+
+/// Runs berth on this machine; its exit code and standard output.
+fn here(arguments: &[&str]) -> Result<(i32, String)> {
+    let berth = std::env::var("BERTH_BIN").context("BERTH_BIN names no berth")?;
+    let output = Command::new(berth).args(arguments).output()?;
+    ensure!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    let status = output.status.code().context("killed by a signal")?;
+    Ok((status, String::from_utf8(output.stdout)?))
+}
+
+/// What a finding says, wherever it was seen.
+fn said(finding: &Value) -> Value {
+    let mut finding = finding.clone();
+    if let Some(finding) = finding.as_object_mut() {
+        finding.remove("source");
+    }
+    finding
+}
+
+fn findings(report: &Value) -> Vec<Value> {
+    let all = report["findings"].as_array().into_iter().flatten();
+    let kept = all.filter(|f| !LIVE_ONLY.iter().any(|code| f["code"] == *code));
+    kept.map(said).collect()
+}
+
+/// A listing without names, which every machine takes from its own pci.ids.
+fn nameless(listing: &str) -> Result<Value> {
+    let mut listing: Value = serde_json::from_str(listing)?;
+    for device in listing["devices"].as_array_mut().context("devices")? {
+        let device = device.as_object_mut().context("a device")?;
+        device.retain(|key, _| !key.ends_with("_name"));
+    }
+    listing["lacks"] = Value::Null;
+    Ok(listing)
+}
+
+struct Seen {
+    check: Value,
+    plan: String,
+    devices: Value,
+}
+
+impl Seen {
+    fn on(host: &Host, config: &str) -> Result<Self> {
+        let berth = host.berth()?;
+        Ok(Self {
+            check: report(host, &format!("{berth} check {config} --json"))?,
+            plan: host.run(&format!("{berth} plan {config}"))?,
+            devices: nameless(&host.run(&format!("{berth} devices --json"))?)?,
+        })
+    }
+
+    /// The same of a capture, seen from here.
+    fn of(capture: &Path, config: &str) -> Result<Self> {
+        let capture = capture.to_str().context("a path")?;
+        let (code, check) = here(&["check", config, "--json", "--host", capture])?;
+        ensure!(code == 0 || code == 3, "exit code {code}");
+        let (code, plan) = here(&["plan", config, "--host", capture])?;
+        ensure!(code == 0, "exit code {code}: {plan}");
+        let (_, devices) = here(&["devices", "--json", "--host", capture])?;
+        Ok(Self {
+            check: serde_json::from_str(&check)?,
+            plan: plan.trim_end().to_owned(),
+            devices: nameless(&devices)?,
+        })
+    }
+
+    fn must_be(&self, live: &Self) -> Result<()> {
+        assert_eq!(findings(&self.check), findings(&live.check));
+        assert_eq!(self.plan, live.plan);
+        assert_eq!(self.devices, live.devices);
+        for code in LIVE_ONLY {
+            let all = self.check["findings"].as_array().into_iter().flatten();
+            let mut of_code = all.filter(|finding| finding["code"] == code);
+            ensure!(of_code.all(|f| f["severity"] == "unknown"), "{code} in {:#}", self.check);
+        }
+        let lacks = self.check["lacks"].as_array().context("a list")?;
+        ensure!(lacks.is_empty(), "the capture lacks {lacks:?}");
+        Ok(())
+    }
+}
+
+fn shell(script: &str) -> Result<()> {
+    let output = Command::new("sh").args(["-ec", script]).output()?;
+    ensure!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+#[test]
+fn a_captured_host_is_the_same_elsewhere() -> Result<()> {
+    let host = harness::host("faults");
+    host.bind_vfio()?;
+    host.run("echo ID=debian >/etc/os-release")?;
+    let config = GuestConfig::new(&host).to_string();
+    let path = format!("{}/vm.json", host.scratch());
+    host.write(&path, &config)?;
+    let live = Seen::on(&host, &path)?;
+    let folder = tempfile::tempdir()?;
+    let local = folder.path().join("vm.json");
+    std::fs::write(&local, &config)?;
+    let local = local.to_str().context("a path")?;
+
+    host.run(&format!("{} snapshot >{}/host.tar.zst", host.berth()?, host.scratch()))?;
+    let capture = host.pull(&format!("{}/host.tar.zst", host.scratch()))?;
+    host.run("rm /etc/os-release")?;
+    Seen::of(&capture, local)?.must_be(&live)?;
+
+    // Made again by others' tools, below a folder of any name or not.
+    let at = folder.path().display();
+    shell(&format!(
+        "cd {at}; mkdir plain leading; tar --zstd -xf {0} -C plain; cp -a plain leading/some-host
+         tar -cf host.tar -C plain .; tar -czf host.tar.gz leading/some-host
+         tar -cjf host.tar.bz2 -C leading some-host; tar -cJf host.tar.xz -C plain .
+         tar --zstd -cf again.tar.zst -C leading ./some-host",
+        capture.display()
+    ))?;
+    for form in [
+        "plain",
+        "leading",
+        "host.tar",
+        "host.tar.gz",
+        "host.tar.bz2",
+        "host.tar.xz",
+        "again.tar.zst",
+    ] {
+        Seen::of(&folder.path().join(form), local)?.must_be(&live).context(form)?;
+    }
+
+    // What the host calls itself, its networks and its cards.
+    let (mac, address) = (host.mac().replace(':', ""), host.mac().to_owned());
+    for secret in [address.as_str(), &mac, "berth-secret"] {
+        let script = format!("! grep -rqaiF '{secret}' {at}/plain");
+        shell(&script).with_context(|| format!("{secret} is in the capture"))?;
+    }
+    Ok(())
+}
+
+/// Only folders of CPUs and nodes, as hwloc gathers them.
+#[test]
+fn a_topology_alone_can_be_planned_for() -> Result<()> {
+    let host = harness::host("faults");
+    host.bind_vfio()?;
+    let config = GuestConfig::new(&host).without_devices().to_string();
+    let folder = tempfile::tempdir()?;
+    let local = folder.path().join("vm.json");
+    std::fs::write(&local, &config)?;
+    let local = local.to_str().context("a path")?;
+    let script = format!(
+        "cd {}; mkdir -p topology/proc topology/sys/devices/system
+         cp /proc/cpuinfo /proc/meminfo topology/proc
+         cp -r /sys/devices/system/cpu /sys/devices/system/node topology/sys/devices/system 2>/dev/null
+         tar -cf topology.tar topology",
+        host.scratch()
+    );
+    host.run(&script)?;
+    let capture = host.pull(&format!("{}/topology.tar", host.scratch()))?;
+    let capture = capture.to_str().context("a path")?;
+    let (code, plan) = here(&["plan", local, "--host", capture, "--json"])?;
+    ensure!(code == 0, "{plan}");
+    let plan: Value = serde_json::from_str(&plan)?;
+    ensure!(plan["notes"].to_string().contains("not in the capture"), "{plan:#}");
+    let (code, check) = here(&["check", local, "--host", capture, "--json"])?;
+    ensure!(code == 0, "{check}");
+    let check: Value = serde_json::from_str(&check)?;
+    let lacks = check["lacks"].to_string();
+    for path in ["/sys/bus/pci/devices", "/sys/kernel/iommu_groups", "/proc/cmdline"] {
+        ensure!(lacks.contains(path), "{path} is not said to be lacking: {lacks}");
+    }
+    for code in ["IOMMU-OFF", "INTREMAP-OFF", "VFIO-NO-MODULE", "MEMLOCK-LOW"] {
+        let all = check["findings"].as_array().into_iter().flatten();
+        let guessed = all.filter(|f| f["code"] == code && f["severity"] != "unknown");
+        assert_eq!(guessed.count(), 0, "{code} is guessed in {check:#}");
+    }
+    Ok(())
+}
+
+#[test]
+fn without_root_it_says_what_it_could_not_see() -> Result<()> {
+    let host = harness::host("faults");
+    host.bind_vfio()?;
+    let path = format!("{}/vm.json", host.scratch());
+    host.write(&path, &GuestConfig::new(&host).to_string())?;
+    host.run(&format!("chmod 711 {0}; chmod 644 {path}", host.scratch()))?;
+    let berth = host.berth()?.to_owned();
+    let as_root = report(&host, &format!("{berth} check {path} --json"))?;
+    let as_user = report(&host, &format!("su user -c '{berth} check {path} --json'"))?;
+    let severity = |report: &Value, code: &str| {
+        let all = report["findings"].as_array().into_iter().flatten();
+        let found = all.filter(|finding| finding["code"] == code).map(|f| f["severity"].clone());
+        found.collect::<Vec<_>>()
+    };
+    for code in ["VECTORS-MANY", "DMA-FAULTS"] {
+        assert_eq!(severity(&as_root, code), ["pass"], "{code}");
+        assert_eq!(severity(&as_user, code), ["unknown"], "{code}");
+    }
+    for code in ["KVM-UNAVAILABLE", "VFIO-NO-ACCESS"] {
+        ensure!(severity(&as_user, code).contains(&"fail".into()), "{code} in {as_user:#}");
+    }
+    // The rest is the same for everybody.
+    for code in ["IOMMU-NARROW", "INTREMAP-OFF", "DEVICE-TAKEN-BACK", "SMALL-PAGES", "CPU-FAR"] {
+        assert_eq!(severity(&as_user, code), severity(&as_root, code), "{code}");
+    }
+    let text = host.exec(&format!("su user -c '{berth} check {path}'"))?.stdout;
+    ensure!(text.contains("????  "), "{text}");
+    ensure!(!text.contains('\u{1b}'), "colour in a file: {text}");
+    let listed = host.run(&format!("su user -c '{berth} devices'"))?;
+    ensure!(listed.contains(host.nic()), "{listed}");
+    host.run(&format!("su user -c '{berth} snapshot' >/dev/null"))?;
+    Ok(())
+}
+
+#[test]
+fn devices_are_told_apart() -> Result<()> {
+    let host = harness::host("faults");
+    host.bind("igb")?;
+    let nic = host.nic().to_owned();
+    let berth = host.berth()?.to_owned();
+    let ids = "8086  Intel Corporation\n\t10c9  82576 Gigabit Network Connection\n";
+    host.run("mkdir -p /usr/share/misc")?;
+    host.write("/usr/share/misc/pci.ids", ids)?;
+    host.run(&format!("echo 2 >{}/sriov_numvfs", host.nic_sysfs()))?;
+    let listing = host.run(&format!("{berth} devices --json"))?;
+    let text = host.run(&format!("{berth} devices"))?;
+    host.run(&format!("echo 0 >{}/sriov_numvfs; rm /usr/share/misc/pci.ids", host.nic_sysfs()))?;
+    println!("{text}");
+    let listing: Value = serde_json::from_str(&listing)?;
+    let of = |address: &str| {
+        let mut all = listing["devices"].as_array().into_iter().flatten();
+        all.find(|d| d["address"] == address).cloned().context(address.to_owned())
+    };
+    let pf = of(&nic)?;
+    assert_eq!(pf["vendor_name"], "Intel Corporation");
+    assert_eq!(pf["device_name"], "82576 Gigabit Network Connection");
+    assert_eq!(pf["class_name"], "Ethernet controller");
+    assert_eq!((&pf["driver"], &pf["numa_node"]), (&"igb".into(), &1.into()));
+    assert_eq!(pf["sriov"], serde_json::json!({ "now": 2, "max": 7 }));
+    ensure!(pf["reset_methods"].to_string().contains("flr"), "{pf:#}");
+    assert_eq!(pf["link"]["speed"], "2.5 GT/s");
+    assert_eq!(pf["state"], "free");
+    let virtual_functions = listing["devices"].as_array().into_iter().flatten();
+    let virtual_functions: Vec<_> =
+        virtual_functions.filter(|device| device["physical_function"] == nic.as_str()).collect();
+    assert_eq!(virtual_functions.len(), 2, "{listing:#}");
+    assert_eq!(of("0000:41:00.0")?["state"], "no-iommu");
+    let disk = of("0000:01:00.0")?;
+    assert_eq!(disk["shares_group_with"], serde_json::json!(["0000:02:00.0"]));
+    ensure!(text.lines().count() < 24, "more than a screen: {text}");
+    ensure!(text.contains("Intel Corporation 82576 Gigabit Network Connection"), "{text}");
+    Ok(())
+}
