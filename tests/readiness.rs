@@ -77,7 +77,10 @@ impl Case {
         let prepared = host.exec_with(&enter, text.as_bytes(), LIMIT)?;
         ensure!(prepared.status == 0, "the host cannot be brought there: {}", prepared.stdout);
         let result = self.judge(host, &fill);
-        let restored = host.exec_with(&format!("( set -e; : ; {restore} ) 2>&1"), &[], LIMIT)?;
+        // What a remedy wrote down is this case's alone.
+        let leave =
+            format!("( set -e; : ; {restore} ) 2>&1; status=$?; rm -rf {STATE}; exit $status");
+        let restored = host.exec_with(&leave, &[], LIMIT)?;
         result.with_context(|| self.name)?;
         ensure!(restored.status == 0, "the host cannot be brought back: {}", restored.stdout);
         Ok(())

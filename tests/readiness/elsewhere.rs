@@ -255,6 +255,11 @@ fn devices_are_told_apart() -> Result<()> {
         virtual_functions.filter(|device| device["physical_function"] == nic.as_str()).collect();
     assert_eq!(virtual_functions.len(), 2, "{listing:#}");
     assert_eq!(of("0000:41:00.0")?["state"], "no-iommu");
+    // Through which this very test talks to the host.
+    let shared = listing["devices"].as_array().into_iter().flatten();
+    let shared =
+        shared.filter(|device| device["obstacles"].to_string().contains("mounted on /lab"));
+    assert_eq!(shared.count(), 1, "{listing:#}");
     let disk = of("0000:01:00.0")?;
     assert_eq!(disk["shares_group_with"], serde_json::json!(["0000:02:00.0"]));
     ensure!(text.lines().count() < 24, "more than a screen: {text}");

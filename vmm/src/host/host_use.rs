@@ -25,7 +25,7 @@ pub enum HostUse {
     },
     /// A block device with a mounted file system or swap.
     Mounted {
-        /// The block device that is mounted, such as `sda1` or `dm-0`.
+        /// The block device that is mounted, such as `sda1` or `dm-0`, or a shared one's tag.
         device: String,
         /// Where; `swap` for swap.
         at: String,

@@ -75,10 +75,16 @@ fn route(line: &str) -> Option<String> {
     Some(without_word(&without_word(line, 1), 2))
 }
 
-/// Mounts of block devices of this host.
+/// Mounts of block devices of this host, and of what its hypervisor shares.
 fn local_mount(line: &str) -> Option<String> {
     let (_, source) = line.split_once(" - ")?;
-    source.split_whitespace().nth(1)?.starts_with("/dev/").then(|| line.to_owned())
+    let mut words = source.split_whitespace();
+    let is_local = match (words.next()?, words.next()?, words.next()) {
+        ("virtiofs", ..) => true,
+        ("9p", _, Some(options)) => options.contains("trans=virtio"),
+        (_, source, _) => source.starts_with("/dev/"),
+    };
+    is_local.then(|| line.to_owned())
 }
 
 /// Parameters whose values stay, by their first letters. Any other may hold what nobody means to
@@ -216,9 +222,10 @@ mod tests {
         assert_eq!(
             redacted(
                 "proc/42/mountinfo",
-                "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n2 1 0:50 / /mnt rw - nfs4 10.0.0.1:/x rw\n"
+                "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n2 1 0:50 / /mnt rw - nfs4 10.0.0.1:/x rw\n\
+                 3 1 0:51 / /n rw - 9p 10.0.0.2 rw,trans=tcp\n3 1 0:51 / /l rw - 9p lab rw,trans=virtio\n"
             ),
-            "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n"
+            "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n3 1 0:51 / /l rw - 9p lab rw,trans=virtio\n"
         );
         assert_eq!(
             redacted(

@@ -21,6 +21,8 @@ pub(super) struct Usage {
     addresses: BTreeMap<String, Vec<String>>,
     /// Mounted block devices by name, with where.
     mounted: BTreeMap<String, String>,
+    /// Tags of file systems that a hypervisor shares, with where they are mounted.
+    shared: BTreeMap<String, String>,
     /// Block devices by the function that they are on.
     blocks: BTreeMap<Bdf, Vec<String>>,
     /// Who has which of VFIO's files open; looked for when a function is VFIO's.
@@ -104,8 +106,11 @@ impl Usage {
                 continue;
             };
             // btrfs mounts have a number of no device; their source is one's file.
-            let source =
-                words.iter().position(|word| *word == "-").and_then(|at| words.get(at + 2));
+            let end = words.iter().position(|word| *word == "-").unwrap_or(words.len());
+            let source = words.get(end + 2);
+            if let (Some(&("9p" | "virtiofs")), Some(tag)) = (words.get(end + 1), source) {
+                self.shared.insert((*tag).to_owned(), (*at).to_owned());
+            }
             let by_source = || source?.strip_prefix("/dev/").map(str::to_owned);
             if let Some(name) = by_number.get(*number).cloned().or_else(by_source) {
                 mounted.entry(name).or_insert_with(|| (*at).to_owned());
@@ -141,6 +146,10 @@ impl Usage {
                 uses.push(HostUse::Volume { device: block.clone(), of });
             }
         }
+        uses.extend(tags(root, &folder).into_iter().filter_map(|tag| {
+            let at = self.shared.get(&tag)?.clone();
+            Some(HostUse::Mounted { device: tag, at })
+        }));
         if root.glance(format!("{folder}/boot_vga")).as_deref() == Some("1") {
             uses.push(HostUse::BootDisplay);
         }
@@ -201,15 +210,41 @@ fn holders(root: &Root, block: &str) -> Vec<String> {
 /// Network interfaces of a function, of its own or below a virtio device on it.
 fn interfaces(root: &Root, folder: &str) -> Vec<String> {
     let mut interfaces = root.names(format!("{folder}/net")).unwrap_or_default();
-    if root.link_name(format!("{folder}/driver")).as_deref() == Some("virtio-pci") {
-        for name in root.names(folder).unwrap_or_default() {
-            if name.starts_with("virtio") {
-                let below = root.names(format!("{folder}/{name}/net"));
-                interfaces.extend(below.unwrap_or_default());
-            }
-        }
+    for name in virtio(root, folder) {
+        let below = root.names(format!("{folder}/{name}/net"));
+        interfaces.extend(below.unwrap_or_default());
     }
     interfaces
+}
+
+/// The virtio devices on a function.
+fn virtio(root: &Root, folder: &str) -> Vec<String> {
+    if root.link_name(format!("{folder}/driver")).as_deref() != Some("virtio-pci") {
+        return Vec::new();
+    }
+    let mut names = root.names(folder).unwrap_or_default();
+    names.retain(|name| name.starts_with("virtio"));
+    names
+}
+
+/// Tags of the file systems that a hypervisor shares through a function: 9p's device has its own,
+/// virtiofs' are listed apart, each with a link to its device (kernel, sysfs-fs-virtiofs).
+fn tags(root: &Root, folder: &str) -> Vec<String> {
+    const VIRTIOFS: &str = "/sys/fs/virtiofs";
+
+    let devices = virtio(root, folder);
+    let of_9p = devices.iter().filter_map(|name| root.glance(format!("{folder}/{name}/mount_tag")));
+    let mut tags: Vec<String> = of_9p.map(|tag| tag.trim_matches('\0').to_owned()).collect();
+    if devices.is_empty() {
+        return tags;
+    }
+    for number in root.names(VIRTIOFS).unwrap_or_default() {
+        let device = root.link_name(format!("{VIRTIOFS}/{number}/device"));
+        if device.is_some_and(|device| devices.contains(&device)) {
+            tags.extend(root.glance(format!("{VIRTIOFS}/{number}/tag")));
+        }
+    }
+    tags
 }
 
 /// The functions that a block device's path in sysfs leads through; only the last one holds it.

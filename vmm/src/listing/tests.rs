@@ -50,7 +50,7 @@ fn text_is_as_the_readme_shows_it() {
 #[test]
 fn every_use_is_seen() {
     let disk = "/sys/devices/pci0000:00/0000:00:01.0/0000:01:00.0/nvme/nvme0/nvme0n1/nvme0n1p1";
-    let cases: [Case; 9] = [
+    let cases: [Case; 11] = [
         ("0000:00:1f.6", "is eno1, part of br0", &|host| {
             host.remove("/proc/net/route").link("/sys/class/net/eno1/master", "../br0");
         }),
@@ -90,6 +90,18 @@ fn every_use_is_seen() {
                     &format!("{subsystem}/nvme1"),
                     "../../../pci0000:00/0000:00:01.0/0000:01:00.0/nvme/nvme1",
                 );
+        }),
+        ("0000:00:1f.6", "holds lab, mounted on /lab", &|host| {
+            host.remove("/proc/net/route").bind("0000:00:1f.6", "virtio-pci");
+            host.of("0000:00:1f.6", "virtio3/mount_tag", "lab\0")
+                .file("/proc/self/mountinfo", "1 0 0:31 / /lab ro - 9p lab ro,trans=virtio");
+        }),
+        ("0000:00:1f.6", "holds share, mounted on /s", &|host| {
+            host.remove("/proc/net/route").bind("0000:00:1f.6", "virtio-pci");
+            host.of("0000:00:1f.6", "virtio3/features", "")
+                .file("/proc/self/mountinfo", "1 0 0:31 / /s rw - virtiofs share rw")
+                .file("/sys/fs/virtiofs/0/tag", "share")
+                .link("/sys/fs/virtiofs/0/device", "../../../devices/x/virtio3");
         }),
         ("0000:41:00.0", "is open in another process", &|host| {
             host.of(NIC.address, "enable", "1");
