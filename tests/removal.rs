@@ -104,6 +104,34 @@ fn guest_lets_go_of_the_nic_and_lives_on() -> Result<()> {
     rounds(&host).inspect_err(|_| host.retire())
 }
 
+/// The host takes the NIC from vfio-pci, which waits for the guest.
+fn unbind(host: &Host, change: fn(GuestConfig) -> GuestConfig) -> Result<()> {
+    let guest = guest(host, change)?;
+    let script = format!("echo {} >/sys/bus/pci/drivers/vfio-pci/unbind", host.nic());
+    host.exec_with(&script, &[], LIMIT)?.success().context("the NIC cannot be unbound")?;
+    let said = guest.stderr()?;
+    ensure!(said.contains("the guest has let go of the device"), "{said}");
+    let gone = "until [ ! -e /sys/bus/pci/devices/0000:01:00.0 ]; do sleep 0.2; done";
+    guest.in_guest(gone, LIMIT)?;
+    guest.send("poweroff -f\n")?;
+    guest.must_end(0, LIMIT)?;
+    host.bind_vfio()?;
+    afterwards::nic_is_free(host)?;
+    afterwards::kernel_is_content(host)
+}
+
+#[test]
+fn guest_lets_go_when_the_host_unbinds() -> Result<()> {
+    let host = harness::host("nic");
+    unbind(&host, |config| config).inspect_err(|_| host.retire())
+}
+
+#[test]
+fn guest_lets_go_through_iommufd() -> Result<()> {
+    let host = harness::host("iommufd-card");
+    unbind(&host, |config| config.set("/iommu_backend", "iommufd")).inspect_err(|_| host.retire())
+}
+
 /// A guest that does not let go in time is ended, and the host gets its NIC.
 fn refuses(host: &Host, change: fn(GuestConfig) -> GuestConfig, why: &str) -> Result<()> {
     let guest = guest(host, change)?;
