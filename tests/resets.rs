@@ -27,7 +27,7 @@ fn bind(host: &Host, driver: &str, addresses: &[&str]) -> Result<()> {
         let sysfs = format!("/sys/bus/pci/devices/{address}");
         host.run(&format!(
             "[ ! -e {sysfs}/driver ] || echo {address} >{sysfs}/driver/unbind
-             modprobe {driver}
+             modprobe -q {driver}
              echo {driver} >{sysfs}/driver_override
              echo {address} >/sys/bus/pci/drivers_probe
              [ -e {sysfs}/driver ]"
@@ -39,12 +39,13 @@ fn bind(host: &Host, driver: &str, addresses: &[&str]) -> Result<()> {
 /// A card of two functions that have no reset of their own.
 const CARD: [&str; 2] = ["0000:22:00.0", "0000:22:00.1"];
 
-#[test]
-fn card_is_reset_hot_once_for_both_functions() -> Result<()> {
-    let host = harness::host("topology");
-    bind(&host, "vfio-pci", &CARD)?;
-    let config = GuestConfig::new(&host).set("/devices", devices(&CARD)).verbs("machine,poweroff");
-    let guest = run(&host, &config)?;
+fn reset_hot(host: &Host, backend: &str) -> Result<()> {
+    bind(host, "vfio-pci", &CARD)?;
+    let config = GuestConfig::new(host)
+        .set("/devices", devices(&CARD))
+        .set("/iommu_backend", backend)
+        .verbs("machine,poweroff");
+    let guest = run(host, &config)?;
     guest.must_end(0, LIMIT)?;
     let said = guest.stderr()?;
     for when in ["at the start", "at the end"] {
@@ -52,7 +53,17 @@ fn card_is_reset_hot_once_for_both_functions() -> Result<()> {
         ensure!(said.contains(&reset), "{said}");
     }
     ensure!(said.matches("hot reset").count() == 2 && !said.contains("WARN"), "{said}");
-    afterwards::kernel_is_content(&host)
+    afterwards::kernel_is_content(host)
+}
+
+#[test]
+fn card_is_reset_hot_once_for_both_functions() -> Result<()> {
+    reset_hot(&harness::host("topology"), "container")
+}
+
+#[test]
+fn card_is_reset_hot_through_iommufd() -> Result<()> {
+    reset_hot(&harness::host("iommufd-card"), "iommufd")
 }
 
 /// Runs a guest that has the second function only; the plan, and what berth said.

@@ -196,7 +196,7 @@ impl VfioBackend for KernelDevice {
     fn mmap(&self, bar: Bar, part: &Range<u64>) -> io::Result<HostMapping> {
         let start =
             self.region_offset(Region::Bar(bar), part.start, (part.end - part.start) as usize)?;
-        HostMapping::new(&*self.file, &(start..start + part.end - part.start), part.start)
+        HostMapping::new(&self.file, &(start..start + part.end - part.start), part.start)
     }
 
     fn set_irqs(&self, kind: IrqKind, start: u32, irqfds: &[Option<&EventFd>]) -> io::Result<()> {

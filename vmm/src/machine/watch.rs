@@ -192,3 +192,98 @@ fn forget(eventfd: Option<&EventFd>) {
         let _ = eventfd.read();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use berth_devices::pci::BarRoutes;
+    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+
+    use super::*;
+
+    fn segment() -> Segment {
+        Segment::new([], [], vec![], Arc::new(BarRoutes::new(vec![])))
+    }
+
+    fn eventfd() -> EventFd {
+        EventFd::new(EFD_NONBLOCK).expect("an eventfd")
+    }
+
+    fn watch(on_error: OnError, on_removal: OnRemoval) -> Watch {
+        let device = Watched {
+            host: "0000:41:00.0".parse().expect("an address"),
+            guest: "0000:01:00.0".parse().expect("an address"),
+            on_error,
+            on_removal,
+            notifications: Notifications { error: Some(eventfd()), request: Some(eventfd()) },
+            asked: None,
+        };
+        let timeout = Duration::from_secs(30);
+        Watch { devices: vec![device], switched_off: eventfd(), timeout }
+    }
+
+    fn signal(fd: &Option<EventFd>) {
+        fd.as_ref().expect("it is there").write(1).expect("an eventfd takes a signal");
+    }
+
+    #[test]
+    fn errors_follow_their_policy_and_are_seen_again() {
+        for (policy, exit) in [
+            (OnError::Stop, Some(Exit::DeviceLost)),
+            (OnError::Reset, Some(Exit::Reset)),
+            (OnError::Log, None),
+        ] {
+            let mut watch = watch(policy, OnRemoval::Stop);
+            for _ in 0..2 {
+                signal(&watch.devices[0].notifications.error);
+                let happened = watch.handle(DeviceEvent::Error(0), &segment(), Instant::now());
+                assert_eq!(happened, exit);
+                let error = watch.devices[0].notifications.error.as_ref();
+                assert!(error.expect("it is there").read().is_err(), "the signal is taken");
+            }
+        }
+    }
+
+    #[test]
+    fn a_device_that_is_wanted_back_ends_the_machine() {
+        // With nothing to unplug it from, too: the host must not wait for ever.
+        for policy in [OnRemoval::Stop, OnRemoval::Unplug] {
+            let mut watch = watch(OnError::Stop, policy);
+            let happened = watch.handle(DeviceEvent::Request(0), &segment(), Instant::now());
+            assert_eq!(happened, Some(Exit::DeviceLost), "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn the_guest_has_its_time_and_no_more() {
+        let mut watch = watch(OnError::Stop, OnRemoval::Unplug);
+        let now = Instant::now();
+        assert_eq!((watch.deadline(), watch.expire(now)), (None, None));
+        let deadline = now + watch.timeout;
+        for heard in [true, false] {
+            watch.devices[0].asked = Some(Asked { deadline, heard });
+            assert_eq!(watch.deadline(), Some(deadline));
+            assert_eq!(watch.expire(deadline - Duration::from_millis(1)), None);
+            assert_eq!(watch.expire(deadline), Some(Exit::DeviceLost));
+        }
+    }
+
+    #[test]
+    fn a_guest_that_has_heard_is_not_asked_again() {
+        let mut watch = watch(OnError::Stop, OnRemoval::Unplug);
+        let now = Instant::now();
+        watch.devices[0].asked = Some(Asked { deadline: now, heard: true });
+        // There is no button here: a press would end the machine.
+        assert_eq!(watch.handle(DeviceEvent::Request(0), &segment(), now), None);
+    }
+
+    #[test]
+    fn everything_is_waited_for_until_a_device_is_given_back() {
+        let mut watch = watch(OnError::Stop, OnRemoval::Unplug);
+        assert_eq!(watch.sources().len(), 3);
+        watch.devices[0].notifications = Notifications::default();
+        let events: Vec<_> = watch.sources().into_iter().map(|(event, _)| event).collect();
+        assert_eq!(events, [DeviceEvent::SwitchedOff]);
+    }
+}
