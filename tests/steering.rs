@@ -93,5 +93,11 @@ fn interrupts_stay_off_the_vcpus() -> Result<()> {
     berth.must_end(0, LIMIT)?;
     host.run(&format!("echo {default} >/proc/irq/default_smp_affinity"))?;
     assert_eq!(host.run(&format!("sleep 0.5; {steering}"))?, "0", "it outlives its machine");
-    afterwards::nic_is_free(&host)
+    afterwards::nic_is_free(&host)?;
+
+    let killed = host.run_guest(&config)?;
+    killed.wait_for("L2: takes commands", LIMIT)?;
+    host.run(&format!("kill -KILL {}", killed.pid()))?;
+    assert_eq!(host.run(&format!("sleep 0.5; {steering}"))?, "0", "it outlives a killed machine");
+    Ok(())
 }
