@@ -12,8 +12,17 @@ use crate::placement::cpus;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// The host's interrupts of the NIC's vectors: CPUs that each lands on, and its counts by CPU.
-fn landings(host: &Host) -> Result<BTreeMap<u32, (BTreeSet<u32>, Vec<u64>)>> {
+/// An interrupt of the host.
+#[derive(Debug)]
+struct Landing {
+    /// CPUs that it lands on.
+    cpus: BTreeSet<u32>,
+    /// How often it did, by CPU.
+    counts: Vec<u64>,
+}
+
+/// The host's interrupts of the NIC's vectors.
+fn landings(host: &Host) -> Result<BTreeMap<u32, Landing>> {
     let lines = host.run(&format!(
         "for irq in $(ls {}/msi_irqs 2>/dev/null); do
              [ -e /proc/irq/$irq/effective_affinity_list ] || continue
@@ -27,7 +36,7 @@ fn landings(host: &Host) -> Result<BTreeMap<u32, (BTreeSet<u32>, Vec<u64>)>> {
         let number = words.next().context("a number")?.parse()?;
         let list = cpus(words.next().with_context(|| format!("CPUs: {line}"))?);
         let counts = words.map(str::parse).collect::<Result<_, _>>()?;
-        Ok((number, (list, counts)))
+        Ok((number, Landing { cpus: list, counts }))
     };
     lines.lines().map(landing).collect()
 }
@@ -37,7 +46,7 @@ fn wait_until_steered(host: &Host, wanted: &BTreeSet<u32>) -> Result<()> {
     let deadline = Instant::now() + LIMIT;
     loop {
         let landings = landings(host)?;
-        if !landings.is_empty() && landings.values().all(|(cpus, _)| cpus.is_subset(wanted)) {
+        if !landings.is_empty() && landings.values().all(|landing| landing.cpus.is_subset(wanted)) {
             println!("interrupts of the NIC, their CPUs and counts: {landings:?}");
             return Ok(());
         }
@@ -75,9 +84,9 @@ fn interrupts_stay_off_the_vcpus() -> Result<()> {
     let after = landings(&host)?;
     let total = |counts: &[u64]| counts.iter().sum::<u64>();
     let mut raised = 0;
-    for (number, (cpus, counts)) in &after {
+    for (number, Landing { cpus, counts }) in &after {
         assert!(cpus.is_subset(&planned), "{number} on {cpus:?}");
-        let (_, earlier) = &before[number];
+        let earlier = &before[number].counts;
         assert_eq!(counts[vcpu], earlier[vcpu], "interrupt {number} on the vCPU's CPU");
         raised += total(counts) - total(earlier);
     }
