@@ -49,6 +49,14 @@ fn machines_that_start_at_once_share_no_cpu() -> Result<()> {
     for name in ["one", "two"] {
         assert!(said.contains(&format!("machine {name} (process ")), "{said}");
     }
+    // A capture tells of the machines, too, to whom it may concern.
+    let elsewhere = host.exec(&format!(
+        "cd {0} && {1} snapshot >host.tar.zst && {1} plan --host host.tar.zst three.json",
+        host.scratch(),
+        host.berth()?
+    ))?;
+    assert_eq!(elsewhere.status, 3, "{elsewhere:?}");
+    assert!(elsewhere.stderr.contains("machine one (process "), "{elsewhere:?}");
     // Naming a CPU is on purpose.
     let cpu = taken.first().context("a CPU")?;
     let named = neighbour(&host, "four", &serde_json::json!({ "node": node, "cpus": [cpu] }))?;

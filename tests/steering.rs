@@ -12,8 +12,17 @@ use crate::placement::cpus;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// The host's interrupts of the NIC's vectors: CPUs that each lands on, and its counts by CPU.
-fn landings(host: &Host) -> Result<BTreeMap<u32, (BTreeSet<u32>, Vec<u64>)>> {
+/// An interrupt of the host.
+#[derive(Debug)]
+struct Landing {
+    /// CPUs that it lands on.
+    cpus: BTreeSet<u32>,
+    /// How often it did, by CPU.
+    counts: Vec<u64>,
+}
+
+/// The host's interrupts of the NIC's vectors.
+fn landings(host: &Host) -> Result<BTreeMap<u32, Landing>> {
     let lines = host.run(&format!(
         "for irq in $(ls {}/msi_irqs 2>/dev/null); do
              [ -e /proc/irq/$irq/effective_affinity_list ] || continue
@@ -27,7 +36,7 @@ fn landings(host: &Host) -> Result<BTreeMap<u32, (BTreeSet<u32>, Vec<u64>)>> {
         let number = words.next().context("a number")?.parse()?;
         let list = cpus(words.next().with_context(|| format!("CPUs: {line}"))?);
         let counts = words.map(str::parse).collect::<Result<_, _>>()?;
-        Ok((number, (list, counts)))
+        Ok((number, Landing { cpus: list, counts }))
     };
     lines.lines().map(landing).collect()
 }
@@ -37,13 +46,28 @@ fn wait_until_steered(host: &Host, wanted: &BTreeSet<u32>) -> Result<()> {
     let deadline = Instant::now() + LIMIT;
     loop {
         let landings = landings(host)?;
-        if !landings.is_empty() && landings.values().all(|(cpus, _)| cpus.is_subset(wanted)) {
+        if !landings.is_empty() && landings.values().all(|landing| landing.cpus.is_subset(wanted)) {
             println!("interrupts of the NIC, their CPUs and counts: {landings:?}");
             return Ok(());
         }
         ensure!(Instant::now() < deadline, "not on {wanted:?}: {landings:?}");
         std::thread::sleep(Duration::from_millis(200));
     }
+}
+
+/// How many processes steer interrupts; what has ended and waits for its parent is none.
+fn steering(host: &Host) -> Result<String> {
+    host.run("ps -o stat,comm | grep -v '^Z' | grep -c 'berth-irq' || true")
+}
+
+/// Waits until nobody steers any more. The kernel closes a killed machine's devices first.
+fn wait_until_alone(host: &Host) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while steering(host)? != "0" {
+        ensure!(Instant::now() < deadline, "berth-irq outlives its machine");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
 }
 
 #[test]
@@ -75,9 +99,9 @@ fn interrupts_stay_off_the_vcpus() -> Result<()> {
     let after = landings(&host)?;
     let total = |counts: &[u64]| counts.iter().sum::<u64>();
     let mut raised = 0;
-    for (number, (cpus, counts)) in &after {
+    for (number, Landing { cpus, counts }) in &after {
         assert!(cpus.is_subset(&planned), "{number} on {cpus:?}");
-        let (_, earlier) = &before[number];
+        let earlier = &before[number].counts;
         assert_eq!(counts[vcpu], earlier[vcpu], "interrupt {number} on the vCPU's CPU");
         raised += total(counts) - total(earlier);
     }
@@ -87,11 +111,15 @@ fn interrupts_stay_off_the_vcpus() -> Result<()> {
     // A driver that comes again gets new interrupts.
     berth.in_guest("modprobe -r igb; modprobe igb; net", LIMIT)?;
     wait_until_steered(&host, &planned)?;
-    let steering = "ps -o comm | grep -c '^berth-irq' || true";
-    assert_eq!(host.run(steering)?, "1");
+    assert_eq!(steering(&host)?, "1");
     berth.send("end\n")?;
     berth.must_end(0, LIMIT)?;
     host.run(&format!("echo {default} >/proc/irq/default_smp_affinity"))?;
-    assert_eq!(host.run(&format!("sleep 0.5; {steering}"))?, "0", "it outlives its machine");
-    afterwards::nic_is_free(&host)
+    wait_until_alone(&host)?;
+    afterwards::nic_is_free(&host)?;
+
+    let killed = host.run_guest(&config)?;
+    killed.wait_for("L2: takes commands", LIMIT)?;
+    host.run(&format!("kill -KILL {}", killed.pid()))?;
+    wait_until_alone(&host)
 }

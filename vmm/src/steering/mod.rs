@@ -65,7 +65,7 @@ impl Steering {
     }
 }
 
-fn serve(reader: PipeReader, interrupts: &[InterruptPlan], filter: &Filter) -> ! {
+fn serve(mut reader: PipeReader, interrupts: &[InterruptPlan], filter: &Filter) -> ! {
     let kept = reader.as_raw_fd();
     // SAFETY: system calls on values of our own; descriptors that are closed here belong to
     // values of the parent's that this process never touches again.
@@ -83,14 +83,16 @@ fn serve(reader: PipeReader, interrupts: &[InterruptPlan], filter: &Filter) -> !
         libc::syscall(libc::SYS_close_range, kept + 1, libc::c_uint::MAX, 0);
     }
     let result = filter.apply().map_err(io::Error::other);
-    if let Err(error) = result.and_then(|()| steer_until_end(reader, interrupts)) {
+    if let Err(error) = result.and_then(|()| steer_until_end(&mut reader, interrupts)) {
         log::warn!("the devices' interrupts stay where they are: {error}");
+        // Said once, and berth shall not find itself without the other end.
+        while matches!(reader.read(&mut [0; 4096]), Ok(1..)) {}
     }
     // SAFETY: ends this process, without running what berth has registered for its own end.
     unsafe { libc::_exit(0) }
 }
 
-fn steer_until_end(mut reader: PipeReader, interrupts: &[InterruptPlan]) -> io::Result<()> {
+fn steer_until_end(reader: &mut PipeReader, interrupts: &[InterruptPlan]) -> io::Result<()> {
     let wait = if interrupts.iter().any(|plan| plan.kept) { AGAIN_MS } else { -1 };
     loop {
         let mut poll = libc::pollfd { fd: reader.as_raw_fd(), events: libc::POLLIN, revents: 0 };

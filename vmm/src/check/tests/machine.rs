@@ -131,6 +131,22 @@ fn interrupts_on_vcpus() {
     });
     warns(&landed, "interrupt 77 lands on CPU 12", "/proc/irq/77", "smp_affinity_list");
 
+    // Root's berth keeps them away by itself.
+    let steered = facts(|host| {
+        host.file("/proc/irq/default_smp_affinity", "ffff").file(
+            "/proc/self/status",
+            "CapEff:\t000001ffffffffff\nCpus_allowed_list:\t0-15\nMems_allowed_list:\t0-1",
+        );
+    });
+    let report = Report::new(&steered, Some(&config("1G", 2048)));
+    let finding = report.findings.iter().find(|finding| finding.code == Code::IrqOnVcpu);
+    let finding = finding.expect("a finding");
+    assert_eq!(finding.severity, Severity::Pass, "{finding:?}");
+    assert!(
+        finding.seen.starts_with("berth steers the devices' interrupts to CPUs "),
+        "{finding:?}"
+    );
+
     let balance = fault(Code::Irqbalance, |host| {
         host.remove("/etc/default/irqbalance").file("/sys/devices/system/cpu/isolated", "");
     });

@@ -352,3 +352,22 @@ fn every_choice_can_be_made_otherwise() {
     let text: Vec<String> = policies().iter().map(Shape::describe).collect();
     golden("policies.txt", &text.join("\n"));
 }
+
+/// APIC IDs of cores with two threads are even numbers, and 254 is the last.
+#[test]
+fn too_many_cores_with_threads_are_not_told_of() {
+    let nodes = [(0, "0-159,160-319", 64)];
+    let shape = Shape::new("one large socket", &nodes, Smt::Apart(160), Some(0));
+    let plan = |cores: u32| {
+        let named: Vec<u32> = (0..cores).chain([160]).collect();
+        let fields = json!({ "vcpus": named.len(), "placement": { "cpus": named } });
+        Plan::new(&config(fields), &shape.host).expect("a plan")
+    };
+    let told = |plan: &Plan| plan.vcpus.iter().any(|vcpu| vcpu.place.thread == 1);
+    let said = |plan: &Plan| plan.shortfalls.iter().any(|s| s.what.contains("too many to tell"));
+    let (most, more) = (plan(128), plan(129));
+    assert!(told(&most) && !said(&most));
+    assert_eq!(most.vcpus[127].apic_id, 254);
+    assert!(!told(&more) && said(&more));
+    assert_eq!(more.vcpus[128].apic_id, 128);
+}
