@@ -127,6 +127,11 @@ impl L1 {
         self.folder.join("nic.pcap")
     }
 
+    /// A file of the profile, as the devices have it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
     /// The folder that L1 sees as `/share`.
     pub fn share(&self) -> PathBuf {
         self.folder.join("share")
@@ -209,6 +214,12 @@ fn command(profile: &Profile, folder: &Path) -> Result<Command> {
     qemu.args(["-nic", "none", "-vga", "none", "-display", "none", "-monitor", "none"]);
     qemu.args(["-no-reboot", "-netdev", "user,id=n0", "-object"]);
     qemu.arg(format!("filter-dump,id=capture,netdev=n0,file={}", capture.display()));
+    for (name, size_mib) in &profile.files {
+        File::create(folder.join(name))?.set_len(size_mib << 20)?;
+    }
+    for (option, argument) in &profile.backends {
+        qemu.args([option, &argument.replace("FOLDER", &folder.display().to_string())]);
+    }
     for device in &profile.devices {
         qemu.args(["-device", device]);
     }
