@@ -53,6 +53,7 @@ struct State {
     /// Vectors of MSI that the host has; 0 for as many as the device.
     host_msi_vectors: u32,
     refuse_intx: bool,
+    mappings: Vec<(Bar, Range<u64>, u64)>,
 }
 
 impl State {
@@ -71,6 +72,11 @@ impl DeviceLog {
     /// Calls that nobody may make.
     pub fn violations(&self) -> Vec<String> {
         lock(&self.0).violations.clone()
+    }
+
+    /// Parts of BARs that were mapped, and where.
+    pub fn mappings(&self) -> Vec<(Bar, Range<u64>, u64)> {
+        lock(&self.0).mappings.clone()
     }
 
     /// The type of interrupt that is enabled.
@@ -182,7 +188,10 @@ impl VfioBackend for FakeDevice {
 
     fn mmap(&self, bar: Bar, part: &Range<u64>) -> io::Result<HostMapping> {
         let size = self.profile.bars[bar.index()].size;
-        HostMapping::new(&memory_file(size), part, part.start)
+        let mapping = HostMapping::new(&memory_file(size), part, part.start)?;
+        let address = mapping.address() as u64;
+        lock(&self.log.0).mappings.push((bar, part.clone(), address));
+        Ok(mapping)
     }
 
     /// As `vfio_pci_set_irqs_ioctl` in drivers/vfio/pci/vfio_pci_intrs.c.

@@ -14,8 +14,8 @@ mod bars;
 mod config_space;
 mod dma;
 mod function;
-#[cfg(test)]
-mod hostile;
+#[cfg(any(test, feature = "fakes"))]
+pub mod hostile;
 mod interrupts;
 mod intx;
 mod kernel;
@@ -23,7 +23,8 @@ mod mapping;
 mod msi;
 mod msix;
 mod regions;
-#[cfg(test)]
+#[cfg(any(test, feature = "fakes"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "tests use all of it"))]
 mod rig;
 mod rom;
 

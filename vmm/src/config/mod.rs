@@ -42,6 +42,9 @@ pub struct Config {
     /// PCI functions of the host that the guest gets; may be empty.
     #[serde(default, deserialize_with = "fields::devices")]
     pub devices: Vec<DeviceConfig>,
+    /// Whether the devices reach each other's BARs by DMA.
+    #[serde(default)]
+    pub peer_to_peer: PeerToPeer,
     /// Where the guest's serial console goes.
     #[serde(default)]
     pub console: ConsoleConfig,
@@ -70,6 +73,19 @@ pub struct DeviceConfig {
     /// Its address on the host.
     #[serde(deserialize_with = "fields::address")]
     pub address: Bdf,
+}
+
+/// Whether the devices reach each other's BARs by DMA.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeerToPeer {
+    /// All BARs that the host's kernel is quick to map.
+    #[default]
+    Auto,
+    /// All BARs.
+    On,
+    /// None.
+    Off,
 }
 
 /// Where the guest's serial console goes.

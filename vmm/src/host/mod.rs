@@ -14,6 +14,7 @@ mod files;
 mod id_set;
 pub mod iommu;
 mod link;
+mod linux;
 pub mod memory;
 mod pci;
 mod process;
@@ -31,6 +32,7 @@ pub use error::HostError;
 pub use files::{FileFacts, FileState, KernelFacts, KernelFormat};
 pub use id_set::IdSet;
 pub use iommu::{Iommu, IommuGroup};
+pub use linux::LinuxVersion;
 pub use memory::{Memory, Node};
 pub use pci::{HostBar, PciFunction};
 pub use process::{Capability, Process};
@@ -43,6 +45,8 @@ use root::Root;
 pub struct HostProfile {
     /// CPUs.
     pub cpus: Cpus,
+    /// The running kernel, where it is known.
+    pub linux: Option<LinuxVersion>,
     /// NUMA nodes and pools of huge pages.
     pub memory: Memory,
     /// What this process may use.
@@ -95,6 +99,7 @@ impl HostProfile {
             (group, Access::probe(&root, &path))
         });
         Ok(Self {
+            linux: LinuxVersion::read(&root)?,
             group_files: group_files.collect(),
             vfio: if config.devices.is_empty() {
                 Access::Unknown

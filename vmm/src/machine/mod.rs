@@ -221,8 +221,9 @@ fn assign(plan: &Plan, vm: &Arc<Vm>, memory: &GuestMemoryMmap) -> Result<Assigne
     if !plan.pci.functions.is_empty() {
         let opened = open_container(vm)?;
         let port: Arc<dyn VmPort> = vm.clone();
-        let peers = if plan.pci.functions.len() > 1 {
-            PeerAccess::Iommu(Arc::new(opened.clone()))
+        let peers = if plan.pci.largest_peer_bar > 0 {
+            let largest = plan.pci.largest_peer_bar;
+            PeerAccess::Iommu { port: Arc::new(opened.clone()), largest }
         } else {
             PeerAccess::Alone
         };

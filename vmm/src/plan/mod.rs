@@ -14,6 +14,7 @@ mod memory;
 mod numa;
 mod page_size;
 mod pci;
+mod peers;
 mod placement;
 mod text;
 
@@ -74,7 +75,9 @@ impl Plan {
         let memory = memory::plan(config, host, placement.node)?;
         let nodes = assigned.iter().map(|device| device.function.node);
         let numa = NumaPlan::new(memory.node, &placement.vcpus, nodes);
-        let pci = pci::plan(&assigned, host, &memory, &numa, &mut notes)?;
+        let mut pci = pci::plan(&assigned, host, &memory, &numa, &mut notes)?;
+        pci.largest_peer_bar = peers::largest_bar(config, host);
+        peers::note(config, host, &pci, &mut notes);
         let limits = limits::plan(config, host, &memory, &pci)?;
         Ok(Self {
             name: config.name.as_str().to_owned(),

@@ -73,7 +73,11 @@ impl Layout {
 
     /// The plan of it.
     pub(super) fn plan(&self, assigned: &[Assigned], numa: &NumaPlan) -> PciPlan {
-        PciPlan { roots: self.roots(numa), functions: self.functions(assigned) }
+        PciPlan {
+            roots: self.roots(numa),
+            functions: self.functions(assigned),
+            largest_peer_bar: 0,
+        }
     }
 
     fn roots(&self, numa: &NumaPlan) -> Vec<RootPlan> {
