@@ -6,6 +6,7 @@
 mod harness;
 
 mod afterwards;
+mod binding;
 mod boot;
 mod console;
 mod devices;

@@ -21,10 +21,7 @@ const STATES: &[Case] = &[
         "no driver",
         [UNBIND, BIND],
         RUN,
-        &[
-            "NIC is bound to no driver, and passthrough needs vfio-pci",
-            "`echo NIC > /sys/bus/pci/drivers_probe`",
-        ],
+        &["NIC is bound to no driver, and passthrough needs vfio-pci", "help: `berth bind NIC`"],
     ),
     host(
         "vfio-pci is not loaded",
@@ -33,7 +30,7 @@ const STATES: &[Case] = &[
             "modprobe vfio-pci; echo NIC >/sys/bus/pci/drivers_probe; true",
         ],
         RUN,
-        &["NIC is bound to no driver", "`modprobe vfio-pci`"],
+        &["NIC is bound to no driver", "help: `modprobe vfio-pci`, then `berth bind NIC`"],
     ),
     host(
         "the native driver has it",
@@ -48,8 +45,7 @@ const STATES: &[Case] = &[
         RUN,
         &[
             "NIC is bound to igb, and passthrough needs vfio-pci",
-            "help: these bind it",
-            "`echo NIC > /sys/bus/pci/devices/NIC/driver/unbind`",
+            "help: `berth bind NIC`, or \"bind\": \"auto\"",
         ],
     ),
     Case {
@@ -69,7 +65,7 @@ const STATES: &[Case] = &[
             &[
                 "of 0000:00:1f.2 is shared with what the host uses: 0000:00:1f.3 (i801_smbus)",
                 "help: move the device to a slot with a group of its own",
-                "`echo 0000:00:1f.3 > /sys/bus/pci/devices/0000:00:1f.3/driver/unbind`",
+                "`berth bind 0000:00:1f.3`",
             ],
         )
     },

@@ -3,10 +3,13 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use berth_devices::pci::Bdf;
+use clap::{Args, Parser, Subcommand};
 
 use crate::exit::Outcome;
+use crate::inspect::CheckArgs;
 use crate::sandbox::Mode;
+use crate::sriov::IndexedWish;
 
 /// Runs a virtual machine around PCIe devices that it owns
 #[derive(Debug, Parser)]
@@ -35,10 +38,101 @@ pub enum Command {
     Plan {
         /// The machine's config file
         config: PathBuf,
+        /// Plan for another host: a folder or archive with its sys and proc, as of `berth snapshot`
+        #[arg(long, value_name = "PATH")]
+        host: Option<PathBuf>,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
+    /// Look for what would keep a machine from running well, and say what to do about it
+    #[command(
+        after_help = "Exit codes:\n  0  ready; there may be warnings\n  3  not ready: something failed\n\
+                      In JSON each finding has a code (see --list) and a severity: pass, unknown \
+                      (it could not be seen), warn or fail."
+    )]
+    Check(CheckArgs),
+    /// List the functions that a guest could get, and whether they may be taken
+    Devices {
+        /// Look at another host: a folder or archive with its sys and proc, as of `berth snapshot`
+        #[arg(long, value_name = "PATH")]
+        host: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write what berth reads of this host to standard output, as a .tar.zst for --host
+    ///
+    /// Holds no network addresses, serial numbers or secrets; as root it holds more of what
+    /// `berth check` looks at. Names of interfaces and mount points stay.
+    Snapshot,
+    /// Give PCI functions to vfio-pci, so that machines can have them
+    Bind {
+        /// Their addresses
+        #[arg(required = true, value_name = "BDF")]
+        devices: Vec<Bdf>,
+        /// All functions of their IOMMU groups too; bridges stay
+        #[arg(long)]
+        group: bool,
+        /// Also at every boot, through modprobe.d and the initramfs
+        #[arg(long)]
+        persist: bool,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Give PCI functions back to the drivers that had them
+    Unbind {
+        /// Their addresses
+        #[arg(required = true, value_name = "BDF")]
+        devices: Vec<Bdf>,
+        /// All functions of their IOMMU groups too; bridges stay
+        #[arg(long)]
+        group: bool,
+        /// Also undo what `bind --persist` wrote for them
+        #[arg(long)]
+        persist: bool,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Put back all that berth has changed: drivers, overrides, numbers of VFs, huge pages
+    #[command(
+        after_help = "What was before is in a journal in /var/lib/berth, or in the folder that BERTH_STATE_DIR names. \
+                      What a running machine has stays until it ends."
+    )]
+    Restore {
+        #[command(flatten)]
+        how: How,
+    },
+    /// Show a physical function's virtual functions, or set their number and ports
+    Sriov {
+        /// The physical function
+        #[arg(value_name = "PF")]
+        device: Bdf,
+        /// How many virtual functions it is to have
+        count: Option<u32>,
+        /// The port of one: INDEX,mac=MAC,vlan=ID,trust=on|off,spoof-check=on|off
+        #[arg(long, value_name = "PORT", requires = "count")]
+        vf: Vec<IndexedWish>,
+        /// Give them to vfio-pci
+        #[arg(long, requires = "count")]
+        bind: bool,
+        #[command(flatten)]
+        how: How,
+    },
+}
+
+/// What commands that change drivers have in common.
+#[derive(Debug, Args)]
+pub struct How {
+    /// Take also what is in use
+    #[arg(long)]
+    pub force: bool,
+    /// Show what would be done, as commands; change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 fn exit_codes() -> String {

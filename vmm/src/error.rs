@@ -3,6 +3,8 @@
 use std::error::Error as _;
 use std::io::{self, Write};
 
+use crate::binding::BindingError;
+use crate::check::fix::FixError;
 use crate::config::ConfigError;
 use crate::exit::Outcome;
 use crate::host::HostError;
@@ -21,9 +23,18 @@ pub enum Error {
     /// The host does not fit the config.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// Functions do not change hands.
+    #[error(transparent)]
+    Binding(#[from] BindingError),
     /// The machine could not be built, or did not end in order.
     #[error(transparent)]
     Machine(#[from] machine::Error),
+    /// A remedy did not work.
+    #[error(transparent)]
+    Fix(#[from] FixError),
+    /// A capture is no text.
+    #[error("a capture is an archive, and standard output is a terminal")]
+    SnapshotToTerminal,
     /// Nobody takes what berth prints.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
@@ -35,8 +46,11 @@ impl Error {
         match self {
             Self::Host(error) => error.help(),
             Self::Plan(error) => error.help(),
+            Self::Binding(error) => error.help(),
             Self::Machine(error) => error.help(),
             Self::Config(error) => error.help(),
+            Self::Fix(error) => error.help(),
+            Self::SnapshotToTerminal => Some("`berth snapshot > host.tar.zst`".to_owned()),
             Self::Output(_) => None,
         }
     }
@@ -44,8 +58,8 @@ impl Error {
     /// What the process returns.
     pub fn outcome(&self) -> Outcome {
         match self {
-            Self::Config(_) => Outcome::ConfigRefused,
-            Self::Host(_) | Self::Plan(_) => Outcome::HostRefused,
+            Self::Config(_) | Self::SnapshotToTerminal => Outcome::ConfigRefused,
+            Self::Host(_) | Self::Plan(_) | Self::Fix(_) | Self::Binding(_) => Outcome::HostRefused,
             Self::Machine(machine::Error::Build(_)) => Outcome::BuildFailed,
             Self::Machine(machine::Error::Run(_)) => Outcome::RunFailed,
             Self::Output(_) => Outcome::Internal,

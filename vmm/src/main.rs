@@ -5,6 +5,8 @@
 //! executes it, and an [`exit::Exit`] says how that ended.
 
 mod affinity;
+mod binding;
+mod check;
 mod chipset;
 mod cli;
 mod config;
@@ -12,25 +14,31 @@ mod console;
 mod error;
 mod exit;
 mod host;
+mod inspect;
 mod kvm;
 mod limits;
+mod listing;
 mod machine;
 mod memory;
 mod plan;
 mod sandbox;
+mod sriov;
 mod vcpu;
 
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use clap::Parser;
 
-use cli::{Cli, Command};
-use config::Config;
+use berth_devices::pci::Bdf;
+use binding::{Choice, Lease, Manner, Wanted};
+use cli::{Cli, Command, How};
+use config::{BindMode, Config};
 use error::Error;
 use exit::{Exit, Outcome};
-use host::HostProfile;
+use host::{HostProfile, Root};
 use plan::Plan;
+use sandbox::Mode;
 
 fn main() -> Outcome {
     let cli = Cli::parse();
@@ -44,36 +52,96 @@ fn main() -> Outcome {
 
 fn execute(command: Command) -> Result<Outcome, Error> {
     match command {
-        Command::Run { config, seccomp } => {
-            let plan = make_plan(&config)?;
-            let name = plan.name.clone();
-            let exit = machine::run(plan, seccomp)?;
-            if exit != Exit::PowerOff {
-                log::warn!("{name}: {}", Outcome::Ended(exit).meaning());
-            }
-            Ok(Outcome::Ended(exit))
+        Command::Run { config, seccomp } => run(&config, seccomp),
+        Command::Plan { config, host, json } => {
+            inspect::print(&make_plan(&config, host.as_deref())?, json)
         }
-        Command::Plan { config, json } => print(&make_plan(&config)?, json),
+        Command::Check(args) => inspect::check(&args),
+        Command::Devices { host, json } => inspect::devices(host.as_deref(), json),
+        Command::Snapshot => inspect::snapshot(),
+        Command::Bind { devices, group, persist, how } => {
+            inspect::print(&binding::bind(&devices, manner(&how, group, persist))?, how.json)
+        }
+        Command::Unbind { devices, group, persist, how } => {
+            inspect::print(&binding::unbind(&devices, manner(&how, group, persist))?, how.json)
+        }
+        Command::Restore { how } => {
+            let report = binding::restore(manner(&how, false, false))?;
+            inspect::print(&report, how.json)?;
+            Ok(report.check().map(|()| Outcome::Done)?)
+        }
+        Command::Sriov { device, count: None, how, .. } => {
+            inspect::print(&sriov::show(device)?, how.json)
+        }
+        Command::Sriov { device, count: Some(count), vf: ports, bind, how } => {
+            let wish = sriov::Wish { count, ports, bind, force: how.force, dry_run: how.dry_run };
+            inspect::print(&sriov::set(device, &wish)?, how.json)
+        }
     }
 }
 
-/// What the machine of the config file at `path` gets on this host.
-fn make_plan(path: &Path) -> Result<Plan, Error> {
-    let config = Config::load(path)?;
-    let host = HostProfile::read(Path::new("/"), &config)?;
-    Ok(Plan::new(&config, &host)?)
+fn manner(how: &How, group: bool, persist: bool) -> Manner {
+    Manner { choice: Choice { group, force: how.force }, dry_run: how.dry_run, persist }
 }
 
-fn print(plan: &Plan, json: bool) -> Result<Outcome, Error> {
-    let text = if json {
-        let json = serde_json::to_string_pretty(plan);
-        json.map_err(|error| Error::Output(error.into()))? + "\n"
-    } else {
-        plan.to_string()
+/// Runs the machine of the config file at `path` to its end.
+fn run(path: &Path, seccomp: Mode) -> Result<Outcome, Error> {
+    let (plan, lease) = prepare(path)?;
+    let name = plan.name.clone();
+    let result = machine::run(plan, seccomp);
+    // The machine has let go of its devices by now.
+    if let Some(lease) = lease {
+        lease.end();
+    }
+    let exit = result?;
+    if exit != Exit::PowerOff {
+        log::warn!("{name}: {}", Outcome::Ended(exit).meaning());
+    }
+    Ok(Outcome::Ended(exit))
+}
+
+/// What the machine of the config file at `path` gets on this host, or on the one that was
+/// captured at `host`.
+fn make_plan(path: &Path, host: Option<&Path>) -> Result<Plan, Error> {
+    let config = Config::load(path)?;
+    let root = inspect::open(host)?;
+    let host = HostProfile::read(&root, &config)?;
+    let mut plan = Plan::new(&config, &host)?;
+    let lacks = root.lacks_for_plan();
+    if !lacks.is_empty() {
+        let lacks = lacks.join(", ");
+        plan.notes.push(format!("not in the capture, and taken to be as needed: {lacks}"));
+    }
+    Ok(plan)
+}
+
+/// A plan whose devices are bound, for as long as the lease lasts.
+fn prepare(path: &Path) -> Result<(Plan, Option<Lease>), Error> {
+    let config = Config::load(path)?;
+    binding::recover();
+    let root = Root::live();
+    let plan = Plan::new(&config, &HostProfile::read(&root, &config)?)?;
+    let addresses: Vec<Bdf> = plan.pci.functions.iter().map(|function| function.host).collect();
+    let devices = config.devices.iter().zip(&addresses);
+    let wanted: Vec<Wanted> = devices
+        .map(|(device, &address)| Wanted {
+            address,
+            bind: device.bind == BindMode::Auto,
+            port: device.port(),
+        })
+        .collect();
+    let Some(lease) = binding::for_run(config.name.as_str(), &wanted)? else {
+        return Ok((plan, None));
     };
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        // A reader such as `head` that has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Outcome::Done),
-        result => result.map(|()| Outcome::Done).map_err(Error::Output),
+    // Only a bound function shows whether it can be opened.
+    let config = config.with_devices(addresses);
+    let replan =
+        || -> Result<Plan, Error> { Ok(Plan::new(&config, &HostProfile::read(&root, &config)?)?) };
+    match replan() {
+        Ok(plan) => Ok((plan, Some(lease))),
+        Err(error) => {
+            lease.end();
+            Err(error)
+        }
     }
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde::de::{self, Deserializer, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::visit::{Distinct, bounded, parsed};
-use super::{ConsoleConfig, DeviceConfig, MemoryConfig};
+use super::visit::{bounded, parsed};
+use super::{ConsoleConfig, MemoryConfig};
 use crate::plan::PageSize;
 
 /// Longest name: the kernel cuts a thread's name after 15 bytes (TASK_COMM_LEN).
@@ -245,21 +245,6 @@ pub(super) fn optional_path<'de, D: Deserializer<'de>>(
     path(deserializer).map(Some)
 }
 
-pub(super) fn address<'de, D: Deserializer<'de>, T>(deserializer: D) -> Result<T, D::Error>
-where
-    T: FromStr<Err: fmt::Display>,
-{
-    parsed(deserializer, "a PCI address such as \"0000:41:00.0\"")
-}
-
 fn page_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PageSize, D::Error> {
     parsed(deserializer, "a page size: \"1G\", \"2M\" or \"4K\"")
-}
-
-pub(super) fn devices<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Vec<DeviceConfig>, D::Error> {
-    let distinct =
-        Distinct { expected: "a list of devices", key: |device: &DeviceConfig| device.address };
-    deserializer.deserialize_seq(distinct)
 }

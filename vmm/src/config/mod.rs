@@ -4,6 +4,7 @@
 //! the plan. Each field that has limits is a type of its own, so that whatever is wrong with a
 //! value is found while its line and column are still known.
 
+mod device;
 mod error;
 mod fields;
 mod placement;
@@ -15,6 +16,7 @@ use std::path::{self, Path, PathBuf};
 use berth_devices::pci::Bdf;
 use serde::{Deserialize, Serialize};
 
+pub use device::{BindMode, DeviceAddress, DeviceConfig};
 pub use error::ConfigError;
 pub use fields::{CommandLine, MemorySize, Name, ShutdownTimeout, VcpuCount};
 
@@ -40,7 +42,7 @@ pub struct Config {
     /// Guest RAM.
     pub memory: MemoryConfig,
     /// PCI functions of the host that the guest gets; may be empty.
-    #[serde(default, deserialize_with = "fields::devices")]
+    #[serde(default, deserialize_with = "device::devices")]
     pub devices: Vec<DeviceConfig>,
     /// Whether the devices reach each other's BARs by DMA.
     #[serde(default)]
@@ -64,15 +66,6 @@ pub struct MemoryConfig {
     pub size_mib: MemorySize,
     /// Size of the pages that back it.
     pub page_size: PageSize,
-}
-
-/// One PCI function of the host that the guest gets.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DeviceConfig {
-    /// Its address on the host.
-    #[serde(deserialize_with = "fields::address")]
-    pub address: Bdf,
 }
 
 /// Whether the devices reach each other's BARs by DMA.
@@ -128,6 +121,14 @@ impl Config {
         let path = path::absolute(path).map_err(failed)?;
         config.resolve(path.parent().unwrap_or(Path::new("/")));
         Ok(config)
+    }
+
+    /// The config with its devices being these, in its order.
+    pub fn with_devices(mut self, addresses: impl IntoIterator<Item = Bdf>) -> Self {
+        for (device, address) in self.devices.iter_mut().zip(addresses) {
+            device.address = DeviceAddress::Is(address);
+        }
+        self
     }
 
     /// Reads `text`; errors name `path` as its origin.

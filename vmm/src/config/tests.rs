@@ -89,7 +89,8 @@ fn unknown_and_missing_fields_are_refused_with_the_known_ones() {
     assert_eq!(
         refused("\"vcpus\": 2", "\"cpus\": 2"),
         "vm.json:4:8: cpus: unknown field `cpus`, expected one of `name`, `kernel`, `initrd`, \
-         `cmdline`, `vcpus`, `memory`, `devices`, `console`, `placement`, `shutdown_timeout_s`"
+         `cmdline`, `vcpus`, `memory`, `devices`, `peer_to_peer`, `console`, `placement`, \
+         `shutdown_timeout_s`"
     );
     assert_eq!(
         refused("\"size_mib\": 2048", "\"size\": 2048"),
@@ -217,6 +218,48 @@ fn alternatives_are_named() {
     }
 }
 
+#[test]
+fn devices_may_be_left_to_the_host_and_the_environment() {
+    let devices = |devices: &str| GOOD.replace(r#"{ "address": "0000:21:00.0" }"#, devices);
+    let config = parse(&devices(
+        r#"{ "address": {"free_vf_of": "21:00.0"}, "bind": "auto", "mac": "52:54:00:00:00:01" },
+           { "address": {"free_vf_of": "21:00.0"} },
+           { "address": {"env": "PCIDEVICE_NIC"}, "bind": "manual" }"#,
+    ));
+    let [first, second, third] = &config.devices[..] else { panic!("three devices") };
+    assert_eq!(first.address, second.address);
+    assert_eq!((first.bind, second.bind), (BindMode::Auto, BindMode::Manual));
+    assert_eq!(first.port().mac, "52:54:00:00:00:01".parse().ok());
+    assert_eq!(third.address, DeviceAddress::Environment { env: "PCIDEVICE_NIC".to_owned() });
+    let text = serde_json::to_string(&config.devices).expect("devices are plain data");
+    let again: Vec<DeviceConfig> = serde_json::from_str(&text).expect("what was written");
+    assert_eq!(again, config.devices);
+
+    for (device, expected) in [
+        (
+            r#"{ "address": 7 }"#,
+            "devices[0].address: invalid type: integer `7`, expected a PCI address such as \
+             \"0000:41:00.0\", {\"free_vf_of\": ADDRESS} or {\"env\": VARIABLE}",
+        ),
+        (
+            r#"{ "address": {"vf_of": "21:00.0"} }"#,
+            "unknown variant `vf_of`, expected `free_vf_of` or `env`",
+        ),
+        (r#"{ "address": {"env": "A=B"} }"#, "`A=B` is not the name of an environment variable"),
+        (
+            r#"{ "address": "21:00.0", "bind": "yes" }"#,
+            "devices[0].bind: unknown variant `yes`, expected `manual` or `auto`",
+        ),
+        (
+            r#"{ "address": "21:00.0", "vlan": 4095 }"#,
+            "devices[0].vlan: invalid value: integer `4095`, expected a VLAN from 1 to 4094, or 0 for none",
+        ),
+    ] {
+        let text = message(&devices(device));
+        assert!(text.ends_with(expected), "{text}");
+    }
+}
+
 /// `resources/` of the source tree.
 fn resources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../resources")
@@ -249,5 +292,8 @@ fn the_schema_has_the_same_fields() {
     for part in ["memory", "placement"] {
         assert_eq!(fields(&schema[part]["properties"]), fields(&config[part]));
     }
+    let device = r#"{ "address": "0000:21:00.0", "mac": "52:54:00:00:00:01", "vlan": 7, "trust": true, "spoof_check": false }"#;
+    let config = parse(&GOOD.replace(r#"{ "address": "0000:21:00.0" }"#, device));
+    let config = serde_json::to_value(config).expect("a config is plain data");
     assert_eq!(fields(&schema["devices"]["items"]["properties"]), fields(&config["devices"][0]));
 }

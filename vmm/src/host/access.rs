@@ -1,10 +1,11 @@
 //! Whether this process can open the kernel's device files.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -59,7 +60,7 @@ impl Access {
     /// Opens the file and closes it again: unlike access(2) that also tells who holds an IOMMU
     /// group, and neither KVM nor VFIO keeps anything of a file that only was open.
     pub(super) fn probe(root: &Root, path: &str) -> Self {
-        if !root.is_live() {
+        if !root.is_live() || root.is_recorded() {
             return Self::Unknown;
         }
         let path = root.path(path);
@@ -73,7 +74,7 @@ impl Access {
             Err(error) => match (error.kind(), error.raw_os_error()) {
                 (io::ErrorKind::NotFound, _) => Self::Missing,
                 (io::ErrorKind::PermissionDenied, _) => Self::Denied,
-                (_, Some(libc::EBUSY)) => Self::Busy(holder(root, &path)),
+                (_, Some(libc::EBUSY)) => Self::Busy(Holder::of(root, &path)),
                 // A static device file whose module is not loaded and cannot be.
                 (_, Some(libc::ENODEV | libc::ENXIO)) => Self::Missing,
                 _ => Self::Failed(error.to_string()),
@@ -82,24 +83,43 @@ impl Access {
     }
 }
 
-/// The first process that has `device` open, among those that this one may look into.
-fn holder(root: &Root, device: &Path) -> Option<Holder> {
-    let pids = root.names("/proc").ok()?;
-    pids.iter()
-        .filter_map(|name| name.parse::<u32>().ok())
-        .filter(|&pid| pid != std::process::id())
-        .find(|pid| {
-            let files = fs::read_dir(root.path(format!("/proc/{pid}/fd")));
-            files
-                .into_iter()
-                .flatten()
-                .flatten()
-                .any(|file| fs::read_link(file.path()).is_ok_and(|target| target == device))
-        })
-        .map(|pid| Holder {
-            pid,
-            comm: root.text(format!("/proc/{pid}/comm")).ok().flatten().unwrap_or_default(),
-        })
+impl Holder {
+    /// The first process that has `device` open, among those that this one may look into. No capture
+    /// has other processes' files.
+    pub(super) fn of(root: &Root, device: &Path) -> Option<Self> {
+        processes(root)
+            .find(|pid| open_files(root, *pid).any(|file| file == device))
+            .map(named(root))
+    }
+
+    /// The first process of each open file below `folder`, among those that this one may look into.
+    pub(super) fn all_below(root: &Root, folder: &str) -> BTreeMap<PathBuf, Self> {
+        let mut holders = BTreeMap::new();
+        for pid in processes(root) {
+            for file in open_files(root, pid).filter(|file| file.starts_with(folder)) {
+                holders.entry(file).or_insert_with(|| named(root)(pid));
+            }
+        }
+        holders
+    }
+}
+
+/// All but this one.
+fn processes(root: &Root) -> impl Iterator<Item = u32> {
+    // What processes have open belongs in no capture.
+    let names =
+        if root.is_recorded() { Vec::new() } else { root.names("/proc").unwrap_or_default() };
+    names.into_iter().filter_map(|name| name.parse().ok()).filter(|&pid| pid != std::process::id())
+}
+
+fn open_files(root: &Root, pid: u32) -> impl Iterator<Item = PathBuf> {
+    let folder = format!("/proc/{pid}/fd");
+    let files = root.names(&folder).unwrap_or_default();
+    files.into_iter().filter_map(move |file| root.link(format!("{folder}/{file}")))
+}
+
+fn named(root: &Root) -> impl Fn(u32) -> Holder {
+    |pid| Holder { pid, comm: root.glance(format!("/proc/{pid}/comm")).unwrap_or_default() }
 }
 
 #[cfg(test)]
@@ -108,19 +128,22 @@ mod tests {
 
     #[test]
     fn a_device_file_is_tried() {
-        let live = Root::new(Path::new("/"));
+        let live = Root::live();
         assert_eq!(Access::probe(&live, "/dev/null"), Access::Granted);
         assert_eq!(Access::probe(&live, "/dev/vfio/none"), Access::Missing);
     }
 
     #[test]
     fn a_snapshot_tells_nothing_of_device_files() {
-        let snapshot = Root::new(Path::new("/nonexistent"));
+        let snapshot = tempfile::tempdir().expect("a folder for the snapshot");
+        std::fs::create_dir(snapshot.path().join("sys")).expect("a folder");
+        let snapshot = Root::open(snapshot.path()).expect("a root");
         assert_eq!(Access::probe(&snapshot, "/dev/null"), Access::Unknown);
     }
 
     #[test]
     fn the_holder_of_a_file_is_found() {
+        use std::fs;
         use std::os::unix::fs::symlink;
 
         let snapshot = tempfile::tempdir().expect("a folder for the snapshot");
@@ -128,11 +151,14 @@ mod tests {
         fs::create_dir_all(&fd).expect("a folder");
         fs::write(snapshot.path().join("proc/77/comm"), "qemu\n").expect("a file");
         symlink("/dev/vfio/14", fd.join("9")).expect("a link");
-        let root = Root::new(snapshot.path());
+        let root = Root::open(snapshot.path()).expect("a root");
         assert_eq!(
-            holder(&root, Path::new("/dev/vfio/14")),
+            Holder::of(&root, Path::new("/dev/vfio/14")),
             Some(Holder { pid: 77, comm: "qemu".to_owned() })
         );
-        assert_eq!(holder(&root, Path::new("/dev/vfio/15")), None);
+        assert_eq!(Holder::of(&root, Path::new("/dev/vfio/15")), None);
+        let all = Holder::all_below(&root, "/dev/vfio");
+        assert_eq!(all.keys().collect::<Vec<_>>(), [Path::new("/dev/vfio/14")]);
+        assert_eq!(Holder::all_below(&root, "/dev/kvm").len(), 0);
     }
 }

@@ -48,7 +48,13 @@ impl Cpus {
             root.value::<IdSet>(format!("{CPU}/{name}"), "a list of CPUs")
                 .map(Option::unwrap_or_default)
         };
-        let online = list("online")?;
+        let mut online = list("online")?;
+        // Captures by older tools lack the list, and have the folders of the CPUs.
+        if online.is_empty() && !root.is_live() {
+            let names = root.names(CPU)?;
+            online =
+                names.iter().filter_map(|name| name.strip_prefix("cpu")?.parse().ok()).collect();
+        }
         if online.is_empty() {
             return Err(HostError::Absent { path: root.path(format!("{CPU}/online")) });
         }
@@ -100,8 +106,11 @@ fn siblings(root: &Root, online: &IdSet) -> Result<BTreeMap<u32, IdSet>, HostErr
         if of_cpu.contains_key(&cpu) {
             continue;
         }
-        let file = format!("{CPU}/cpu{cpu}/topology/thread_siblings_list");
-        let siblings: IdSet = root.value(file, "a list of CPUs")?.unwrap_or_default();
+        let file = format!("{CPU}/cpu{cpu}/topology/thread_siblings");
+        let siblings: IdSet = match root.value(format!("{file}_list"), "a list of CPUs")? {
+            Some(siblings) => siblings,
+            None => root.glance(file).and_then(|mask| IdSet::from_mask(&mask)).unwrap_or_default(),
+        };
         for sibling in siblings.intersection(online).iter().chain([cpu]) {
             of_cpu.insert(sibling, siblings.clone());
         }

@@ -30,6 +30,20 @@ pub enum HostError {
         /// The file.
         path: PathBuf,
     },
+    /// A file is no archive that can be read.
+    #[error("{path} is no tar archive, plain or compressed with gzip, bzip2, xz or zstd", path = path.display())]
+    Archive {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A folder or archive is not laid out as a root.
+    #[error("{path} holds neither sys nor proc, not even below one folder", path = path.display())]
+    NoCapture {
+        /// The folder or archive.
+        path: PathBuf,
+    },
 }
 
 impl HostError {
@@ -37,6 +51,9 @@ impl HostError {
     pub fn help(&self) -> Option<String> {
         match self {
             Self::Absent { .. } => Some("berth needs sysfs on /sys and procfs on /proc".to_owned()),
+            Self::Archive { .. } | Self::NoCapture { .. } => {
+                Some("`berth snapshot > host.tar.zst` on the other host makes one".to_owned())
+            }
             Self::Read { .. } | Self::Malformed { .. } => None,
         }
     }

@@ -3,13 +3,13 @@
 use std::ffi::CString;
 use std::fmt;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::root::Root;
+use super::root::{Kind, Root};
 
 /// A file that the config names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -88,6 +88,11 @@ impl FileFacts {
 }
 
 impl KernelFacts {
+    /// No config names one.
+    pub(super) fn unnamed() -> Self {
+        Self { file: FileFacts { path: PathBuf::new(), state: FileState::Unknown }, format: None }
+    }
+
     pub(super) fn read(root: &Root, path: &Path) -> Self {
         let (state, head) = inspect(root, path, 1024);
         Self {
@@ -124,20 +129,18 @@ fn may_write(path: &Path) -> bool {
     unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::W_OK, libc::AT_EACCESS) == 0 }
 }
 
-fn inspect(root: &Root, path: &Path, head: u64) -> (FileState, Vec<u8>) {
+fn inspect(root: &Root, path: &Path, head: usize) -> (FileState, Vec<u8>) {
     let mut bytes = Vec::new();
-    // Metadata first: opening a FIFO would wait for its writer.
+    // Its kind first: opening a FIFO would wait for its writer.
     let mut read = || -> io::Result<FileState> {
-        let path = root.path(path);
-        let metadata = fs::metadata(&path)?;
-        if metadata.is_dir() {
-            return Ok(FileState::NotAFile("a directory"));
+        match root.kind(path)? {
+            Kind::Folder => Ok(FileState::NotAFile("a directory")),
+            Kind::Special => Ok(FileState::NotAFile("a device, a pipe or a socket")),
+            Kind::File(size) => {
+                bytes = root.read(path, head)?;
+                Ok(FileState::File { size })
+            }
         }
-        if !metadata.is_file() {
-            return Ok(FileState::NotAFile("a device, a pipe or a socket"));
-        }
-        fs::File::open(&path)?.take(head).read_to_end(&mut bytes)?;
-        Ok(FileState::File { size: metadata.len() })
     };
     let state = match read() {
         Ok(state) => state,

@@ -45,6 +45,27 @@ impl IdSet {
         self.0.is_empty()
     }
 
+    /// The set that a mask of the kernel describes, `00000000,0000ff00`: words of 32 bits, the
+    /// highest first.
+    pub fn from_mask(text: &str) -> Option<Self> {
+        let mut ids = BTreeSet::new();
+        for (word, digits) in (0..).zip(text.trim().rsplit(',')) {
+            let bits = u32::from_str_radix(digits, 16).ok()?;
+            ids.extend((0..32).filter(|bit| bits >> bit & 1 == 1).map(|bit| word * 32 + bit));
+        }
+        Some(Self(ids))
+    }
+
+    /// The kernel's mask of the set, `00000001,0000ff00`.
+    pub fn to_mask(&self) -> String {
+        let highest = self.0.last().map_or(0, |last| last / 32);
+        let word = |word: u32| {
+            let bits = self.iter().filter(|id| id / 32 == word);
+            format!("{:08x}", bits.fold(0u32, |mask, id| mask | 1 << (id % 32)))
+        };
+        (0..=highest).rev().map(word).collect::<Vec<_>>().join(",")
+    }
+
     /// Ids in both sets.
     pub fn intersection(&self, other: &Self) -> Self {
         Self(&self.0 & &other.0)
@@ -122,6 +143,14 @@ mod tests {
             let set: IdSet = text.parse().expect("a list");
             assert_eq!((set.to_string().as_str(), set.len()), (printed, len));
         }
+    }
+
+    #[test]
+    fn reads_the_kernels_masks() {
+        let set = IdSet::from_mask("00000001,0000ff00\n").expect("a mask");
+        assert_eq!(set.to_string(), "8-15,32");
+        assert_eq!(set.to_mask(), "00000001,0000ff00");
+        assert!(IdSet::from_mask("x").is_none());
     }
 
     #[test]

@@ -35,6 +35,9 @@ pub struct Node {
     pub available: u64,
     /// Huge pages by size.
     pub pools: BTreeMap<PageSize, Pool>,
+    /// How far every node is, itself included (ACPI SLIT: 10 is here); empty when the kernel
+    /// does not say.
+    pub distances: BTreeMap<u32, u32>,
 }
 
 /// Huge pages of one size on one node.
@@ -57,18 +60,34 @@ impl Memory {
                 memory.reserved.insert(size, reserved);
             }
         }
-        let online: IdSet =
-            root.value(format!("{NODE}/online"), "a list of nodes")?.unwrap_or_default();
+        let online: IdSet = match root.value(format!("{NODE}/online"), "a list of nodes")? {
+            Some(online) => online,
+            // Captures by older tools lack the list, and have the folders of the nodes.
+            None => root
+                .names(NODE)?
+                .iter()
+                .filter_map(|name| name.strip_prefix("node")?.parse().ok())
+                .collect(),
+        };
         for id in online.iter() {
             let folder = format!("{NODE}/node{id}");
-            let cpus: IdSet =
-                root.value(format!("{folder}/cpulist"), "a list of CPUs")?.unwrap_or_default();
-            let node = node(
+            let cpus: IdSet = match root.value(format!("{folder}/cpulist"), "a list of CPUs")? {
+                Some(cpus) => cpus,
+                None => root
+                    .glance(format!("{folder}/cpumap"))
+                    .and_then(|mask| IdSet::from_mask(&mask))
+                    .unwrap_or_default(),
+            };
+            let mut node = node(
                 root,
                 &format!("{folder}/meminfo"),
                 &format!("{folder}/hugepages"),
                 cpus.intersection(online_cpus),
             )?;
+            // One distance per online node, in their order.
+            let distances = root.glance(format!("{folder}/distance")).unwrap_or_default();
+            let distances = distances.split_whitespace().filter_map(|word| word.parse().ok());
+            node.distances = online.iter().zip(distances).collect();
             memory.nodes.insert(id, node);
         }
         memory.numa = !memory.nodes.is_empty();
@@ -86,6 +105,13 @@ impl Memory {
         let pools = self.nodes.values().filter_map(|node| node.pools.get(&size));
         let free: u64 = pools.map(|pool| pool.free).sum();
         self.reserved.get(&size).map(|reserved| free.saturating_sub(*reserved))
+    }
+}
+
+impl Node {
+    /// How far it is to `other`: what the firmware says, else farther than itself.
+    pub fn distance(&self, other: u32) -> u32 {
+        self.distances.get(&other).copied().unwrap_or(u32::MAX)
     }
 }
 

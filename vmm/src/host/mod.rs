@@ -4,41 +4,73 @@
 //! be made and tested for a host that is not at hand. What a snapshot cannot hold, such as
 //! whether a device file opens, is unknown then and refuses nothing.
 //!
-//! Only what a config asks for is read: hosts have hundreds of functions and CPUs, and every
-//! file read is time before the guest's first instruction.
+//! A [`HostProfile`] is only what a config asks for: hosts have hundreds of functions and CPUs, and
+//! every file read is time before the guest's first instruction. [`Facts`] are all of it, for the
+//! commands that look at a host.
 
 mod access;
+mod acs;
+mod archive;
 mod cpus;
 mod error;
+mod facts;
 mod files;
+#[cfg(test)]
+pub mod fixture;
+mod host_use;
 mod id_set;
+mod inventory;
 pub mod iommu;
 mod link;
 mod linux;
+mod log;
 pub mod memory;
+mod modules;
 mod pci;
 mod process;
 mod root;
+mod settings;
+mod snapshot;
+mod system;
+mod tree;
+mod usage;
+mod values;
+mod wanted;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use berth_devices::pci::Bdf;
 use serde::Serialize;
 
 pub use access::{Access, Holder};
+pub use acs::Acs;
 pub use cpus::{CpuVendor, Cpus};
 pub use error::HostError;
+pub use facts::Facts;
 pub use files::{FileFacts, FileState, KernelFacts, KernelFormat};
+pub use host_use::HostUse;
 pub use id_set::IdSet;
+pub use inventory::{Inventory, Listed, Sriov};
 pub use iommu::{Iommu, IommuGroup};
 pub use linux::LinuxVersion;
+pub use log::KernelLog;
 pub use memory::{Memory, Node};
+pub use modules::{ModuleState, Modules};
 pub use pci::{HostBar, PciFunction};
 pub use process::{Capability, Process};
+pub use root::Root;
+pub use settings::Settings;
+pub use snapshot::Snapshot;
+pub use system::{Family, Initramfs, Loader, System};
 
 use crate::config::{Config, ConsoleConfig};
-use root::Root;
+use usage::Usage;
+use wanted::Wanted;
+
+/// Where a host shows its IOMMU groups.
+const IOMMU_GROUPS: &str = "/sys/kernel/iommu_groups";
+/// Where a host shows the drivers of its functions.
+const PCI_DRIVERS: &str = "/sys/bus/pci/drivers";
 
 /// What exists on a host, as far as a config asks for it.
 #[derive(Clone, Debug, Serialize)]
@@ -57,6 +89,12 @@ pub struct HostProfile {
     pub addresses: Vec<Bdf>,
     /// The config's devices that exist, and all members of their groups.
     pub functions: BTreeMap<Bdf, PciFunction>,
+    /// Virtual functions of those physical ones of which the config wants a free one.
+    pub virtual_functions: BTreeMap<Bdf, Vec<Bdf>>,
+    /// What devices are used for that the config may take from the host, as far as it does.
+    pub uses: BTreeMap<Bdf, Vec<HostUse>>,
+    /// The environment variables in which the config looks for addresses.
+    pub environment: BTreeMap<String, Option<String>>,
     /// Whether the vfio-pci driver is there to bind to.
     pub vfio_pci: bool,
     /// /dev/kvm.
@@ -74,53 +112,87 @@ pub struct HostProfile {
 }
 
 impl HostProfile {
-    /// Reads what `config` asks for from the host whose `/` is `root`.
+    /// Reads what `config` asks for from the host behind `root`.
     ///
     /// # Errors
     /// A file of sysfs or procfs cannot be read or holds something else than the kernel writes.
     /// What does not exist is no error.
-    pub fn read(root: &Path, config: &Config) -> Result<Self, HostError> {
-        let root = Root::new(root);
-        let cpus = Cpus::read(&root)?;
-        let memory = Memory::read(&root, &cpus.online)?;
-        let mut iommu = Iommu::read(&root)?;
+    pub fn read(root: &Root, config: &Config) -> Result<Self, HostError> {
+        Self::read_for(root, Some(config), Wanted::by(root, config))
+    }
+
+    /// The same for devices that are `wanted`, with or without a config that names a kernel.
+    fn read_for(root: &Root, config: Option<&Config>, wanted: Wanted) -> Result<Self, HostError> {
+        let cpus = Cpus::read(root)?;
+        let memory = Memory::read(root, &cpus.online)?;
+        let mut iommu = Iommu::read(root)?;
         let mut functions = BTreeMap::new();
-        for device in &config.devices {
-            let Some(function) = PciFunction::read(&root, device.address)? else {
+        let mut uses = BTreeMap::new();
+        let usage = (!wanted.to_take.is_empty()).then(|| Usage::read_to_take(root));
+        for &address in &wanted.addresses {
+            let Some(function) = PciFunction::read(root, address)? else {
                 continue;
             };
-            if let Some(group) = function.group {
-                read_group(&root, group, &mut iommu, &mut functions)?;
+            if let Some(usage) = usage.as_ref().filter(|_| wanted.to_take.contains(&address)) {
+                uses.insert(address, usage.of(root, address, &function));
             }
-            functions.insert(device.address, function);
+            if let Some(group) = function.group {
+                read_group(root, group, &mut iommu, &mut functions)?;
+            }
+            functions.insert(address, function);
         }
         let group_files = iommu.groups.keys().map(|&group| {
             let path = format!("/dev/vfio/{group}");
-            (group, Access::probe(&root, &path))
+            (group, Access::probe(root, &path))
         });
-        Ok(Self {
-            linux: LinuxVersion::read(&root)?,
+        let mut host = Self {
+            linux: LinuxVersion::read(root)?,
             group_files: group_files.collect(),
-            vfio: if config.devices.is_empty() {
+            vfio: if wanted.addresses.is_empty() {
                 Access::Unknown
             } else {
-                Access::probe(&root, "/dev/vfio/vfio")
+                Access::probe(root, "/dev/vfio/vfio")
             },
-            kvm: Access::probe(&root, "/dev/kvm"),
-            vfio_pci: root.exists("/sys/bus/pci/drivers/vfio-pci"),
-            addresses: pci::addresses(&root)?,
-            process: Process::read(&root)?,
-            kernel: KernelFacts::read(&root, &config.kernel),
-            initrd: config.initrd.as_ref().map(|path| FileFacts::read(&root, path)),
-            console_refusal: match &config.console {
-                ConsoleConfig::File(path) => files::write_refusal(&root, path),
-                ConsoleConfig::Stdio | ConsoleConfig::Off => None,
+            kvm: Access::probe(root, "/dev/kvm"),
+            vfio_pci: root.exists(pci::VFIO_PCI),
+            addresses: pci::addresses(root)?,
+            process: Process::read(root, &cpus.online)?,
+            kernel: config.map_or_else(KernelFacts::unnamed, |config| {
+                KernelFacts::read(root, &config.kernel)
+            }),
+            initrd: config
+                .and_then(|config| config.initrd.as_ref())
+                .map(|path| FileFacts::read(root, path)),
+            console_refusal: match config.map(|config| &config.console) {
+                Some(ConsoleConfig::File(path)) => files::write_refusal(root, path),
+                Some(ConsoleConfig::Stdio | ConsoleConfig::Off) | None => None,
             },
             cpus,
             memory,
             iommu,
             functions,
-        })
+            virtual_functions: wanted.virtual_functions,
+            uses,
+            environment: wanted.environment,
+        };
+        if !root.is_live() {
+            host.assume(root);
+        }
+        Ok(host)
+    }
+
+    /// Takes what a capture tells nothing of to be as a machine needs it: a capture of a host's
+    /// topology only, as hwloc gathers, has neither IOMMUs nor drivers. [`Root::lacks`] says so.
+    fn assume(&mut self, root: &Root) {
+        let (groups, drivers) = (root.exists(IOMMU_GROUPS), root.exists(PCI_DRIVERS));
+        for (number, function) in (0..).zip(self.functions.values_mut()) {
+            if !groups && !function.is_bridge() {
+                function.group = Some(number);
+            }
+            if !drivers && !function.is_bridge() {
+                function.driver = Some("vfio-pci".to_owned());
+            }
+        }
     }
 }
 

@@ -10,7 +10,8 @@ use super::root::Root;
 use super::{HostError, link};
 use crate::plan::BarKind;
 
-const DEVICES: &str = "/sys/bus/pci/devices";
+pub(super) const DEVICES: &str = "/sys/bus/pci/devices";
+pub(super) const VFIO_PCI: &str = "/sys/bus/pci/drivers/vfio-pci";
 
 /// Bytes of configuration space with everything that is read here.
 const CONFIG_SIZE: usize = 256;

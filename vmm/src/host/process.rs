@@ -29,13 +29,19 @@ pub enum Capability {
 }
 
 impl Process {
-    pub(super) fn read(root: &Root) -> Result<Self, HostError> {
+    /// `online` is what it may use where a capture does not say.
+    pub(super) fn read(root: &Root, online: &IdSet) -> Result<Self, HostError> {
         const STATUS: &str = "/proc/self/status";
         const LIMITS: &str = "/proc/self/limits";
 
         let mut process = Self::default();
         let Some(status) = root.text(STATUS)? else {
-            return Err(HostError::Absent { path: root.path(STATUS) });
+            if root.is_live() {
+                return Err(HostError::Absent { path: root.path(STATUS) });
+            }
+            // Whoever plans for another host means a process that may do all.
+            let capabilities = u64::MAX;
+            return Ok(Self { cpus: online.clone(), capabilities, ..process });
         };
         for (key, value) in status.lines().filter_map(|line| line.split_once(':')) {
             let value = value.trim();

@@ -1,146 +1,288 @@
-//! Files under a root directory, which may be another host's snapshot.
+//! Files under a root directory: this host's own, or what was captured of another.
 
+use std::cell::RefCell;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
-use super::HostError;
+use super::tree::{Entries, Entry, Found, Tree, resolve};
+use super::{HostError, archive};
 
 /// Where `/proc`, `/sys` and `/dev` are found.
 ///
 /// A file that does not exist is `None`, not an error: most of what the profile reads depends on
 /// the kernel's options and on loaded modules.
-pub(super) struct Root<'a>(&'a Path);
+#[derive(Debug)]
+pub struct Root {
+    source: Source,
+    /// What was read so far, when that is to be kept.
+    record: Option<RefCell<Tree>>,
+}
 
-impl<'a> Root<'a> {
-    pub(super) fn new(path: &'a Path) -> Self {
-        Self(path)
+#[derive(Debug)]
+enum Source {
+    /// This host.
+    Live,
+    /// A folder laid out as another host's root.
+    Folder(PathBuf),
+    /// An archive of such a folder.
+    Archive { path: PathBuf, tree: Tree },
+}
+
+/// What is at a path, links followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A folder.
+    Folder,
+    /// A file of so many bytes.
+    File(u64),
+    /// A device, a pipe or a socket.
+    Special,
+}
+
+impl Root {
+    /// This host, as it is now.
+    pub fn live() -> Self {
+        Self { source: Source::Live, record: None }
     }
 
-    /// This host as it is now, rather than a snapshot.
-    pub(super) fn is_live(&self) -> bool {
-        self.0 == Path::new("/")
-    }
-
-    /// `path` under this root, whether `path` is absolute or not.
-    pub(super) fn path(&self, path: impl AsRef<Path>) -> PathBuf {
-        let path = path.as_ref();
-        self.0.join(path.strip_prefix("/").unwrap_or(path))
-    }
-
-    pub(super) fn exists(&self, path: impl AsRef<Path>) -> bool {
-        self.path(path).exists()
-    }
-
-    /// The file's text without the white space around it.
-    pub(super) fn text(&self, path: impl AsRef<Path>) -> Result<Option<String>, HostError> {
-        let bytes = self.head(path, usize::MAX)?;
-        // The kernel's own texts are ASCII.
-        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()))
-    }
-
-    /// The file's text as a `T`; `expected` says in words what a `T` is.
-    pub(super) fn value<T: FromStr>(
-        &self,
-        path: impl AsRef<Path>,
-        expected: &'static str,
-    ) -> Result<Option<T>, HostError> {
-        let Some(text) = self.text(&path)? else {
-            return Ok(None);
+    /// The host that was captured at `path`: a folder laid out as its root, or a tar archive of
+    /// one, plain or compressed, with or without one leading folder.
+    ///
+    /// # Errors
+    /// There is no such file, or it is no such archive.
+    pub fn open(path: &Path) -> Result<Self, HostError> {
+        let read = |source| HostError::Read { path: path.to_owned(), source };
+        let source = if path == Path::new("/") {
+            Source::Live
+        } else if fs::metadata(path).map_err(read)?.is_dir() {
+            Source::Folder(leading_folder(path))
+        } else {
+            let tree = archive::read(path)?.without_leading_folder();
+            Source::Archive { path: path.to_owned(), tree }
         };
-        self.parse(path, &text, expected).map(Some)
-    }
-
-    /// `text`, found in the file at `path`, as a `T`.
-    pub(super) fn parse<T: FromStr>(
-        &self,
-        path: impl AsRef<Path>,
-        text: &str,
-        expected: &'static str,
-    ) -> Result<T, HostError> {
-        text.parse().map_err(|_| HostError::Malformed {
-            path: self.path(path),
-            text: text.chars().take(80).collect(),
-            expected,
-        })
-    }
-
-    /// A hexadecimal number such as `0x8086`.
-    pub(super) fn hex(&self, path: impl AsRef<Path>) -> Result<Option<u64>, HostError> {
-        let Some(text) = self.text(&path)? else {
-            return Ok(None);
-        };
-        let digits = text.strip_prefix("0x").unwrap_or(&text);
-        match u64::from_str_radix(digits, 16) {
-            Ok(value) => Ok(Some(value)),
-            Err(_) => self.parse::<u64>(path, &text, "a hexadecimal number").map(Some),
+        let root = Self { source, record: None };
+        if root.exists("/sys") || root.exists("/proc") {
+            Ok(root)
+        } else {
+            Err(HostError::NoCapture { path: path.to_owned() })
         }
     }
 
-    /// At most `limit` bytes from the file's start.
-    ///
-    /// A read that returns less than it asked for is the last: the kernel gives attributes and the
-    /// records of procfs whole, so that one call does where the standard library makes three.
+    /// A capture made by hand.
+    #[cfg(test)]
+    pub(super) fn of(tree: Tree) -> Self {
+        Self { source: Source::Archive { path: PathBuf::from("capture"), tree }, record: None }
+    }
+
+    /// The same, remembering what is read of it.
+    pub fn recorded(self) -> Self {
+        Self { record: Some(RefCell::default()), ..self }
+    }
+
+    /// Whether it remembers what is read.
+    pub(super) fn is_recorded(&self) -> bool {
+        self.record.is_some()
+    }
+
+    /// What was read.
+    pub(super) fn into_record(self) -> Tree {
+        self.record.map(RefCell::into_inner).unwrap_or_default()
+    }
+
+    /// This host as it is now, rather than a capture.
+    pub fn is_live(&self) -> bool {
+        matches!(self.source, Source::Live)
+    }
+
+    /// `path` under this root, for people to find it.
+    pub(super) fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+        let below = path.as_ref().strip_prefix("/").unwrap_or(path.as_ref());
+        match &self.source {
+            Source::Live => Path::new("/").join(below),
+            Source::Folder(folder) | Source::Archive { path: folder, .. } => folder.join(below),
+        }
+    }
+
+    pub(super) fn exists(&self, path: impl AsRef<Path>) -> bool {
+        self.kind(path).is_ok()
+    }
+
+    /// At most `limit` bytes from the file's start; `None` when there is no such file.
     pub(super) fn head(
         &self,
         path: impl AsRef<Path>,
         limit: usize,
     ) -> Result<Option<Vec<u8>>, HostError> {
-        const CHUNK: usize = 16 << 10;
-
-        let path = self.path(path);
-        let read = || {
-            let mut file = File::open(&path)?;
-            let mut bytes = Vec::new();
-            loop {
-                let start = bytes.len();
-                let want = CHUNK.min(limit - start);
-                bytes.resize(start + want, 0);
-                let got = file.read(&mut bytes[start..])?;
-                bytes.truncate(start + got);
-                if got < want || bytes.len() == limit {
-                    return Ok(bytes);
-                }
-            }
-        };
-        found(&path, read())
+        let bytes = self.read(path.as_ref(), limit);
+        self.found(path.as_ref(), bytes)
     }
 
     /// The names in a folder, sorted; none when there is no such folder.
     pub(super) fn names(&self, path: impl AsRef<Path>) -> Result<Vec<String>, HostError> {
-        let path = self.path(path);
-        let Some(entries) = found(&path, fs::read_dir(&path))? else {
-            return Ok(Vec::new());
-        };
-        let mut names = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(|source| HostError::Read { path: path.clone(), source })?;
-            // The kernel's own names are ASCII.
-            names.push(entry.file_name().to_string_lossy().into_owned());
-        }
-        names.sort_unstable();
-        Ok(names)
+        let names = self.list(path.as_ref());
+        Ok(self.found(path.as_ref(), names)?.unwrap_or_default())
+    }
+
+    /// What a symbolic link points at.
+    pub(super) fn link(&self, path: impl AsRef<Path>) -> Option<PathBuf> {
+        let path = path.as_ref();
+        let folder = self.resolved(path.parent()?).ok()?;
+        let link = folder.join(path.file_name()?);
+        let target = self.target(&link)?;
+        self.remember(&link, || Entry::Link(target.clone()));
+        Some(target)
     }
 
     /// The last component of what a symbolic link points at.
     pub(super) fn link_name(&self, path: impl AsRef<Path>) -> Option<String> {
-        let target = fs::read_link(self.path(path)).ok()?;
-        Some(target.file_name()?.to_string_lossy().into_owned())
+        Some(self.link(path)?.file_name()?.to_string_lossy().into_owned())
+    }
+
+    /// What is at `path`.
+    pub(super) fn kind(&self, path: impl AsRef<Path>) -> io::Result<Kind> {
+        let path = self.resolved(path.as_ref())?;
+        let kind = match &self.source {
+            Source::Archive { tree, .. } => match tree.get(&path) {
+                Some(Found::Folder(_)) => Kind::Folder,
+                Some(Found::File(bytes)) => Kind::File(bytes.len() as u64),
+                Some(Found::Link(_)) | None => return Err(io::ErrorKind::NotFound.into()),
+            },
+            Source::Live | Source::Folder(_) => {
+                let metadata = fs::metadata(self.path(&path))?;
+                if metadata.is_dir() {
+                    Kind::Folder
+                } else if metadata.is_file() {
+                    Kind::File(metadata.len())
+                } else {
+                    Kind::Special
+                }
+            }
+        };
+        self.remember(&path, || match kind {
+            Kind::Folder => Entry::Folder(Entries::new()),
+            Kind::File(_) | Kind::Special => Entry::File(Vec::new()),
+        });
+        Ok(kind)
+    }
+
+    /// At most `limit` bytes from the file's start.
+    ///
+    /// In sysfs a read that returns less than it asked for is the last, because the kernel makes
+    /// an attribute whole: one call where the standard library makes three. Procfs returns as many
+    /// records as fit into its own buffer.
+    pub(super) fn read(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+        const CHUNK: usize = 16 << 10;
+
+        let path = self.resolved(path)?;
+        let attribute = path.starts_with("/sys");
+        let mut bytes = Vec::new();
+        match &self.source {
+            Source::Archive { tree, .. } => match tree.get(&path) {
+                Some(Found::File(all)) => bytes = all[..all.len().min(limit)].to_vec(),
+                _ => return Err(io::ErrorKind::NotFound.into()),
+            },
+            Source::Live | Source::Folder(_) => {
+                let mut file = File::open(self.path(&path))?;
+                loop {
+                    let start = bytes.len();
+                    let want = CHUNK.min(limit - start);
+                    bytes.resize(start + want, 0);
+                    let got = file.read(&mut bytes[start..])?;
+                    bytes.truncate(start + got);
+                    if got == 0 || bytes.len() == limit || (attribute && got < want) {
+                        break;
+                    }
+                }
+            }
+        }
+        self.remember(&path, || Entry::File(bytes.clone()));
+        Ok(bytes)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        let path = self.resolved(path)?;
+        let mut names = Vec::new();
+        match &self.source {
+            Source::Archive { tree, .. } => match tree.get(&path) {
+                Some(Found::Folder(entries)) => names.extend(entries.keys().cloned()),
+                _ => return Err(io::ErrorKind::NotFound.into()),
+            },
+            Source::Live | Source::Folder(_) => {
+                for entry in fs::read_dir(self.path(&path))? {
+                    // The kernel's own names are ASCII.
+                    names.push(entry?.file_name().to_string_lossy().into_owned());
+                }
+            }
+        }
+        names.sort_unstable();
+        if self.record.is_some() {
+            self.remember(&path, || Entry::Folder(Entries::new()));
+            for name in &names {
+                let path = path.join(name);
+                self.remember(&path, || match self.target(&path) {
+                    Some(target) => Entry::Link(target),
+                    None if self.path(&path).is_dir() => Entry::Folder(Entries::new()),
+                    None => Entry::File(Vec::new()),
+                });
+            }
+        }
+        Ok(names)
+    }
+
+    /// `path` from this root, with its links followed where the kernel would not do that for us
+    /// within the root.
+    fn resolved(&self, path: &Path) -> io::Result<PathBuf> {
+        if self.is_live() && self.record.is_none() {
+            return Ok(path.to_owned());
+        }
+        resolve(path, |path| {
+            let target = self.target(path)?;
+            self.remember(path, || Entry::Link(target.clone()));
+            Some(target)
+        })
+    }
+
+    /// The target of what is a link; no link above it is followed.
+    fn target(&self, path: &Path) -> Option<PathBuf> {
+        match &self.source {
+            Source::Archive { tree, .. } => match tree.get(path) {
+                Some(Found::Link(target)) => Some(target.to_owned()),
+                _ => None,
+            },
+            Source::Live | Source::Folder(_) => fs::read_link(self.path(path)).ok(),
+        }
+    }
+
+    /// Keeps `entry` as what is at `path`, when that is wanted.
+    pub(super) fn remember(&self, path: &Path, entry: impl FnOnce() -> Entry) {
+        if let Some(record) = &self.record {
+            let entry = entry();
+            record.borrow_mut().insert(path, entry);
+        }
+    }
+
+    /// `None` for what does not exist.
+    fn found<T>(&self, path: &Path, result: io::Result<T>) -> Result<Option<T>, HostError> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            // ENODEV, ESRCH: the object behind a sysfs or procfs file went away while it was read.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound)
+                    || matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ESRCH)) =>
+            {
+                Ok(None)
+            }
+            Err(source) => Err(HostError::Read { path: self.path(path), source }),
+        }
     }
 }
 
-/// `None` for what does not exist.
-fn found<T>(path: &Path, result: io::Result<T>) -> Result<Option<T>, HostError> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        // ENODEV, ESRCH: the object behind a sysfs or procfs file went away while it was read.
-        Err(error)
-            if matches!(error.kind(), io::ErrorKind::NotFound)
-                || matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ESRCH)) =>
-        {
-            Ok(None)
-        }
-        Err(source) => Err(HostError::Read { path: path.to_owned(), source }),
+/// The folder in `path` that is laid out as a root, when `path` only holds that one.
+fn leading_folder(path: &Path) -> PathBuf {
+    let mut below = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    match (below.next(), below.next()) {
+        (Some(only), None) if only.join("sys").is_dir() || only.join("proc").is_dir() => only,
+        _ => path.to_owned(),
     }
 }

@@ -1,8 +1,9 @@
 //! Profiles of snapshots: folders with the files that sysfs and procfs have.
 
+mod captures;
+
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
 
 use serde_json::json;
 
@@ -121,7 +122,7 @@ impl Snapshot {
             "devices": [{ "address": "21:00.0" }, { "address": "22:00.0" }],
         });
         let config = serde_json::from_value(config).expect("a good config");
-        HostProfile::read(self.0.path(), &config)
+        HostProfile::read(&Root::open(self.0.path())?, &config)
     }
 }
 
@@ -264,7 +265,7 @@ fn malformed_files_are_named() {
 fn a_folder_that_is_no_host_is_refused() {
     let folder = Snapshot(tempfile::tempdir().expect("a folder"));
     let error = folder.read().expect_err("an empty folder");
-    assert!(matches!(error, HostError::Absent { .. }));
+    assert!(matches!(error, HostError::NoCapture { .. }));
 }
 
 #[test]
@@ -284,7 +285,7 @@ fn this_host_can_be_read() {
         "name": "vm", "kernel": "/nonexistent", "vcpus": 1, "memory": { "size_mib": 1024 },
     });
     let config = serde_json::from_value(config).expect("a good config");
-    let host = HostProfile::read(Path::new("/"), &config).expect("a host");
+    let host = HostProfile::read(&Root::live(), &config).expect("a host");
     assert!(!host.cpus.online.is_empty() && !host.memory.nodes.is_empty());
     assert_eq!(host.kernel.file.state, FileState::Missing);
 }

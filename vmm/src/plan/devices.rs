@@ -1,9 +1,11 @@
 //! Whether the config's devices can be passed through: there, behind an IOMMU, ours alone.
 
+use std::collections::BTreeSet;
+
 use berth_devices::pci::Bdf;
 
 use super::PlanError;
-use crate::config::Config;
+use crate::config::{BindMode, DeviceConfig};
 use crate::host::{Access, HostProfile, IommuGroup, PciFunction};
 
 /// How many addresses a refusal offers instead of one that is not there.
@@ -21,12 +23,18 @@ pub(super) struct Assigned<'a> {
 
 /// The config's devices, in its order.
 pub(super) fn check<'a>(
-    config: &Config,
+    chosen: &[(Bdf, &DeviceConfig)],
     host: &'a HostProfile,
     notes: &mut Vec<String>,
 ) -> Result<Vec<Assigned<'a>>, PlanError> {
     let mut assigned = Vec::new();
-    for device in config.devices.iter().map(|device| device.address) {
+    // What berth takes from the host before the run does not stand in the way.
+    let ours: BTreeSet<Bdf> = chosen
+        .iter()
+        .filter(|(_, device)| device.bind == BindMode::Auto)
+        .map(|(address, _)| *address)
+        .collect();
+    for &(device, wish) in chosen {
         let function = host.functions.get(&device).ok_or_else(|| PlanError::NoSuchDevice {
             device,
             near: near(device, &host.addresses),
@@ -35,7 +43,13 @@ pub(super) fn check<'a>(
             return Err(PlanError::Bridge { device });
         }
         let group = function.group.ok_or_else(|| no_group(device, host))?;
-        if !function.is_bound_to_vfio() {
+        if !wish.port().is_empty() && !function.is_virtual {
+            return Err(PlanError::NotVirtual { device });
+        }
+        let take = ours.contains(&device) && !function.is_bound_to_vfio();
+        if take {
+            check_takeable(device, function, host, notes)?;
+        } else if !function.is_bound_to_vfio() {
             return Err(PlanError::NotBound {
                 device,
                 driver: function.driver.clone(),
@@ -43,14 +57,14 @@ pub(super) fn check<'a>(
             });
         }
         if let Some(facts) = host.iommu.groups.get(&group) {
-            check_viable(device, group, facts, host)?;
+            check_viable(device, group, facts, host, &ours)?;
         }
         if function.reset_methods.is_empty() {
             notes.push(format!(
                 "{device} has no reset: the guest finds it as its last user left it"
             ));
         }
-        check_files(device, group, host)?;
+        check_files(device, group, host, take)?;
         assigned.push(Assigned { address: device, function, group });
     }
     if !assigned.is_empty() {
@@ -97,13 +111,14 @@ fn check_viable(
     group: u32,
     facts: &IommuGroup,
     host: &HostProfile,
+    ours: &BTreeSet<Bdf>,
 ) -> Result<(), PlanError> {
     let in_use = |function: &PciFunction| !function.allows_passthrough_of_its_group();
     let culprits: Vec<_> = facts
         .members
         .iter()
         .filter_map(|member| Some((*member, host.functions.get(member)?)))
-        .filter(|(_, function)| in_use(function))
+        .filter(|(member, function)| in_use(function) && !ours.contains(member))
         .filter_map(|(member, function)| Some((member, function.driver.clone()?)))
         .collect();
     if culprits.is_empty() {
@@ -113,12 +128,36 @@ fn check_viable(
     }
 }
 
-fn check_files(device: Bdf, group: u32, host: &HostProfile) -> Result<(), PlanError> {
+/// Whether berth may take a function from its driver for the run.
+fn check_takeable(
+    device: Bdf,
+    function: &PciFunction,
+    host: &HostProfile,
+    notes: &mut Vec<String>,
+) -> Result<(), PlanError> {
+    let driver = function.driver.clone();
+    if !host.vfio_pci {
+        return Err(PlanError::NotBound { device, driver, vfio_pci: false });
+    }
+    let uses = host.uses.get(&device).cloned().unwrap_or_default();
+    if !uses.is_empty() {
+        return Err(PlanError::InUse { device, uses });
+    }
+    notes.push(match driver {
+        Some(driver) => format!("berth takes {device} from {driver} for the run"),
+        None => format!("berth binds {device} to vfio-pci for the run"),
+    });
+    Ok(())
+}
+
+/// `take` is whether the function is still to be bound, which makes the group's file appear.
+fn check_files(device: Bdf, group: u32, host: &HostProfile, take: bool) -> Result<(), PlanError> {
     if !matches!(host.vfio, Access::Granted | Access::Unknown) {
         return Err(PlanError::Vfio { access: host.vfio.clone() });
     }
     match host.group_files.get(&group) {
         None | Some(Access::Granted | Access::Unknown) => Ok(()),
+        Some(Access::Missing) if take => Ok(()),
         Some(access) => Err(PlanError::Group { device, group, access: access.clone() }),
     }
 }

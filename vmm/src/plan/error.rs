@@ -7,7 +7,7 @@ use berth_devices::pci::Bdf;
 
 use super::PageSize;
 use super::text::{Bytes, list, range};
-use crate::host::{Access, CpuVendor, FileState, IdSet};
+use crate::host::{Access, CpuVendor, FileState, HostUse, IdSet};
 
 /// Why there is no plan.
 ///
@@ -116,6 +116,58 @@ pub enum PlanError {
         driver: Option<String>,
         /// Whether vfio-pci is loaded.
         vfio_pci: bool,
+    },
+    /// The host uses a device that berth is to take for the run.
+    #[error("{device} is in use: {uses}", uses = list(uses.iter().map(|one| format!("it {one}"))))]
+    InUse {
+        /// Its address.
+        device: Bdf,
+        /// What it is used for.
+        uses: Vec<HostUse>,
+    },
+    /// A device that is no virtual function has no port in a card's switch.
+    #[error(
+        "{device} is no virtual function, and only these have mac, vlan, trust and spoof_check"
+    )]
+    NotVirtual {
+        /// Its address.
+        device: Bdf,
+    },
+    /// No virtual function is free.
+    #[error("none of the {count} VFs of {physical} is free")]
+    NoFreeVf {
+        /// The physical function.
+        physical: Bdf,
+        /// Whether that is there.
+        exists: bool,
+        /// How many it has.
+        count: usize,
+    },
+    /// An environment variable that should name devices is not set.
+    #[error("devices wants addresses from ${name}, which is not set")]
+    VariableUnset {
+        /// Its name.
+        name: String,
+    },
+    /// It does not hold PCI addresses.
+    #[error("devices wants addresses from ${name}, and `{text}` in it is none")]
+    VariableMalformed {
+        /// Its name.
+        name: String,
+        /// What is wrong in it.
+        text: String,
+    },
+    /// It names fewer devices than the config wants from it.
+    #[error("devices wants more addresses from ${name} than are in it")]
+    VariableExhausted {
+        /// Its name.
+        name: String,
+    },
+    /// Two devices of the config are the same function.
+    #[error("two of devices are {device}")]
+    DeviceTwice {
+        /// Its address.
+        device: Bdf,
     },
     /// Others of the device's group are in use by the host.
     #[error(

@@ -40,9 +40,26 @@ impl PlanError {
             Self::NotBehindIommu { .. } => {
                 Some("move the card to another slot, or choose another function".to_owned())
             }
-            Self::NotBound { device, driver, vfio_pci } => {
-                Some(bind(*device, driver.is_some(), *vfio_pci))
+            Self::NotBound { device, vfio_pci, .. } => Some(bind(*device, *vfio_pci)),
+            Self::InUse { .. } => Some("end that use first, or choose another device".to_owned()),
+            Self::NotVirtual { .. } => {
+                Some("leave these fields out, or name a virtual function".to_owned())
             }
+            Self::NoFreeVf { physical, exists: false, .. } => {
+                Some(format!("there is no {physical}; `lspci -D` lists the host's functions"))
+            }
+            Self::NoFreeVf { physical, count, .. } => Some(format!(
+                "`berth sriov {physical}` shows who has them, `berth sriov {physical} {}` makes more",
+                count + 1
+            )),
+            Self::VariableUnset { .. } | Self::VariableExhausted { .. } => Some(
+                "Kubernetes sets it in a container that asks for the resource; ask for as many as devices wants"
+                    .to_owned(),
+            ),
+            Self::VariableMalformed { .. } => {
+                Some("expected addresses such as 0000:41:02.0, separated by commas".to_owned())
+            }
+            Self::DeviceTwice { .. } => Some("name each function once".to_owned()),
             Self::GroupNotViable { culprits, .. } => Some(release(culprits)),
             Self::NoInterruptRemapping { parameter } => Some(remapping(parameter.as_deref())),
             Self::Vfio { access } => match access {
@@ -179,28 +196,17 @@ fn iommu(vendor: CpuVendor, parameter: Option<&str>) -> String {
     }
 }
 
-/// driver_override rather than new_id: it concerns this function only, not all of its kind.
-fn bind(device: Bdf, has_driver: bool, vfio_pci: bool) -> String {
-    let folder = format!("/sys/bus/pci/devices/{device}");
-    let mut steps = Vec::new();
-    if !vfio_pci {
-        steps.push("`modprobe vfio-pci`".to_owned());
-    }
-    steps.push(format!("`echo vfio-pci > {folder}/driver_override`"));
-    if has_driver {
-        steps.push(format!("`echo {device} > {folder}/driver/unbind`"));
-    }
-    steps.push(format!("`echo {device} > /sys/bus/pci/drivers_probe`"));
-    format!("these bind it, and the host loses it:\n{}", steps.join("\n"))
+fn bind(device: Bdf, vfio_pci: bool) -> String {
+    let load = if vfio_pci { "" } else { "`modprobe vfio-pci`, then " };
+    format!("{load}`berth bind {device}`, or \"bind\": \"auto\" to take it for the run only")
 }
 
 fn release(culprits: &[(Bdf, String)]) -> String {
-    let steps = culprits.iter().map(|(device, _)| {
-        format!("`echo {device} > /sys/bus/pci/devices/{device}/driver/unbind`")
-    });
+    let all: Vec<String> = culprits.iter().map(|(device, _)| device.to_string()).collect();
     format!(
-        "move the device to a slot with a group of its own, or take these from the host too:\n{}",
-        steps.collect::<Vec<_>>().join("\n")
+        "move the device to a slot with a group of its own, or take these from the host too:\n\
+         `berth bind {}`",
+        all.join(" ")
     )
 }
 

@@ -5,6 +5,7 @@
 //! tests try any host on it.
 
 mod boot;
+mod choice;
 mod devices;
 mod display;
 mod error;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 pub use berth_devices::pci::BarKind;
+pub use choice::choose;
 pub use error::PlanError;
 pub use numa::NumaPlan;
 pub use page_size::PageSize;
@@ -70,8 +72,9 @@ impl Plan {
     pub fn new(config: &Config, host: &HostProfile) -> Result<Self, PlanError> {
         let mut notes = Vec::new();
         let boot = boot::plan(config, host)?;
-        let assigned = devices::check(config, host, &mut notes)?;
-        let placement = placement::place(config, host, &mut notes)?;
+        let chosen = choose(config, host)?;
+        let assigned = devices::check(&chosen, host, &mut notes)?;
+        let placement = placement::place(config, host, &assigned, &mut notes)?;
         let memory = memory::plan(config, host, placement.node)?;
         let nodes = assigned.iter().map(|device| device.function.node);
         let numa = NumaPlan::new(memory.node, &placement.vcpus, nodes);

@@ -3,9 +3,10 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use super::devices::Assigned;
 use super::{PlanError, VcpuPlan, memory};
 use crate::config::Config;
-use crate::host::{HostProfile, IdSet};
+use crate::host::{HostProfile, IdSet, Node};
 
 /// Where a machine lives.
 pub(super) struct Placement {
@@ -20,13 +21,15 @@ pub(super) struct Placement {
 pub(super) fn place(
     config: &Config,
     host: &HostProfile,
+    assigned: &[Assigned],
     notes: &mut Vec<String>,
 ) -> Result<Placement, PlanError> {
-    let node = node(config, host, notes)?;
+    let node = node(config, host, assigned, notes)?;
     let usable = host.process.cpus.intersection(&host.cpus.online);
+    let cpu_node = cpu_node(config, host, node, &usable);
     let cpus = match &config.placement.cpus {
         Some(cpus) => explicit_cpus(config, host, cpus)?,
-        None => node_cpus(config, host, node, &usable)?,
+        None => node_cpus(config, host, cpu_node, &usable)?,
     };
     let vcpus: Vec<VcpuPlan> = (0..)
         .zip(&cpus)
@@ -46,24 +49,26 @@ pub(super) fn place(
     }
     Ok(Placement {
         node,
-        vmm_cpus: vmm_cpus(host, node, &usable, &cpus.into_iter().collect()),
+        vmm_cpus: vmm_cpus(host, cpu_node, &usable, &cpus.into_iter().collect()),
         vcpus,
     })
 }
 
 /// Node of the guest's memory: what the config says, else the devices', else the first explicit
 /// CPU's, else one with room.
-fn node(config: &Config, host: &HostProfile, notes: &mut Vec<String>) -> Result<u32, PlanError> {
-    let devices = || {
-        config.devices.iter().filter_map(|device| {
-            let function = host.functions.get(&device.address)?;
-            Some((device.address, function.node?))
-        })
-    };
+fn node(
+    config: &Config,
+    host: &HostProfile,
+    assigned: &[Assigned],
+    notes: &mut Vec<String>,
+) -> Result<u32, PlanError> {
+    let devices =
+        || assigned.iter().filter_map(|device| Some((device.address, device.function.node?)));
     let (node, device) = if let Some(node) = config.placement.node {
         (node, None)
     } else if let Some(node) = most_frequent(devices().map(|(_, node)| node)) {
-        (node, devices().find(|(_, n)| *n == node).map(|(bdf, _)| bdf))
+        let device = devices().find(|(_, n)| *n == node).map(|(bdf, _)| bdf);
+        (nearest(host, node, |near| near.total > 0), device)
     } else {
         let first = config.placement.cpus.iter().flatten().next();
         let node = first
@@ -103,6 +108,29 @@ fn most_frequent(nodes: impl Iterator<Item = u32>) -> Option<u32> {
         counts.entry(node).or_insert((0, Reverse(position))).0 += 1;
     }
     counts.into_iter().max_by_key(|(_, rank)| *rank).map(|(node, _)| node)
+}
+
+/// The node of vCPUs for memory on `node`: the same, unless that has no CPUs at all, as nodes of
+/// only memory or of only devices.
+fn cpu_node(config: &Config, host: &HostProfile, node: u32, usable: &IdSet) -> u32 {
+    if !host.memory.nodes[&node].cpus.is_empty() {
+        return node;
+    }
+    let vcpus = usize::from(config.vcpus.get());
+    nearest(host, node, |near| near.cpus.intersection(usable).len() >= vcpus)
+}
+
+/// `node` when it is `good`, else the good node that is nearest, by its number among equals; else
+/// `node`, for the refusal that follows to speak of.
+fn nearest(host: &HostProfile, node: u32, good: impl Fn(&Node) -> bool) -> u32 {
+    let nodes = &host.memory.nodes;
+    // Without a node there are no distances, and without distances any other is as near.
+    let Some(here) = nodes.get(&node) else {
+        return node;
+    };
+    let candidates = nodes.iter().filter(|(_, near)| good(near)).map(|(id, _)| *id);
+    let rank = |id: &u32| (*id != node, here.distance(*id), *id);
+    candidates.min_by_key(rank).unwrap_or(node)
 }
 
 /// The first node with CPUs and memory for all of the guest, or the nearest thing to it, for the

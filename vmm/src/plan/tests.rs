@@ -2,9 +2,11 @@
 //!
 //! `BERTH_UPDATE_GOLDEN=1 cargo test` rewrites the texts; review them like code.
 
+mod choice;
 mod hosts;
 mod pci;
 mod refusals;
+mod shapes;
 
 use std::path::PathBuf;
 use std::{env, fs};

@@ -95,13 +95,14 @@ fn group(members: &[&str]) -> IommuGroup {
     }
 }
 
-fn node(cpus: IdSet, gib: u64, pages_1g: u64) -> Node {
+pub(super) fn node(cpus: IdSet, gib: u64, pages_1g: u64) -> Node {
     let pool = |pages| Pool { total: pages, free: pages, surplus: 0 };
     Node {
         cpus,
         total: gib << 30,
         available: (gib - pages_1g - 1) << 30,
         pools: BTreeMap::from([(PageSize::Size2M, pool(0)), (PageSize::Size1G, pool(pages_1g))]),
+        distances: BTreeMap::new(),
     }
 }
 
@@ -128,7 +129,7 @@ fn file(path: &str, size: u64) -> FileFacts {
 }
 
 /// A host with room for everything, run by root, without devices.
-fn host(cpus: Cpus, memory: Memory) -> HostProfile {
+pub(super) fn host(cpus: Cpus, memory: Memory) -> HostProfile {
     HostProfile {
         linux: Some(LinuxVersion(6, 12)),
         process: Process {
@@ -149,6 +150,9 @@ fn host(cpus: Cpus, memory: Memory) -> HostProfile {
         },
         addresses: Vec::new(),
         functions: BTreeMap::new(),
+        virtual_functions: BTreeMap::new(),
+        uses: BTreeMap::new(),
+        environment: BTreeMap::new(),
         vfio_pci: true,
         kvm: Access::Granted,
         vfio: Access::Granted,

@@ -93,7 +93,7 @@ fn refusals() -> Vec<Case> {
             host.group_files.insert(14, Access::Busy(None));
         }),
         ("no such node", json!({ "placement": { "node": 7 } }), |_| ()),
-        ("node without memory", none(), |host| {
+        ("node without memory", json!({ "placement": { "node": 1 } }), |host| {
             host.memory.nodes.get_mut(&1).expect("node 1").total = 0;
         }),
         ("node outside the cpuset", none(), |host| {
@@ -104,7 +104,7 @@ fn refusals() -> Vec<Case> {
             host.cpus.isolated = IdSet::from_iter([5, 6, 7, 13, 14, 15]);
             host.process.cpus = host.process.cpus.difference(&host.cpus.isolated);
         }),
-        ("node without CPUs", none(), |host| {
+        ("node without CPUs, others too small", json!({ "vcpus": 9 }), |host| {
             host.memory.nodes.get_mut(&1).expect("node 1").cpus = IdSet::default();
         }),
         ("too few CPUs named", json!({ "placement": { "cpus": [4] } }), |_| ()),

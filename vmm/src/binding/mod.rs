@@ -1,0 +1,253 @@
+//! Functions change hands: from the host's drivers to vfio-pci and back, and nothing is lost.
+//!
+//! [`decide`] makes steps from what exists and what is asked for, touching nothing; [`execute`]
+//! makes them through the [`door`] to the kernel, each noted in the [`journal`] before. What is
+//! noted there, `berth restore` puts back, after a crash of berth as after one of the host. All
+//! commands hold the journal's lock while they look and act.
+//!
+//! A run that binds its devices is their [`owner`] and has a [`guard`], a process that gives them
+//! back at its end, whichever way it ends. Should both be killed, the next berth that opens the
+//! journal does it.
+
+mod decide;
+mod door;
+mod error;
+mod execute;
+#[cfg(test)]
+mod fake;
+mod guard;
+mod journal;
+mod owner;
+mod persist;
+mod report;
+mod run;
+mod setting;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use berth_devices::pci::Bdf;
+
+#[cfg(test)]
+pub(crate) use decide::tests as testing;
+pub use decide::{Choice, check_free, find};
+pub use error::BindingError;
+pub use report::{Report, RestoreReport};
+pub use run::{Lease, Wanted, for_run, recover};
+pub use setting::{Goal, Setting, Step, Value};
+
+use crate::host::{HostUse, Inventory, Root};
+use crate::plan::PageSize;
+use door::Sysfs;
+use journal::Journal;
+
+/// The host's root; also that of its configuration.
+const ROOT: &str = "/";
+
+/// How a command goes about it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Manner {
+    /// What besides the functions themselves.
+    pub choice: Choice,
+    /// Only say what would be done.
+    pub dry_run: bool,
+    /// Also across reboots.
+    pub persist: bool,
+}
+
+/// `berth bind`.
+///
+/// # Errors
+/// Nothing has changed then.
+pub fn bind(asked: &[Bdf], manner: Manner) -> Result<Report, BindingError> {
+    let mut session = Session::open()?;
+    let host = Inventory::read_to_take(&Root::live(), asked)?;
+    let devices = decide::members(&host, asked, manner.choice)?;
+    let steps = decide::bind(&host, &devices, manner.choice)?;
+    let mut report = Report::new(manner.dry_run, &steps);
+    report.notes.extend(decide::notes(&host, &devices));
+    if !manner.dry_run {
+        session.run(&steps)?;
+    }
+    if manner.persist {
+        let drivers = devices.iter().map(|&device| {
+            // What berth took it from, or what has it now.
+            let original = session.original(&Setting::Driver(device));
+            let driver =
+                host.functions.get(&device).and_then(|found| found.function.driver.clone());
+            match original {
+                Some(Value::Name(driver)) => (device, Some(driver)),
+                _ => (device, driver.filter(|driver| driver != decide::VFIO)),
+            }
+        });
+        report.files = persist::add(Path::new(ROOT), drivers.collect(), manner.dry_run)?;
+    }
+    report.look(&session, &devices)?;
+    if !manner.dry_run {
+        report.check_bound()?;
+    }
+    Ok(report)
+}
+
+/// `berth unbind`.
+///
+/// # Errors
+/// Nothing has changed then.
+pub fn unbind(asked: &[Bdf], manner: Manner) -> Result<Report, BindingError> {
+    let mut session = Session::open()?;
+    let host = Inventory::read_to_take(&Root::live(), asked)?;
+    let devices = decide::members(&host, asked, manner.choice)?;
+    for &device in &devices {
+        if let Some(run) = session.journal.run_of(&Setting::Driver(device)) {
+            return Err(BindingError::BelongsToRun { device, run: run.to_owned() });
+        }
+    }
+    let original = |setting: &Setting| session.original(setting);
+    let steps = decide::unbind(&host, &devices, manner.choice, original)?;
+    let mut report = Report::new(manner.dry_run, &steps);
+    if !manner.dry_run {
+        session.run(&steps)?;
+    }
+    if manner.persist {
+        report.files = persist::remove(Path::new(ROOT), &devices, manner.dry_run)?;
+    }
+    report.look(&session, &devices)?;
+    Ok(report)
+}
+
+/// `berth restore`: all that the journal has, but for what machines that run have.
+///
+/// # Errors
+/// The journal cannot be read or written. What cannot be put back is in the report.
+pub fn restore(manner: Manner) -> Result<RestoreReport, BindingError> {
+    let mut session = Session::open()?;
+    if manner.dry_run {
+        return Ok(RestoreReport::planned(session.journal.entries()));
+    }
+    let owned: Vec<_> =
+        session.journal.entries().iter().filter(|entry| entry.owner.is_some()).cloned().collect();
+    let held = if manner.choice.force { BTreeMap::new() } else { session.held()? };
+    let Session { kernel, journal, recovered } = &mut session;
+    let restored = execute::restore(kernel, journal, &held, |entry| entry.owner.is_none())?;
+    let restored = std::mem::take(recovered).into_iter().chain(restored).collect();
+    Ok(RestoreReport::new(restored, &owned))
+}
+
+/// Lets a pool of huge pages grow to `pages`.
+///
+/// # Errors
+/// Nothing has changed then: memory may be too fragmented for as many.
+pub fn reserve(node: Option<u32>, size: PageSize, pages: u64) -> Result<(), BindingError> {
+    let mut session = Session::open()?;
+    let setting = Setting::HugePages { node, size };
+    // Its value now is read when the step is made.
+    session.run(&[Step::to(setting, Value::Nothing, Value::Count(pages))])
+}
+
+/// The steps that give functions to vfio-pci.
+///
+/// # Errors
+/// One of them cannot be given, or must not be.
+pub fn bind_steps(
+    host: &Inventory,
+    devices: &BTreeSet<Bdf>,
+    force: bool,
+) -> Result<Vec<Step>, BindingError> {
+    decide::bind(host, devices, Choice { force, group: false })
+}
+
+/// Makes steps that were decided elsewhere, and lets them last.
+///
+/// # Errors
+/// The first step that the kernel refused; what was done before it is undone.
+pub fn apply(session: &mut Session, steps: &[Step]) -> Result<(), BindingError> {
+    session.run(steps)
+}
+
+/// The journal, locked, and the host that it is about.
+pub struct Session {
+    kernel: Sysfs,
+    journal: Journal,
+    /// What berths that were killed had left behind.
+    recovered: Vec<execute::Restored>,
+}
+
+impl Session {
+    /// Waits for other berths, and gives back what those that were killed could not.
+    pub fn open() -> Result<Self, BindingError> {
+        let journal = Journal::open(&state_folder())?;
+        let kernel = Sysfs::new(ROOT);
+        let mut session = Self { kernel, journal, recovered: Vec::new() };
+        let dead: BTreeSet<String> = session
+            .journal
+            .entries()
+            .iter()
+            .filter_map(|entry| entry.owner.clone())
+            .filter(|owner| !owner::is_alive(session.journal.folder(), owner))
+            .collect();
+        if !dead.is_empty() {
+            session.recovered = session.give_back(|owner| dead.contains(owner))?;
+        }
+        Ok(session)
+    }
+
+    /// Puts back what was changed for runs.
+    fn give_back(
+        &mut self,
+        is_one: impl Fn(&String) -> bool,
+    ) -> Result<Vec<execute::Restored>, BindingError> {
+        let held = self.held()?;
+        let is_theirs = |entry: &journal::Entry| entry.owner.as_ref().is_some_and(&is_one);
+        let restored = execute::restore(&self.kernel, &mut self.journal, &held, is_theirs)?;
+        for restored in &restored {
+            let (setting, to) = (&restored.setting, &restored.to);
+            match &restored.reason {
+                Some(reason) => log::warn!("{setting} is not {to} again: {reason}"),
+                None => log::info!("{setting} is {to} again"),
+            }
+        }
+        Ok(restored)
+    }
+
+    fn run(&mut self, steps: &[Step]) -> Result<(), BindingError> {
+        execute::run(&self.kernel, &mut self.journal, steps, None)
+    }
+
+    /// What a setting was before a command of berth's that lasts.
+    pub fn original(&self, setting: &Setting) -> Option<Value> {
+        self.journal.entry(setting, None).map(|entry| entry.original.clone())
+    }
+
+    /// Functions of the journal that a process has open, and the physical functions of such.
+    fn held(&self) -> Result<BTreeMap<Bdf, String>, BindingError> {
+        let entries = self.journal.entries().iter();
+        let functions: BTreeSet<Bdf> =
+            entries.filter_map(|entry| entry.setting.function()).collect();
+        let functions: Vec<Bdf> = functions.into_iter().collect();
+        let host = Inventory::read_to_take(&Root::live(), &functions)?;
+        let mut held = BTreeMap::new();
+        for (device, found) in &host.functions {
+            let use_ = found.uses.iter().find(|use_| matches!(use_, HostUse::OpenVfio { .. }));
+            if let Some(use_) = use_ {
+                held.insert(*device, format!("it {use_}"));
+                if let Some((physical, _)) = found.virtual_of {
+                    held.insert(physical, format!("{device} {use_}"));
+                }
+            }
+        }
+        Ok(held)
+    }
+}
+
+/// Where the journal is: it has to outlive a reboot, so not in /run.
+fn state_folder() -> PathBuf {
+    if let Some(folder) = std::env::var_os("BERTH_STATE_DIR") {
+        return PathBuf::from(folder);
+    }
+    // SAFETY: takes nothing and cannot fail.
+    let root = unsafe { libc::geteuid() } == 0;
+    match std::env::var_os("XDG_STATE_HOME") {
+        Some(folder) if !root => PathBuf::from(folder).join("berth"),
+        _ => PathBuf::from("/var/lib/berth"),
+    }
+}

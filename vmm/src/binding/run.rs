@@ -1,0 +1,78 @@
+//! `"bind": "auto"`: devices that are a machine's for one run.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use berth_devices::pci::Bdf;
+
+use super::guard::Guard;
+use super::owner::Owner;
+use super::{BindingError, Choice, Session, decide, execute, state_folder};
+use crate::host::{Inventory, Root};
+use crate::sriov::{self, PortWish};
+
+/// A device of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// Its address.
+    pub address: Bdf,
+    /// Whether berth may take it from its driver.
+    pub bind: bool,
+    /// What its port is to be, if it is a virtual function.
+    pub port: PortWish,
+}
+
+/// Devices that are given back when the run is over.
+pub struct Lease(Guard);
+
+impl Lease {
+    /// Gives the devices back, which must be closed.
+    pub fn end(self) {
+        if !self.0.dismiss() {
+            log::error!("not every device could be given back: `berth restore` tries again");
+        }
+    }
+}
+
+/// Binds `devices` for a run of the machine `name`; `None` when there is nothing to change.
+///
+/// # Errors
+/// A device cannot be had; nothing has changed then.
+pub fn for_run(name: &str, devices: &[Wanted]) -> Result<Option<Lease>, BindingError> {
+    if !devices.iter().any(|device| device.bind || !device.port.is_empty()) {
+        return Ok(None);
+    }
+    let mut session = Session::open()?;
+    let addresses: Vec<Bdf> = devices.iter().map(|device| device.address).collect();
+    let host = Inventory::read_to_take(&Root::live(), &addresses)?;
+    let mut steps = Vec::new();
+    for device in devices.iter().filter(|device| !device.port.is_empty()) {
+        steps.extend(sriov::port_of(&host, device.address, &device.port)?);
+    }
+    let bound: BTreeSet<Bdf> =
+        devices.iter().filter(|device| device.bind).map(|device| device.address).collect();
+    steps.extend(decide::bind(&host, &bound, Choice::default())?);
+    if !steps.iter().any(|step| step.changes()) {
+        return Ok(None);
+    }
+    let owner = Owner::new(session.journal.folder(), name)?;
+    let id = owner.id().to_owned();
+    // Before the first change, so that there is none without a guard.
+    let guard = Guard::start(owner, &addresses)?;
+    execute::run(&session.kernel, &mut session.journal, &steps, Some(&id))?;
+    Ok(Some(Lease(guard)))
+}
+
+/// Gives back what a berth that was killed together with its guard has left. Who calls this may do
+/// without it, so it does not fail for that.
+pub fn recover() {
+    /// Of a journal with nothing in it.
+    const EMPTY: u64 = 40;
+
+    let path = state_folder().join("journal");
+    if fs::metadata(path).is_ok_and(|file| file.len() > EMPTY)
+        && let Err(error) = Session::open()
+    {
+        log::warn!("what an earlier berth has changed stays: {}", error.with_cause());
+    }
+}

@@ -1,0 +1,184 @@
+//! The devices in question as they are: there, idle, resettable, on a good link and a known node.
+
+use berth_devices::pci::Bdf;
+
+use super::code::Code;
+use super::{Case, Finding};
+use crate::host::{CpuVendor, HostUse, Listed};
+
+const DEVICES: &str = "/sys/bus/pci/devices";
+
+pub(super) fn check(case: &Case) -> Vec<Finding> {
+    let functions = &case.facts.inventory.functions;
+    let absent = case.devices.keys().filter(|device| !functions.contains_key(device));
+    let mut findings: Vec<Finding> = absent
+        .map(|device| {
+            Finding::fail(Code::DeviceAbsent, DEVICES, format!("there is no PCI function {device}"))
+                .of(*device)
+                .step("`berth devices` lists the host's functions")
+        })
+        .collect();
+    for (device, listed) in case.present() {
+        if listed.function.is_bridge() {
+            let seen = "it is a bridge";
+            findings.push(
+                Finding::fail(Code::DeviceBridge, format!("{DEVICES}/{device}/class"), seen)
+                    .of(device)
+                    .step("name functions behind it"),
+            );
+            continue;
+        }
+        let all = [
+            idle(device, listed),
+            behind_iommu(case, listed),
+            reset(case, listed),
+            reserved_memory(case, listed),
+            link(device, listed),
+            node(case, device, listed),
+            faults(case, device),
+        ];
+        findings.extend(all.into_iter().flatten().map(|finding| finding.of(device)));
+    }
+    findings
+}
+
+/// What the host uses it for; who has it open is the group's to say.
+fn idle(device: Bdf, listed: &Listed) -> Option<Finding> {
+    let code = Code::DeviceInUse;
+    let source = format!("{DEVICES}/{device}");
+    let usage = listed.uses.iter().find(|usage| !matches!(usage, HostUse::OpenVfio { .. }));
+    let Some(usage) = usage else {
+        return Some(Finding::pass(code, source, "the host does not use it"));
+    };
+    let seen = format!("it {usage}");
+    Some(match usage {
+        HostUse::Network { interface, master: Some(_), .. } => Finding::fail(code, source, seen)
+            .step(format!("`ip link set {interface} nomaster`, if the host can do without")),
+        HostUse::Network { interface, .. } => Finding::fail(code, source, seen)
+            .step("give the host another way to its network first")
+            .step(format!("`ip addr flush dev {interface} && ip link set {interface} down`")),
+        HostUse::Mounted { at, .. } if at == "swap" => {
+            Finding::fail(code, source, seen).step("`swapoff` it, if the host has memory enough")
+        }
+        HostUse::Mounted { at, .. } => Finding::fail(code, source, seen)
+            .step(format!("`umount {at}`, if the host can do without")),
+        HostUse::Volume { of, .. } => Finding::fail(code, source, seen)
+            .step(format!("take {of} apart or stop it, if the host can do without: `lsblk` shows what it is")),
+        HostUse::BootDisplay | HostUse::Console => Finding::warn(code, source, seen)
+            .step("let the firmware start on another display, or log in over the network: the screen goes dark")
+            .step("boot the host with `video=efifb:off`, or its driver keeps the memory of the display"),
+        HostUse::OpenVfio { .. } => return None,
+    })
+}
+
+fn behind_iommu(case: &Case, listed: &Listed) -> Option<Finding> {
+    const SOURCE: &str = "/sys/kernel/iommu_groups";
+    let code = Code::DeviceNoIommu;
+    if case.facts.host.iommu.units.is_empty() {
+        return None;
+    }
+    Some(match listed.function.group {
+        Some(group) => Finding::pass(code, SOURCE, format!("it is in IOMMU group {group}")),
+        None => Finding::fail(code, SOURCE, "it is behind none of the host's IOMMUs")
+            .step("move the card to another slot"),
+    })
+}
+
+fn reset(case: &Case, listed: &Listed) -> Option<Finding> {
+    let code = Code::ResetNone;
+    let source = "reset_method";
+    let methods = &listed.function.reset_methods;
+    if !methods.is_empty() {
+        return Some(Finding::pass(code, source, format!("it is reset by {}", methods.join(", "))));
+    }
+    // The file is there since 5.15.
+    if case.facts.system.version().is_none_or(|version| version < (5, 15)) {
+        return Some(Finding::unknown(code, source, "this kernel does not show how it is reset"));
+    }
+    Some(
+        Finding::warn(code, source, "the kernel knows no way to reset it")
+            .step("let the guest shut its driver down in order; power the host off after a crash"),
+    )
+}
+
+/// Regions of kind `direct`: Intel's RMRR, AMD's IVMD. What firmware needs only until a driver
+/// starts is `direct-relaxable`, and VFIO lets go of it.
+fn reserved_memory(case: &Case, listed: &Listed) -> Option<Finding> {
+    let code = Code::Rmrr;
+    let number = listed.function.group?;
+    let group = case.facts.inventory.groups.get(&number)?;
+    let source = format!("/sys/kernel/iommu_groups/{number}/reserved_regions");
+    let Some(region) = group.reserved.iter().find(|region| region.kind == "direct") else {
+        return Some(Finding::pass(code, source, "the firmware keeps no memory for it"));
+    };
+    let seen =
+        format!("the firmware keeps {:#x}-{:#x} for it", region.range.start(), region.range.end());
+    // Intel's driver has refused since 3.16, the kernel's core since 6.6 ("Firmware has requested
+    // this device have a 1:1 IOMMU mapping").
+    let refused = case.facts.host.cpus.vendor == CpuVendor::Intel
+        || case.facts.system.version().is_none_or(|version| version >= (6, 6));
+    let found = if refused { Finding::fail } else { Finding::warn };
+    let said = case.facts.log.find(&["RMRR requirement", "1:1 mapping", "1:1 IOMMU mapping"]);
+    let source = said.map_or(source.clone(), |line| format!("{source}; kernel log: {line}"));
+    Some(
+        found(code, source, seen)
+            .step("turn off the card's management features in the firmware's setup (HP: shared memory of iLO; others: legacy USB, option ROM)")
+            .step("or move the card to another slot, or choose another function"),
+    )
+}
+
+fn link(device: Bdf, listed: &Listed) -> Option<Finding> {
+    let code = Code::LinkReduced;
+    let link = listed.function.link.as_ref()?;
+    let source = format!("{DEVICES}/{device}/current_link_speed, current_link_width");
+    let (now, most) = (link.negotiated, link.capable);
+    Some(if now == most {
+        Finding::pass(code, source, format!("the link is {now}, all that the device has"))
+    } else {
+        Finding::warn(code, source, format!("the link is {now}, and the device has {most}"))
+            .step("look at it again under load: idle devices slow their links down")
+            .step("move the card to a slot with more lanes, or seat it again")
+    })
+}
+
+fn node(case: &Case, device: Bdf, listed: &Listed) -> Option<Finding> {
+    let code = Code::NodeUnknown;
+    let source = format!("{DEVICES}/{device}/numa_node");
+    if case.facts.host.memory.nodes.len() < 2 {
+        return None;
+    }
+    Some(match listed.function.node {
+        Some(node) => Finding::pass(code, source, format!("it is on node {node}")),
+        None => Finding::warn(code, source, "the firmware does not say which node it is on")
+            .step("set placement.node to the node of its slot (the board's manual has it)")
+            .step(format!("or tell the kernel: `echo NODE > {DEVICES}/{device}/numa_node`")),
+    })
+}
+
+/// `DMAR: [DMA Read NO_PASID] Request device [41:00.0] fault addr 0x0`, `vfio-pci 0000:41:00.0:
+/// AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x0001 ...]`.
+fn faults(case: &Case, device: Bdf) -> Option<Finding> {
+    let code = Code::DmaFaults;
+    let log = &case.facts.log;
+    let Some(source) = &log.source else {
+        let seen = "the kernel's log is not to be read by this user (kernel.dmesg_restrict)";
+        let seen = if case.facts.live { seen } else { "the kernel's log is not in the capture" };
+        return Some(Finding::unknown(code, "/dev/kmsg", seen));
+    };
+    let short = device.to_string();
+    let short = short.split_once(':').map_or(short.as_str(), |(_, short)| short);
+    let of_device = log.lines.iter().filter(|line| line.contains(short));
+    let fault = |line: &&String| {
+        ["fault addr", "IO_PAGE_FAULT", "[DMA Read", "[DMA Write"].iter().any(|w| line.contains(w))
+    };
+    let faults: Vec<&String> = of_device.filter(fault).collect();
+    Some(match faults.last() {
+        None => Finding::pass(code, source, "the IOMMU stopped nothing of it"),
+        Some(last) => Finding::warn(
+            code,
+            format!("{source}: {last}"),
+            format!("{} faults", faults.len()),
+        )
+        .step("see what ran when it happened; a driver that was just unbound may leave one behind"),
+    })
+}

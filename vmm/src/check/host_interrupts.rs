@@ -1,0 +1,156 @@
+//! Interrupts on the host: whether they are remapped, and whom they disturb.
+
+use super::code::Code;
+use super::remedy::{irqbalance_file, kernel_parameters};
+use super::{Case, Finding};
+use crate::host::IdSet;
+
+const UNSAFE: &str = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
+
+/// Vectors of a CPU that devices get: 256 less exceptions, the system's own and a reserve
+/// (kernel, arch/x86/include/asm/irq_vectors.h).
+const VECTORS_PER_CPU: usize = 200;
+
+pub(super) fn remapping(case: &Case) -> Vec<Finding> {
+    if case.facts.host.iommu.units.is_empty() {
+        return Vec::new();
+    }
+    let mut findings = vec![remapped(case)];
+    if case.facts.host.iommu.unsafe_interrupts {
+        findings.push(
+            Finding::warn(Code::UnsafeInterrupts, UNSAFE, "VFIO does without interrupt remapping")
+                .step("run only guests that you trust as you trust the host, or")
+                .step(format!("`echo N > {UNSAFE}`")),
+        );
+    }
+    findings
+}
+
+fn remapped(case: &Case) -> Finding {
+    const SOURCE: &str = "/proc/interrupts";
+    let code = Code::IntremapOff;
+    let facts = case.facts;
+    match facts.host.iommu.interrupt_remapping {
+        Some(true) => Finding::pass(code, SOURCE, "interrupts are remapped"),
+        None => Finding::unknown(code, SOURCE, "the interrupts are not to be seen"),
+        Some(false) => {
+            let off = |word: &str| matches!(word, "intremap=off" | "nointremap");
+            let seen = "no interrupt goes through a remapping unit";
+            // Allowed by its administrator, who is warned of that.
+            let found =
+                if facts.host.iommu.unsafe_interrupts { Finding::warn } else { Finding::fail };
+            let finding = match case.parameter(off) {
+                Some(parameter) => found(code, format!("/proc/cmdline: {parameter}"), seen)
+                    .steps(kernel_parameters(&facts.system, "", Some(parameter))),
+                None => {
+                    let said = facts.log.find(&["emapping", "x2apic"]);
+                    let source = said
+                        .map_or(SOURCE.to_owned(), |line| format!("{SOURCE}; kernel log: {line}"));
+                    found(code, source, seen)
+                        .step("turn on interrupt remapping (with x2APIC) in the firmware's setup")
+                }
+            };
+            finding.step(format!(
+                "or, only for guests that you trust as you trust the host: `echo Y > {UNSAFE}`"
+            ))
+        }
+    }
+}
+
+/// Where the interrupts of the devices in question land, against the CPUs of the vCPUs.
+pub(super) fn landing(case: &Case) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Some(plan) = case.plan() {
+        let vcpus: IdSet = plan.vcpus.iter().map(|vcpu| vcpu.cpu).collect();
+        findings.push(affinity(case, &vcpus));
+        findings.push(irqbalance(case, &vcpus));
+    }
+    findings.extend(vectors(case));
+    findings
+}
+
+fn affinity(case: &Case, vcpus: &IdSet) -> Finding {
+    const DEFAULT: &str = "/proc/irq/default_smp_affinity";
+    let code = Code::IrqOnVcpu;
+    let facts = case.facts;
+    let online = &facts.host.cpus.online;
+    let others = online.difference(vcpus);
+    let landed = facts.settings.irq_cpus.iter();
+    let mut landed = landed.filter(|(_, cpus)| !cpus.intersection(vcpus).is_empty());
+    if let Some((number, cpus)) = landed.next() {
+        let source = format!("/proc/irq/{number}/effective_affinity_list");
+        let seen =
+            format!("the device's interrupt {number} lands on CPU {cpus}, which is a vCPU's");
+        return Finding::warn(code, source, seen).step(format!(
+            "`echo {others} > /proc/irq/{number}/smp_affinity_list`, and so for the others"
+        ));
+    }
+    match &facts.settings.default_irq_cpus {
+        None => Finding::unknown(code, DEFAULT, "where new interrupts land is not to be seen"),
+        Some(cpus) if cpus.intersection(vcpus).is_empty() => {
+            Finding::pass(code, DEFAULT, format!("new interrupts land on CPUs {cpus}"))
+        }
+        Some(_) if others.is_empty() => {
+            Finding::warn(code, DEFAULT, "vCPUs have every CPU that interrupts could land on")
+                .step("lower vcpus, or name fewer CPUs in placement.cpus")
+        }
+        Some(cpus) => {
+            let both = cpus.intersection(vcpus);
+            let seen = format!("new interrupts land on CPUs {cpus}; CPUs {both} are vCPUs'");
+            let kept = cpus.difference(vcpus);
+            let target = if kept.is_empty() { &others } else { &kept };
+            Finding::warn(code, DEFAULT, seen)
+                .step(format!("`echo {} > {DEFAULT}`", target.to_mask()))
+        }
+    }
+}
+
+fn irqbalance(case: &Case, vcpus: &IdSet) -> Finding {
+    const SOURCE: &str = "/sys/fs/cgroup/system.slice, /run/irqbalance";
+    let code = Code::Irqbalance;
+    let facts = case.facts;
+    match facts.settings.irqbalance {
+        None => Finding::unknown(code, SOURCE, "whether irqbalance runs is not to be seen"),
+        Some(false) => Finding::pass(code, SOURCE, "irqbalance does not run"),
+        Some(true) => {
+            let file = irqbalance_file(&facts.system);
+            let banned = facts.settings.irqbalance_banned.as_deref();
+            let spared = banned.and_then(|list| list.parse::<IdSet>().ok()).unwrap_or_default();
+            if vcpus.difference(&spared).difference(&facts.host.cpus.isolated).is_empty() {
+                return Finding::pass(code, file, "irqbalance leaves the vCPUs' CPUs alone");
+            }
+            Finding::warn(code, SOURCE, format!("irqbalance runs and may use CPUs {vcpus}"))
+                .step(format!("set `IRQBALANCE_BANNED_CPULIST={vcpus}` in {file}"))
+                .step("`systemctl restart irqbalance`")
+        }
+    }
+}
+
+fn vectors(case: &Case) -> Option<Finding> {
+    const SOURCE: &str = "/sys/bus/pci/devices/*/config";
+    let code = Code::VectorsMany;
+    let mut wanted = 0;
+    for (device, listed) in case.endpoints() {
+        match listed.function.msix_vectors {
+            Some(vectors) => wanted += usize::from(vectors),
+            None => {
+                let seen = "only root sees how many vectors it has";
+                return Some(Finding::unknown(code, SOURCE, seen).of(device));
+            }
+        }
+    }
+    if case.devices.is_empty() {
+        return None;
+    }
+    let room = VECTORS_PER_CPU * case.facts.host.cpus.online.len();
+    Some(if wanted <= room {
+        Finding::pass(
+            code,
+            SOURCE,
+            format!("{wanted} vectors at most, and the CPUs have some {room}"),
+        )
+    } else {
+        let seen = format!("up to {wanted} vectors, and the CPUs have some {room}");
+        Finding::warn(code, SOURCE, seen).step("let the guest's driver ask for fewer queues")
+    })
+}

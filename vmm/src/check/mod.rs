@@ -1,0 +1,199 @@
+//! `berth check`: whether a host is ready, as a list of findings.
+//!
+//! Pure: facts go in, findings come out, so that every fault can be tried on a host made by hand
+//! or captured. Each concept has a file of its own, with one function per fault. What the facts do
+//! not tell is a finding of its own kind and never a guess. [`fix`] acts, and only when asked to.
+
+mod binding;
+mod code;
+mod cpu;
+mod device;
+mod display;
+mod finding;
+pub mod fix;
+mod group;
+mod host_interrupts;
+mod iommu;
+mod kernel;
+mod limits;
+mod memory;
+mod placement;
+mod remedy;
+mod vfio;
+
+use std::collections::BTreeMap;
+
+use berth_devices::pci::Bdf;
+use serde::Serialize;
+
+pub use code::Code;
+pub use finding::{Finding, Severity};
+pub use fix::Fix;
+
+use crate::config::{BindMode, Config, DeviceAddress, DeviceConfig};
+use crate::host::{Facts, HostProfile, Listed};
+use crate::plan::{PageSize, Plan, PlanError, choose};
+
+/// What the checks look at.
+pub(crate) struct Case<'a> {
+    facts: &'a Facts,
+    config: Option<&'a Config>,
+    /// The devices in question, and how each comes to vfio-pci.
+    devices: BTreeMap<Bdf, BindMode>,
+    plan: Option<Result<Plan, PlanError>>,
+}
+
+impl<'a> Case<'a> {
+    fn new(facts: &'a Facts, config: Option<&'a Config>) -> Self {
+        let plan = config.map(|config| {
+            Plan::new(config, &facts.host)
+                .or_else(|_| Plan::new(config, &ready(config, &facts.host)))
+        });
+        Self { facts, config, devices: in_question(facts, config), plan }
+    }
+
+    /// The machine's plan, as it would be if all was ready.
+    fn plan(&self) -> Option<&Plan> {
+        self.plan.as_ref()?.as_ref().ok()
+    }
+
+    /// The devices in question that are there.
+    fn present(&self) -> impl Iterator<Item = (Bdf, &'a Listed)> {
+        let functions = &self.facts.inventory.functions;
+        self.devices.keys().filter_map(|device| Some((*device, functions.get(device)?)))
+    }
+
+    /// Whether `berth run` takes it from its driver.
+    fn is_bound_for_run(&self, device: Bdf) -> bool {
+        self.devices.get(&device) == Some(&BindMode::Auto)
+    }
+
+    /// The devices in question that could be passed through.
+    fn endpoints(&self) -> impl Iterator<Item = (Bdf, &'a Listed)> {
+        self.present().filter(|(_, listed)| !listed.function.is_bridge())
+    }
+
+    /// The word of the kernel's command line that `wanted` picks.
+    fn parameter(&self, wanted: impl Fn(&str) -> bool) -> Option<&'a str> {
+        let words = self.facts.host.iommu.kernel_cmdline.split_whitespace();
+        words.into_iter().find(|word| wanted(word))
+    }
+}
+
+/// Devices that were asked for, and the config's: those that a run would get, or where there is
+/// none for it, those that the config names.
+fn in_question(facts: &Facts, config: Option<&Config>) -> BTreeMap<Bdf, BindMode> {
+    let asked = facts.devices.iter().map(|device| (*device, BindMode::Manual));
+    let named = |device: &DeviceConfig| match device.address {
+        DeviceAddress::Is(address) => Some((address, device.bind)),
+        DeviceAddress::FreeVf { .. } | DeviceAddress::Environment { .. } => None,
+    };
+    let of_config = config.map_or_else(Vec::new, |config| match choose(config, &facts.host) {
+        Ok(chosen) => chosen.into_iter().map(|(address, device)| (address, device.bind)).collect(),
+        Err(_) => config.devices.iter().filter_map(named).collect(),
+    });
+    asked.chain(of_config).collect()
+}
+
+/// The host as it would be with its devices bound, its files open and its pages reserved: what
+/// findings of their own tell would otherwise hide where vCPUs and memory go.
+fn ready(config: &Config, host: &HostProfile) -> HostProfile {
+    use crate::host::Access::Unknown;
+
+    let mut host = host.clone();
+    (host.kvm, host.vfio) = (Unknown, Unknown);
+    host.group_files.clear();
+    host.iommu.interrupt_remapping = None;
+    (host.process.memlock, host.process.open_files) = (None, None);
+    for function in host.functions.values_mut() {
+        if !function.is_bridge() {
+            function.driver = Some("vfio-pci".to_owned());
+            function.group = function.group.or(Some(u32::MAX));
+        }
+    }
+    let size = config.memory.page_size;
+    if size != PageSize::Size4K {
+        let pages = config.memory.size_mib.bytes() / size.bytes();
+        host.memory.reserved.insert(size, 0);
+        for node in host.memory.nodes.values_mut().filter(|node| node.total > 0) {
+            let pool = node.pools.entry(size).or_default();
+            pool.free = pool.free.max(pages);
+        }
+    }
+    host
+}
+
+/// Every check, in the order in which a person would make them.
+const CHECKS: [fn(&Case) -> Vec<Finding>; 14] = [
+    cpu::check,
+    kernel::check,
+    iommu::check,
+    host_interrupts::remapping,
+    vfio::check,
+    device::check,
+    binding::check,
+    group::check,
+    memory::check,
+    limits::check,
+    placement::check,
+    host_interrupts::landing,
+    memory::host,
+    plan,
+];
+
+/// What `berth check` found.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Whether a machine can run: nothing failed.
+    pub ready: bool,
+    /// In the order of the checks.
+    pub findings: Vec<Finding>,
+    /// What a capture lacks of what berth reads.
+    pub lacks: Vec<&'static str>,
+}
+
+impl Report {
+    /// Judges `facts`, for the machine of `config` if there is one.
+    pub fn new(facts: &Facts, config: Option<&Config>) -> Self {
+        let case = Case::new(facts, config);
+        let findings: Vec<Finding> = CHECKS.iter().flat_map(|check| check(&case)).collect();
+        let ready = findings.iter().all(|finding| finding.severity != Severity::Fail);
+        Self { ready, findings, lacks: facts.lacks.clone() }
+    }
+
+    /// What berth can do about the findings, in an order that works.
+    pub fn fixes(&self) -> Vec<Fix> {
+        let mut fixes: Vec<Fix> = Vec::new();
+        for fix in self.findings.iter().filter_map(|finding| finding.fix.clone()) {
+            if !fixes.contains(&fix) {
+                fixes.push(fix);
+            }
+        }
+        fixes.sort_by_key(Fix::order);
+        fixes
+    }
+}
+
+/// What the plan refuses although everything else is ready.
+fn plan(case: &Case) -> Vec<Finding> {
+    let finding = match &case.plan {
+        None => return Vec::new(),
+        // A finding of their own tells more of these.
+        Some(Err(
+            PlanError::NoSuchDevice { .. }
+            | PlanError::Bridge { .. }
+            | PlanError::NoVirtualization { .. }
+            | PlanError::Kvm { .. },
+        )) => return Vec::new(),
+        Some(Ok(_)) => Finding::pass(Code::PlanRefused, "berth plan", "the machine fits this host"),
+        Some(Err(error)) => {
+            let help = error.help().unwrap_or_default();
+            Finding::fail(Code::PlanRefused, "berth plan", error.to_string())
+                .steps(help.lines().map(str::to_owned))
+        }
+    };
+    vec![finding]
+}
+
+#[cfg(test)]
+mod tests;

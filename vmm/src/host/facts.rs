@@ -1,0 +1,126 @@
+//! Everything that decides whether a host is ready, beyond what a plan needs.
+
+use std::collections::BTreeSet;
+
+use berth_devices::pci::Bdf;
+use serde::Serialize;
+
+use super::{
+    HostError, HostProfile, IOMMU_GROUPS, Inventory, KernelLog, Modules, PCI_DRIVERS, Root,
+    Settings, System, Wanted,
+};
+use crate::config::Config;
+
+/// What `berth check` judges.
+#[derive(Clone, Debug, Serialize)]
+pub struct Facts {
+    /// What a plan needs, of the devices in question.
+    pub host: HostProfile,
+    /// Every function of the host.
+    pub inventory: Inventory,
+    /// The operating system.
+    pub system: System,
+    /// Kernel modules.
+    pub modules: Modules,
+    /// The kernel's settings.
+    pub settings: Settings,
+    /// What the kernel said.
+    pub log: KernelLog,
+    /// Devices that were asked for, besides the config's.
+    pub devices: Vec<Bdf>,
+    /// Whether this is the host that berth runs on.
+    pub live: bool,
+    /// What a capture lacks of what berth reads.
+    pub lacks: Vec<&'static str>,
+}
+
+/// What plans are made from, and every host that berth runs on has. A capture may not.
+const FOR_PLAN: [&str; 10] = [
+    "/proc/cpuinfo",
+    "/proc/interrupts",
+    "/proc/self/limits",
+    "/proc/self/status",
+    "/sys/bus/pci/devices",
+    PCI_DRIVERS,
+    "/sys/devices/system/cpu/online",
+    "/sys/firmware/acpi/tables",
+    IOMMU_GROUPS,
+    "/sys/kernel/mm/hugepages",
+];
+
+/// What only the checks look at.
+const FOR_CHECK: [&str; 5] = [
+    "/proc/cmdline",
+    "/proc/irq/default_smp_affinity",
+    "/proc/self/mountinfo",
+    "/proc/sys/kernel/osrelease",
+    "/etc/os-release",
+];
+
+impl Facts {
+    /// Reads what concerns `config`, if there is one, and `devices`.
+    ///
+    /// # Errors
+    /// A file of sysfs or procfs cannot be read or holds something else than the kernel writes.
+    pub fn read(root: &Root, config: Option<&Config>, devices: &[Bdf]) -> Result<Self, HostError> {
+        let inventory = Inventory::read(root)?;
+        let mut wanted = config.map_or_else(Wanted::default, |config| Wanted::by(root, config));
+        wanted.addresses.extend(devices);
+        let all = wanted.addresses.clone();
+        let host = HostProfile::read_for(root, config, wanted)?;
+        let system = System::read(root);
+        let listed = || all.iter().filter_map(|device| inventory.functions.get(device));
+        let modaliases: BTreeSet<&str> = listed().map(|listed| listed.modalias.as_str()).collect();
+        let interrupts = listed().flat_map(|listed| listed.interrupts.iter().copied());
+        let groups = inventory.groups.keys().copied();
+        Ok(Self {
+            modules: Modules::read(root, &system.release, &modaliases),
+            settings: Settings::read(root, interrupts, groups),
+            log: KernelLog::read(root),
+            lacks: root.lacks(),
+            live: root.is_live(),
+            devices: devices.to_vec(),
+            host,
+            inventory,
+            system,
+        })
+    }
+}
+
+impl Facts {
+    /// Whether a capture has the drivers of functions.
+    pub fn has_drivers(&self) -> bool {
+        !self.lacks.contains(&PCI_DRIVERS)
+    }
+
+    /// Whether a capture has IOMMU groups.
+    pub fn has_groups(&self) -> bool {
+        !self.lacks.contains(&IOMMU_GROUPS)
+    }
+}
+
+impl Root {
+    /// What a capture lacks of what every host has; nothing of this host itself.
+    pub fn lacks(&self) -> Vec<&'static str> {
+        self.lacking(FOR_PLAN.into_iter().chain(FOR_CHECK))
+    }
+
+    /// What a capture lacks of what plans are made from.
+    pub fn lacks_for_plan(&self) -> Vec<&'static str> {
+        self.lacking(FOR_PLAN.into_iter())
+    }
+
+    fn lacking(&self, expected: impl Iterator<Item = &'static str>) -> Vec<&'static str> {
+        if self.is_live() {
+            return Vec::new();
+        }
+        expected.filter(|path| !self.exists(path)).collect()
+    }
+
+    /// Looks whether all of that is there, so that a capture has it even where nothing is in it.
+    pub(super) fn touch_expected(&self) {
+        for path in FOR_PLAN.into_iter().chain(FOR_CHECK) {
+            self.exists(path);
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Settings of the kernel that disturb a guest or decide where its interrupts land.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::IdSet;
+use super::root::Root;
+use super::system::chosen;
+
+/// Settings of the running kernel; `None` is what cannot be seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Settings {
+    /// Whether ksmd merges pages.
+    pub ksm: Option<bool>,
+    /// Which shared memory gets huge pages unasked: `always`, `within_size`, `advise`, `never`, ...
+    pub shmem_huge: Option<String>,
+    /// Whether the kernel unmaps pages to learn who uses them.
+    pub numa_balancing: Option<bool>,
+    /// Drivers of balloons that have a device: this host's own hypervisor takes its memory back.
+    pub balloons: Vec<String>,
+    /// Whether irqbalance runs.
+    pub irqbalance: Option<bool>,
+    /// CPUs that irqbalance was told to leave alone.
+    pub irqbalance_banned: Option<String>,
+    /// CPUs that new interrupts go to.
+    pub default_irq_cpus: Option<IdSet>,
+    /// CPUs of the interrupts that were asked for, by number.
+    pub irq_cpus: BTreeMap<u32, IdSet>,
+    /// How IOMMU groups are translated for the host itself, with the number of groups:
+    /// `identity`, `DMA`, `DMA-FQ`.
+    pub domains: BTreeMap<String, usize>,
+}
+
+impl Settings {
+    /// `interrupts` and `groups` are those to look at.
+    pub(super) fn read(
+        root: &Root,
+        interrupts: impl Iterator<Item = u32>,
+        groups: impl Iterator<Item = u32>,
+    ) -> Self {
+        let bit = |path: &str| root.glance(path).map(|value| value != "0");
+        let cpus = |path: String| root.glance(path)?.parse().ok();
+        let mut domains = BTreeMap::new();
+        for group in groups {
+            if let Some(kind) = root.glance(format!("/sys/kernel/iommu_groups/{group}/type")) {
+                *domains.entry(kind).or_insert(0) += 1;
+            }
+        }
+        Self {
+            ksm: root.glance("/sys/kernel/mm/ksm/run").map(|value| value == "1"),
+            shmem_huge: root
+                .glance("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
+                .and_then(|text| chosen(&text)),
+            numa_balancing: bit("/proc/sys/kernel/numa_balancing"),
+            balloons: balloons(root),
+            irqbalance: irqbalance(root),
+            irqbalance_banned: banned(root),
+            default_irq_cpus: root
+                .glance("/proc/irq/default_smp_affinity")
+                .and_then(|mask| IdSet::from_mask(&mask)),
+            irq_cpus: interrupts
+                .filter_map(|number| {
+                    let folder = format!("/proc/irq/{number}");
+                    let set = cpus(format!("{folder}/effective_affinity_list"))
+                        .filter(|set: &IdSet| !set.is_empty())
+                        .or_else(|| cpus(format!("{folder}/smp_affinity_list")))?;
+                    Some((number, set))
+                })
+                .collect(),
+            domains,
+        }
+    }
+}
+
+fn balloons(root: &Root) -> Vec<String> {
+    let has_device = |folder: &str| {
+        let names = root.names(folder).unwrap_or_default();
+        names.iter().any(|name| root.link(format!("{folder}/{name}")).is_some() && name != "module")
+    };
+    [
+        ("virtio_balloon", "/sys/bus/virtio/drivers/virtio_balloon"),
+        ("hv_balloon", "/sys/bus/vmbus/drivers/hv_balloon"),
+    ]
+    .into_iter()
+    .filter(|(_, folder)| has_device(folder))
+    .map(|(driver, _)| driver.to_owned())
+    // VMware's has no device of its own.
+    .chain(root.exists("/sys/module/vmw_balloon").then(|| "vmw_balloon".to_owned()))
+    .collect()
+}
+
+/// By its folders rather than by looking through everybody's processes.
+fn irqbalance(root: &Root) -> Option<bool> {
+    const SERVICES: &str = "/sys/fs/cgroup/system.slice";
+    if root.exists(format!("{SERVICES}/irqbalance.service")) || root.exists("/run/irqbalance") {
+        return Some(true);
+    }
+    root.exists(SERVICES).then_some(false)
+}
+
+fn banned(root: &Root) -> Option<String> {
+    let files = ["/etc/default/irqbalance", "/etc/sysconfig/irqbalance"];
+    let text: String = files.iter().filter_map(|file| root.glance(file)).collect();
+    let set = |line: &str| {
+        let (key, value) = line.trim().split_once('=')?;
+        let value = value.trim_matches(['"', '\'']);
+        (key.starts_with("IRQBALANCE_BANNED_CPU") && !value.is_empty()).then(|| value.to_owned())
+    };
+    text.lines().find_map(set)
+}

@@ -1,0 +1,215 @@
+//! `berth devices`: every function that a guest could get, and whether it may be taken.
+
+mod display;
+mod names;
+
+use std::collections::BTreeMap;
+
+use berth_devices::pci::{self, Bdf};
+use serde::Serialize;
+
+pub use names::Names;
+
+use crate::host::{HostUse, Inventory, Listed, Sriov};
+
+/// Every function that a guest could get: all but the host's own fabric.
+///
+/// Serialized field names are for scripts; they stay.
+#[derive(Debug, Serialize)]
+pub struct Listing {
+    /// In the order of their addresses.
+    pub devices: Vec<Device>,
+    /// What a capture lacks of what berth reads.
+    pub lacks: Vec<&'static str>,
+}
+
+/// One function.
+#[derive(Debug, Serialize)]
+pub struct Device {
+    /// Its address.
+    pub address: Bdf,
+    /// Vendor ID, four hexadecimal digits.
+    pub vendor: String,
+    /// The vendor's name, where pci.ids has it.
+    pub vendor_name: Option<String>,
+    /// Device ID, four hexadecimal digits.
+    pub device: String,
+    /// The device's name.
+    pub device_name: Option<String>,
+    /// Class code, six hexadecimal digits.
+    pub class: String,
+    /// The class's name.
+    pub class_name: Option<String>,
+    /// The driver it is bound to.
+    pub driver: Option<String>,
+    /// Its IOMMU group.
+    pub iommu_group: Option<u32>,
+    /// Others of its group that are not bridges.
+    pub shares_group_with: Vec<Bdf>,
+    /// Its NUMA node.
+    pub numa_node: Option<u32>,
+    /// Its virtual functions.
+    pub sriov: Option<VfCount>,
+    /// The function that it is a virtual function of.
+    pub physical_function: Option<Bdf>,
+    /// Ways to reset it.
+    pub reset_methods: Vec<String>,
+    /// Its link.
+    pub link: Option<Link>,
+    /// What the host does with it.
+    pub uses: Vec<HostUse>,
+    /// Whether a guest may have it.
+    pub state: State,
+    /// What stands against that, in words.
+    pub obstacles: Vec<String>,
+}
+
+/// How many virtual functions a function with SR-IOV has.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct VfCount {
+    /// Virtual functions that are there.
+    pub now: usize,
+    /// Virtual functions that there can be.
+    pub max: u32,
+}
+
+impl From<&Sriov> for VfCount {
+    fn from(sriov: &Sriov) -> Self {
+        Self { now: sriov.functions.len(), max: sriov.max }
+    }
+}
+
+/// A PCI Express link, as it is and as the function could have it.
+#[derive(Debug, Serialize)]
+pub struct Link {
+    /// Such as `8.0 GT/s`.
+    pub speed: String,
+    /// Lanes.
+    pub width: u8,
+    /// Such as `16.0 GT/s`.
+    pub max_speed: String,
+    /// Lanes.
+    pub max_width: u8,
+}
+
+impl From<&pci::Link> for Link {
+    fn from(link: &pci::Link) -> Self {
+        Self {
+            speed: link.negotiated.speed.to_string(),
+            width: link.negotiated.lanes,
+            max_speed: link.capable.speed.to_string(),
+            max_width: link.capable.lanes,
+        }
+    }
+}
+
+impl Link {
+    /// Whether it is as fast and as wide as the function could have it.
+    fn is_full(&self) -> bool {
+        (&self.speed, self.width) == (&self.max_speed, self.max_width)
+    }
+}
+
+/// Whether a guest may have a function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// It is bound to a VFIO driver, and nobody has it.
+    Ready,
+    /// The host does not use it: it may be bound.
+    Free,
+    /// The host or another process uses it.
+    InUse,
+    /// The host uses another function of its group.
+    GroupInUse,
+    /// No IOMMU is in front of it.
+    NoIommu,
+}
+
+impl Listing {
+    /// What `inventory` holds for guests.
+    pub fn new(inventory: &Inventory, names: &Names, lacks: Vec<&'static str>) -> Self {
+        let functions = inventory.functions.iter();
+        let endpoints = functions.filter(|(_, listed)| !listed.function.is_bridge());
+        let devices = endpoints.map(|(address, listed)| device(*address, listed, inventory, names));
+        Self { devices: devices.collect(), lacks }
+    }
+}
+
+fn device(address: Bdf, listed: &Listed, inventory: &Inventory, names: &Names) -> Device {
+    let function = &listed.function;
+    let neighbours = neighbours(address, listed, inventory);
+    let (state, obstacles) = judge(address, listed, &neighbours, inventory);
+    let owned = |name: Option<&str>| name.map(str::to_owned);
+    Device {
+        address,
+        vendor: format!("{:04x}", function.vendor),
+        vendor_name: owned(names.vendor(function.vendor)),
+        device: format!("{:04x}", function.device),
+        device_name: owned(names.device(function.vendor, function.device)),
+        class: format!("{:06x}", function.class),
+        class_name: owned(names.class(function.class)),
+        driver: function.driver.clone(),
+        iommu_group: function.group,
+        shares_group_with: neighbours.keys().copied().collect(),
+        numa_node: function.node,
+        sriov: listed.sriov.as_ref().map(VfCount::from),
+        physical_function: listed.virtual_of.map(|(physical, _)| physical),
+        reset_methods: function.reset_methods.clone(),
+        link: function.link.as_ref().map(Link::from),
+        uses: listed.uses.clone(),
+        state,
+        obstacles,
+    }
+}
+
+/// Others of its group, bridges left out.
+fn neighbours<'a>(
+    address: Bdf,
+    listed: &Listed,
+    inventory: &'a Inventory,
+) -> BTreeMap<Bdf, &'a Listed> {
+    let group = listed.function.group.and_then(|group| inventory.groups.get(&group));
+    let members = group.into_iter().flat_map(|group| &group.members);
+    members
+        .filter(|member| **member != address)
+        .filter_map(|member| Some((*member, inventory.functions.get(member)?)))
+        .filter(|(_, other)| !other.function.is_bridge())
+        .collect()
+}
+
+fn judge(
+    address: Bdf,
+    listed: &Listed,
+    neighbours: &BTreeMap<Bdf, &Listed>,
+    inventory: &Inventory,
+) -> (State, Vec<String>) {
+    let own: Vec<String> = listed.uses.iter().map(ToString::to_string).collect();
+    let given = inventory.virtual_functions(address).filter(|(_, listed)| {
+        listed.uses.iter().any(|usage| matches!(usage, HostUse::OpenVfio { .. }))
+    });
+    let given = given.map(|(address, _)| format!("has {address}, which a guest uses"));
+    let own: Vec<String> = own.into_iter().chain(given).collect();
+    if !own.is_empty() {
+        return (State::InUse, own);
+    }
+    if listed.function.group.is_none() {
+        return (State::NoIommu, vec!["is behind no IOMMU that is on".to_owned()]);
+    }
+    let busy = neighbours.iter().flat_map(|(address, other)| {
+        let uses = other.uses.iter();
+        uses.map(move |usage| format!("shares its group with {address}, which {usage}"))
+    });
+    let busy: Vec<String> = busy.collect();
+    if !busy.is_empty() {
+        return (State::GroupInUse, busy);
+    }
+    if listed.function.is_bound_to_vfio() {
+        (State::Ready, Vec::new())
+    } else {
+        (State::Free, Vec::new())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,241 @@
+//! Where a machine goes on hosts of many shapes, in one text to be read by eye.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use super::hosts::{assign, host, igb, node};
+use super::{config, golden};
+use crate::host::{CpuVendor, Cpus, HostProfile, IdSet, Memory};
+use crate::plan::{PageSize, Plan};
+
+/// Which threads share a core.
+#[derive(Clone, Copy)]
+enum Smt {
+    /// None do.
+    Off,
+    /// CPU n and n + this, as most servers number them.
+    Apart(u32),
+    /// CPUs 2n and 2n + 1, as some clouds do.
+    Adjacent,
+}
+
+/// A host, by what placement looks at.
+struct Shape {
+    name: &'static str,
+    host: HostProfile,
+    fields: Value,
+}
+
+fn ids(text: &str) -> IdSet {
+    text.parse().expect("a list of ids")
+}
+
+impl Shape {
+    /// A host with these `nodes`, each with its CPUs and GiB of memory, half of it 1 GiB pages; a
+    /// NIC on node `nic`, and two vCPUs with 2 GiB.
+    fn new(name: &'static str, nodes: &[(u32, &str, u64)], smt: Smt, nic: Option<u32>) -> Self {
+        let online: IdSet =
+            nodes.iter().flat_map(|(_, cpus, _)| ids(cpus).iter().collect::<Vec<_>>()).collect();
+        let core = |cpu: u32| match smt {
+            Smt::Off => cpu,
+            Smt::Apart(distance) => cpu % distance,
+            Smt::Adjacent => cpu / 2,
+        };
+        let siblings = online.iter().map(|cpu| {
+            (cpu, online.iter().filter(|other| core(*other) == core(cpu)).collect::<IdSet>())
+        });
+        let cpus = Cpus {
+            siblings: siblings.collect(),
+            isolated: IdSet::default(),
+            vendor: CpuVendor::Amd,
+            virtualization: Some(true),
+            gigabyte_pages: Some(true),
+            physical_bits: Some(48),
+            online,
+        };
+        let facts = nodes.iter().map(|(id, cpus, gib)| {
+            let mut facts = node(ids(cpus), (*gib).max(2), gib / 2);
+            facts.total = gib << 30;
+            // The nearer its number, the nearer it is.
+            facts.distances = nodes
+                .iter()
+                .map(|(other, ..)| {
+                    (*other, if other == id { 10 } else { 20 + other.abs_diff(*id) })
+                })
+                .collect();
+            (*id, facts)
+        });
+        let memory = Memory {
+            numa: true,
+            nodes: facts.collect(),
+            reserved: BTreeMap::from([(PageSize::Size2M, 0), (PageSize::Size1G, 0)]),
+        };
+        let mut host = host(cpus, memory);
+        assign(&mut host, vec![("0000:41:00.0", igb(nic, 14))]);
+        Self { name, host, fields: json!({}) }
+    }
+
+    fn fields(mut self, fields: Value) -> Self {
+        self.fields = fields;
+        self
+    }
+
+    fn change(mut self, change: impl FnOnce(&mut HostProfile)) -> Self {
+        change(&mut self.host);
+        self
+    }
+
+    /// The shape and what placement makes of it, without the rest of the plan.
+    fn describe(&self) -> String {
+        let mut text = format!("# {}\n", self.name);
+        for (id, node) in &self.host.memory.nodes {
+            let gib = node.total >> 30;
+            let _ = writeln!(text, "node {id}: CPUs {}, {gib} GiB", node.cpus);
+        }
+        for (address, function) in &self.host.functions {
+            let place = function.node.map_or("no node".to_owned(), |node| format!("node {node}"));
+            let _ = writeln!(text, "{address}: {place}");
+        }
+        text += "->\n";
+        match Plan::new(&config(self.fields.clone()), &self.host) {
+            Ok(plan) => {
+                let plan = plan.to_string();
+                let parts = plan.split("\n\n");
+                let wanted = parts.enumerate().filter(|(index, part)| {
+                    *index == 0 || part.starts_with("CPUs") || part.starts_with("notes")
+                });
+                for (_, part) in wanted {
+                    text += part.trim_end();
+                    text.push('\n');
+                }
+            }
+            Err(error) => {
+                let _ =
+                    writeln!(text, "refused: {error}\nhelp: {}", error.help().unwrap_or_default());
+            }
+        }
+        text
+    }
+}
+
+fn vcpus(count: u8) -> Value {
+    json!({ "vcpus": count })
+}
+
+fn shapes() -> Vec<Shape> {
+    let two = [(0, "0-7,16-23", 64), (1, "8-15,24-31", 64)];
+    let nps4: Vec<(u32, String)> = (0..8)
+        .map(|id| (id, format!("{}-{},{}-{}", id * 8, id * 8 + 7, id * 8 + 64, id * 8 + 71)))
+        .collect();
+    let nps4: Vec<(u32, &str, u64)> =
+        nps4.iter().map(|(id, cpus)| (*id, cpus.as_str(), 32)).collect();
+    let apart = Smt::Apart(16);
+    vec![
+        Shape::new("two sockets", &two, apart, Some(1)).fields(vcpus(4)),
+        Shape::new("two sockets, the first one's core 0 spared", &two, apart, Some(0))
+            .fields(vcpus(7)),
+        Shape::new("two sockets, more vCPUs than the socket has cores", &two, apart, Some(1))
+            .fields(vcpus(12)),
+        Shape::new("two sockets, every thread of one", &two, apart, Some(1)).fields(vcpus(16)),
+        Shape::new("two sockets, more vCPUs than one has threads", &two, apart, Some(1))
+            .fields(vcpus(17)),
+        Shape::new("SMT off", &[(0, "0-7", 64), (1, "8-15", 64)], Smt::Off, Some(1))
+            .fields(vcpus(4)),
+        Shape::new("siblings with adjacent numbers", &[(0, "0-15", 64)], Smt::Adjacent, Some(0))
+            .fields(vcpus(4)),
+        Shape::new("EPYC NPS4: eight nodes on two sockets", &nps4, Smt::Apart(64), Some(5))
+            .fields(vcpus(8)),
+        Shape::new(
+            "offline CPUs, some of them siblings",
+            &[(0, "0-7,16-19", 64), (1, "9,11,13,15,24-26", 64)],
+            apart,
+            Some(1),
+        )
+        .fields(vcpus(5)),
+        Shape::new(
+            "a node of only memory beside",
+            &[(0, "0-7", 64), (1, "8-15", 64), (2, "", 256)],
+            Smt::Off,
+            Some(1),
+        ),
+        Shape::new(
+            "memory asked of a node of only memory",
+            &[(0, "0-7", 64), (1, "8-15", 64), (2, "", 256)],
+            Smt::Off,
+            Some(1),
+        )
+        .fields(json!({ "placement": { "node": 2 } })),
+        Shape::new(
+            "device on a node without CPUs",
+            &[(0, "0-7", 64), (1, "8-15", 64), (2, "", 16)],
+            Smt::Off,
+            Some(2),
+        ),
+        Shape::new(
+            "device on a node without memory",
+            &[(0, "0-7", 64), (1, "8-11", 64), (2, "12-15", 0)],
+            Smt::Off,
+            Some(2),
+        ),
+        Shape::new("container with a cpuset", &two, apart, Some(1)).fields(vcpus(3)).change(
+            |host| {
+                host.process.cpus = ids("2-3,10,14,26");
+                host.process.nodes = ids("1");
+            },
+        ),
+        Shape::new("container whose cpuset is on the other socket", &two, apart, Some(1)).change(
+            |host| {
+                host.process.cpus = ids("2-3");
+                host.process.nodes = ids("0");
+            },
+        ),
+        Shape::new(
+            "nodes numbered with gaps",
+            &[(0, "0-3", 64), (8, "32-35", 64), (252, "", 16)],
+            Smt::Off,
+            Some(8),
+        )
+        .fields(vcpus(3)),
+        Shape::new(
+            "320 CPUs",
+            &[(0, "0-79,160-239", 512), (1, "80-159,240-319", 512)],
+            Smt::Apart(160),
+            Some(1),
+        )
+        .fields(vcpus(64)),
+        Shape::new("isolated CPUs are left to those who name them", &two, apart, Some(1))
+            .fields(vcpus(2))
+            .change(|host| {
+                host.cpus.isolated = ids("10-15,26-31");
+                host.process.cpus = host.process.cpus.difference(&host.cpus.isolated);
+            }),
+        Shape::new("isolated CPUs, named", &two, apart, Some(1))
+            .fields(json!({ "vcpus": 2, "placement": { "cpus": [10, 26] } }))
+            .change(|host| {
+                host.cpus.isolated = ids("10-15,26-31");
+                host.process.cpus = host.process.cpus.difference(&host.cpus.isolated);
+            }),
+        Shape::new("devices on two nodes", &two, apart, Some(1))
+            .fields(json!({ "devices": [
+                { "address": "41:00.0" }, { "address": "41:00.1" }, { "address": "01:00.0" }
+            ] }))
+            .change(|host| {
+                assign(
+                    host,
+                    vec![("0000:41:00.1", igb(Some(1), 15)), ("0000:01:00.0", igb(Some(0), 16))],
+                );
+            }),
+        Shape::new("device of no node", &two, apart, None).change(|host| {
+            let pools = &mut host.memory.nodes.get_mut(&0).expect("node 0").pools;
+            pools.get_mut(&PageSize::Size1G).expect("a pool").free = 0;
+        }),
+    ]
+}
+
+#[test]
+fn every_shape_of_host_has_its_place() {
+    let text: Vec<String> = shapes().iter().map(Shape::describe).collect();
+    golden("shapes.txt", &text.join("\n"));
+}

@@ -1,0 +1,93 @@
+//! Numbers and ports of virtual functions, decided for hosts made by hand.
+
+use super::*;
+use crate::binding::testing::{bdf, host};
+use crate::host::HostUse;
+
+/// A physical function with virtual ones that the host's driver has.
+fn card(count: u32) -> Inventory {
+    let mut all = vec![("21:00.0".to_owned(), Some("igb"))];
+    let addresses: Vec<String> = (0..count).map(|index| format!("21:10.{}", index * 2)).collect();
+    all.extend(addresses.iter().map(|address| (address.clone(), Some("igbvf"))));
+    let all: Vec<(&str, Option<&str>)> =
+        all.iter().map(|(address, driver)| (address.as_str(), *driver)).collect();
+    let mut host = host(&all);
+    let functions: Vec<Bdf> = addresses.iter().map(|address| bdf(address)).collect();
+    for (index, function) in (0..).zip(&functions) {
+        let found = host.functions.get_mut(function).expect("it is there");
+        found.virtual_of = Some((bdf("21:00.0"), index));
+    }
+    let found = host.functions.get_mut(&bdf("21:00.0")).expect("it is there");
+    let interface = Some("eth0".to_owned());
+    found.sriov = Some(Sriov { max: 7, functions, autoprobe: true, interface });
+    host
+}
+
+fn wish(count: u32, ports: &[&str]) -> Wish {
+    let ports = ports.iter().map(|port| port.parse().expect("a port")).collect();
+    Wish { count, ports, bind: false, force: false, dry_run: false }
+}
+
+fn decide(host: &Inventory, wish: &Wish) -> Result<Vec<String>, String> {
+    let physical = bdf("21:00.0");
+    let count = host.functions[&physical].sriov.as_ref().map_or(0, |sriov| sriov.functions.len());
+    let ports = vec![VfPort { spoof_check: true, ..VfPort::default() }; count];
+    let steps = renumber(host, physical, &ports, wish);
+    steps
+        .map(|steps| {
+            let line = |step: &Step| format!("{}: {} -> {}", step.setting, step.before, step.after);
+            steps.iter().map(line).collect()
+        })
+        .map_err(|error| error.to_string())
+}
+
+#[test]
+fn new_functions_are_kept_from_drivers_until_their_ports_are_set() {
+    assert_eq!(
+        decide(&card(0), &wish(2, &["1,mac=52:54:00:00:00:11"])).expect("possible"),
+        [
+            "sriov_drivers_autoprobe of 0000:21:00.0: 1 -> 0",
+            "number of VFs of 0000:21:00.0: 0 -> 2",
+            "port of VF 1 of 0000:21:00.0: mac 00:00:00:00:00:00 vlan 0 trust off spoofchk off \
+             -> mac 52:54:00:00:00:11 vlan 0 trust off spoofchk off",
+        ]
+    );
+}
+
+#[test]
+fn what_goes_with_a_number_is_noted_for_the_way_back() {
+    let steps = decide(&card(2), &wish(1, &[])).expect("possible");
+    assert_eq!(steps.len(), 8, "{steps:#?}");
+    assert_eq!(steps[2], "driver of 0000:21:10.0: igbvf -> gone");
+    assert_eq!(steps[7], "number of VFs of 0000:21:00.0: 2 -> 1");
+}
+
+#[test]
+fn the_same_number_changes_ports_only() {
+    assert_eq!(decide(&card(2), &wish(2, &[])), Ok(vec![]));
+    assert_eq!(decide(&card(2), &wish(2, &["0,spoof-check=on"])), Ok(vec![]));
+    let steps = decide(&card(2), &wish(2, &["0,vlan=7"])).expect("possible");
+    assert_eq!(steps.len(), 1, "{steps:#?}");
+}
+
+#[test]
+fn impossible_wishes_are_refused() {
+    let mut used = card(1);
+    let found = used.functions.get_mut(&bdf("21:10.0")).expect("it is there");
+    found.uses = vec![HostUse::OpenVfio { holder: None }];
+    let mut mute = card(0);
+    let found = mute.functions.get_mut(&bdf("21:00.0")).expect("it is there");
+    found.sriov.as_mut().expect("it has some").interface = None;
+    for (host, wish, message) in [
+        (&card(0), wish(8, &[]), "0000:21:00.0 has at most 7 virtual functions, not 8"),
+        (&card(0), wish(1, &["1,vlan=7"]), "there is no VF 1 of 0000:21:00.0: the last of 1 is 0"),
+        (
+            &mute,
+            wish(1, &["0,vlan=7"]),
+            "the ports of 0000:21:00.0 cannot be set: it has no network interface",
+        ),
+        (&used, wish(2, &[]), "0000:21:10.0 is in use: it is open in another process"),
+    ] {
+        assert_eq!(decide(host, &wish), Err(message.to_owned()));
+    }
+}
