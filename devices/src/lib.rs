@@ -4,7 +4,8 @@
 //! [`vfio::VfioBackend`] to VFIO. Behind them all PCI, MSI-X and configuration space logic runs
 //! without hardware, against the fakes.
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fakes"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "tests use all of it"))]
 mod fake;
 pub mod irq;
 pub mod panic_port;

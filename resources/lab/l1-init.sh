@@ -14,6 +14,9 @@ mount -t tmpfs tmpfs /tmp
 mount -t tmpfs tmpfs /run
 mount -t debugfs debugfs /sys/kernel/debug
 export PATH=/bin HOME=/root
+# As many files as a service manager allows its services.
+# shellcheck disable=SC3045 # busybox has -H
+ulimit -Hn 524288
 # For tests that run berth as somebody else than root: su USER -c COMMAND.
 printf 'root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh\n' >/etc/passwd
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::Host;
@@ -55,6 +56,17 @@ impl GuestConfig {
     /// 1 GiB pages under that much memory.
     pub fn huge_memory(self, size_mib: u64) -> Self {
         self.set("/memory", json!({ "size_mib": size_mib, "page_size": "1G" }))
+    }
+
+    /// These devices, by their addresses on the host.
+    pub fn devices(self, addresses: &[&str]) -> Self {
+        let device = |address: &&str| json!({ "address": address });
+        self.set("/devices", addresses.iter().map(device).collect::<Value>())
+    }
+
+    /// Linux 6.12 with `probe` in its `/bin`.
+    pub fn with_probe(self, host: &Host) -> Result<Self> {
+        Ok(self.set("/initrd", host.initrd_with_probe("6.12")?))
     }
 
     /// No assigned device.

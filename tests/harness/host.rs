@@ -1,5 +1,6 @@
 //! A host to run berth on: an L1, or this machine.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -30,6 +31,7 @@ pub struct Host {
     /// A folder on the host that each test finds empty.
     scratch: String,
     berth: OnceLock<String>,
+    probe: OnceLock<String>,
     serial: AtomicU32,
 }
 
@@ -55,7 +57,8 @@ impl Host {
                 (Place::Lab(l1), profile_data.nic, "/tmp/test".to_owned())
             }
         };
-        Ok(Self { place, nic, scratch, berth: OnceLock::new(), serial: AtomicU32::new(0) })
+        let (berth, probe) = (OnceLock::new(), OnceLock::new());
+        Ok(Self { place, nic, scratch, berth, probe, serial: AtomicU32::new(0) })
     }
 
     /// Ends what the last test left running and starts a new part of the kernel log.
@@ -172,6 +175,41 @@ impl Host {
         Ok(self.berth.get_or_init(|| path))
     }
 
+    /// The path on the host of `probe`, for guests whose configuration has it and for the host.
+    pub fn probe(&self) -> Result<&str> {
+        if let Some(path) = self.probe.get() {
+            return Ok(path);
+        }
+        let berth = std::env::var("BERTH_BIN").context("BERTH_BIN does not name a berth")?;
+        let local = Path::new(&berth).with_file_name("berth-probe");
+        let path = format!("{}/../berth-probe", self.scratch);
+        self.push(&local, &path).context("probe is built beside berth: run scripts/test")?;
+        self.run(&format!("chmod 755 {path}"))?;
+        Ok(self.probe.get_or_init(|| path))
+    }
+
+    /// An initramfs on the host: that of a kernel series, and `probe` in its `/bin`.
+    pub fn initrd_with_probe(&self, series: &str) -> Result<String> {
+        let (probe, guest) = (self.probe()?, self.artefact(&format!("l2-{series}.cpio")));
+        let archive = format!("{}/l2-{series}.cpio", self.scratch);
+        self.run(&format!(
+            "mkdir -p {0}/initrd/bin && cd {0}/initrd && cp {probe} bin/probe &&
+             echo bin/probe | cpio -o -H newc 2>/dev/null | cat {guest} - >{archive}",
+            self.scratch
+        ))?;
+        Ok(archive)
+    }
+
+    /// A file of the profile, as the devices have it: seen from outside the host.
+    pub fn file(&self, name: &str) -> Result<File> {
+        let Place::Lab(l1) = &self.place else {
+            bail!("this machine has no file {name}: lab only")
+        };
+        let path = l1.file(name);
+        let file = File::options().read(true).write(true).open(&path);
+        file.with_context(|| format!("cannot open {}", path.display()))
+    }
+
     /// `berth run` with a configuration; wait on what it returns.
     pub fn run_guest(&self, config: &GuestConfig) -> Result<Process<'_>> {
         let path = format!("{}/guest.json", self.scratch);
@@ -202,6 +240,22 @@ impl Host {
     /// Gives the NIC to vfio-pci; nothing changes if it is there.
     pub fn bind_vfio(&self) -> Result<()> {
         self.bind("vfio-pci")
+    }
+
+    /// Gives devices to vfio-pci; nothing changes for those that are there.
+    pub fn bind_all(&self, addresses: &[&str]) -> Result<()> {
+        let script = format!(
+            "for address in {}; do
+                 sysfs=/sys/bus/pci/devices/$address
+                 [ ! -e /sys/bus/pci/drivers/vfio-pci/$address ] || continue
+                 echo vfio-pci >$sysfs/driver_override
+                 [ ! -e $sysfs/driver ] || echo $address >$sysfs/driver/unbind
+                 echo $address >/sys/bus/pci/drivers_probe
+                 [ -e $sysfs/driver ] || exit 1
+             done",
+            addresses.join(" ")
+        );
+        self.run(&script).map(drop)
     }
 
     /// Gives the NIC to a driver by name, or to its usual one with "".

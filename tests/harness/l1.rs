@@ -134,6 +134,11 @@ impl L1 {
         self.folder.join("nic.pcap")
     }
 
+    /// A file of the profile, as the devices have it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
     /// The folder that L1 sees as `/share`.
     pub fn share(&self) -> PathBuf {
         self.folder.join("share")
@@ -237,6 +242,12 @@ fn command(profile: &Profile, folder: &Path) -> Result<Command> {
     File::create(&disk)?.set_len(DISK_BYTES)?;
     qemu.arg("-drive");
     qemu.arg(format!("if=none,id=disk,format=raw,file={}", disk.display()));
+    for (name, size_mib) in &profile.files {
+        File::create(folder.join(name))?.set_len(size_mib << 20)?;
+    }
+    for (option, argument) in &profile.backends {
+        qemu.args([option, &argument.replace("FOLDER", &folder.display().to_string())]);
+    }
     for device in &profile.devices {
         qemu.args(["-device", device]);
     }

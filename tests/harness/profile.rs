@@ -1,5 +1,6 @@
 //! A lab profile: what an L1 has, as data in `resources/lab`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -24,6 +25,13 @@ pub struct Profile {
     pub cpu_features: Vec<String>,
     /// Added to L1's kernel command line.
     pub kernel_parameters: Vec<String>,
+    /// Sparse files beside the host's sockets, for backends: name and size in MiB.
+    #[serde(default)]
+    pub files: BTreeMap<String, u64>,
+    /// QEMU options of what is behind devices, each with its argument, before the devices.
+    /// `FOLDER` is where the files are.
+    #[serde(default)]
+    pub backends: Vec<(String, String)>,
     /// QEMU `-device` arguments in order; the network behind the NIC is `netdev=n0`, an empty disk
     /// is `drive=disk`. Each names its bus: once there is a second host bridge QEMU would place the
     /// device there.

@@ -57,6 +57,7 @@ struct State {
     /// What a hot reset of this device resets.
     affected: Vec<Affected>,
     refuse_reset: Option<i32>,
+    mappings: Vec<(Bar, Range<u64>, u64)>,
 }
 
 impl State {
@@ -75,6 +76,11 @@ impl DeviceLog {
     /// Calls that nobody may make.
     pub fn violations(&self) -> Vec<String> {
         lock(&self.0).violations.clone()
+    }
+
+    /// Parts of BARs that were mapped, and where.
+    pub fn mappings(&self) -> Vec<(Bar, Range<u64>, u64)> {
+        lock(&self.0).mappings.clone()
     }
 
     /// The type of interrupt that is enabled.
@@ -196,7 +202,10 @@ impl VfioBackend for FakeDevice {
 
     fn mmap(&self, bar: Bar, part: &Range<u64>) -> io::Result<HostMapping> {
         let size = self.profile.bars[bar.index()].size;
-        HostMapping::new(&memory_file(size), part, part.start)
+        let mapping = HostMapping::new(&memory_file(size), part, part.start)?;
+        let address = mapping.address() as u64;
+        lock(&self.log.0).mappings.push((bar, part.clone(), address));
+        Ok(mapping)
     }
 
     /// As `vfio_pci_set_irqs_ioctl` in drivers/vfio/pci/vfio_pci_intrs.c.

@@ -8,9 +8,13 @@ mod device;
 mod dma;
 mod port;
 
-pub use device::{DeviceCall, DeviceLog, FakeDevice, memory_file};
+#[cfg(test)]
+pub use device::{DeviceCall, memory_file};
+pub use device::{DeviceLog, FakeDevice};
 pub use dma::FakeDma;
-pub use port::{FakePort, PortCall};
+pub use port::FakePort;
+#[cfg(test)]
+pub use port::PortCall;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -33,7 +33,8 @@ pub struct FakePort {
 #[derive(Default)]
 struct State {
     calls: Vec<PortCall>,
-    slots: BTreeMap<u32, Range<u64>>,
+    /// Guest addresses, and where the memory is.
+    slots: BTreeMap<u32, (Range<u64>, u64)>,
     irqfds: BTreeMap<RawFd, Gsi>,
     routes: BTreeMap<Gsi, MsiMessage>,
     violations: Vec<String>,
@@ -73,6 +74,11 @@ impl FakePort {
 
     /// What the guest reaches directly now.
     pub fn mapped(&self) -> Vec<Range<u64>> {
+        lock(&self.state).slots.values().map(|(guest, _)| guest.clone()).collect()
+    }
+
+    /// The same, with the addresses of the memory that is there.
+    pub fn mapped_memory(&self) -> Vec<(Range<u64>, u64)> {
         lock(&self.state).slots.values().cloned().collect()
     }
 
@@ -144,25 +150,19 @@ impl VmPort for FakePort {
         })
     }
 
-    unsafe fn map_slot(
-        &self,
-        slot: u32,
-        guest: u64,
-        _host: *mut u8,
-        length: u64,
-    ) -> io::Result<()> {
+    unsafe fn map_slot(&self, slot: u32, guest: u64, host: *mut u8, length: u64) -> io::Result<()> {
         self.call(PortCall::Map { slot, guest, length }, |state| {
             let range = guest..guest + length;
             // KVM refuses overlapping slots (kvm_set_memory_region). The routes have refused
             // them before.
-            if state.slots.values().any(|other| other.start < range.end && range.start < other.end)
-            {
+            let meets = |other: &Range<u64>| other.start < range.end && range.start < other.end;
+            if state.slots.values().any(|(other, _)| meets(other)) {
                 return state.violation(format!("slot {slot} overlaps another"), libc::EEXIST);
             }
             if !guest.is_multiple_of(4096) || !length.is_multiple_of(4096) || length == 0 {
                 return state.violation(format!("slot {slot} is not whole pages"), libc::EINVAL);
             }
-            if state.slots.insert(slot, range).is_some() {
+            if state.slots.insert(slot, (range, host as u64)).is_some() {
                 return state.violation(format!("slot {slot} is taken"), libc::EINVAL);
             }
             Ok(())

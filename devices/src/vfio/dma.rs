@@ -25,7 +25,12 @@ pub enum PeerAccess {
     /// There is no other device.
     Alone,
     /// Through the IOMMU.
-    Iommu(Arc<dyn DmaPort>),
+    Iommu {
+        /// The door to it.
+        port: Arc<dyn DmaPort>,
+        /// Bytes of the largest mapping; a BAR that is larger stays closed.
+        largest: u64,
+    },
 }
 
 impl PeerAccess {
@@ -37,8 +42,9 @@ impl PeerAccess {
     pub unsafe fn open(&self, iova: u64, host: *mut u8, length: u64) -> io::Result<bool> {
         match self {
             Self::Alone => Ok(false),
+            Self::Iommu { largest, .. } if length > *largest => Ok(false),
             // SAFETY: the caller's promise.
-            Self::Iommu(port) => unsafe { port.map(iova, host, length) }.map(|()| true),
+            Self::Iommu { port, .. } => unsafe { port.map(iova, host, length) }.map(|()| true),
         }
     }
 
@@ -46,7 +52,25 @@ impl PeerAccess {
     pub fn close(&self, iova: u64, length: u64) -> io::Result<()> {
         match self {
             Self::Alone => Ok(()),
-            Self::Iommu(port) => port.unmap(iova, length),
+            Self::Iommu { port, .. } => port.unmap(iova, length),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::FakeDma;
+
+    #[test]
+    fn a_bar_that_is_too_large_stays_closed() {
+        let dma = Arc::new(FakeDma::default());
+        let peers = PeerAccess::Iommu { port: dma.clone(), largest: 0x2000 };
+        // SAFETY: the fake looks at no memory.
+        let open = |length| unsafe { peers.open(0x1000, std::ptr::null_mut(), length) };
+        assert!(matches!(open(0x3000), Ok(false)));
+        assert!(dma.mapped().is_empty());
+        assert!(matches!(open(0x2000), Ok(true)));
+        assert_eq!(dma.mapped().len(), 1);
     }
 }

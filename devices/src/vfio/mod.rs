@@ -15,8 +15,8 @@ mod config_space;
 mod dma;
 mod function;
 mod group;
-#[cfg(test)]
-mod hostile;
+#[cfg(any(test, feature = "fakes"))]
+pub mod hostile;
 mod interrupts;
 mod intx;
 mod iommu;
@@ -29,7 +29,8 @@ mod regions;
 mod reset;
 #[cfg(test)]
 mod resets_tests;
-#[cfg(test)]
+#[cfg(any(test, feature = "fakes"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "tests use all of it"))]
 mod rig;
 mod rom;
 

@@ -128,7 +128,7 @@ impl Rig {
             (Arc::new(FakePort::default()), Arc::new(BarRoutes::new(WINDOWS.to_vec())));
         let router = MsiRouter::new(port.clone());
         let dma = Arc::new(FakeDma::default());
-        let peers = PeerAccess::Iommu(dma.clone());
+        let peers = PeerAccess::Iommu { port: dma.clone(), largest: 1 << 17 };
         let wiring = Wiring { port: port.clone(), router, routes: routes.clone(), peers };
         let (device, log) = FakeDevice::new(profile(&offers));
         if offers.pin_is_taken {

@@ -48,6 +48,9 @@ pub struct Config {
     /// What maps the devices' DMA.
     #[serde(default)]
     pub iommu_backend: IommuBackendConfig,
+    /// Whether the devices reach each other's BARs by DMA.
+    #[serde(default)]
+    pub peer_to_peer: PeerToPeer,
     /// Where the guest's serial console goes.
     #[serde(default)]
     pub console: ConsoleConfig,
@@ -83,6 +86,19 @@ pub enum IommuBackendConfig {
     Container,
     /// VFIO's device files on an iommufd.
     Iommufd,
+}
+
+/// Whether the devices reach each other's BARs by DMA.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeerToPeer {
+    /// All BARs that the host's kernel is quick to map.
+    #[default]
+    Auto,
+    /// All BARs.
+    On,
+    /// None.
+    Off,
 }
 
 /// Where the guest's serial console goes.

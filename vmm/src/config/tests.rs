@@ -128,8 +128,8 @@ fn unknown_and_missing_fields_are_refused_with_the_known_ones() {
     assert_eq!(
         refused("\"vcpus\": 2", "\"cpus\": 2"),
         "vm.json:4:8: cpus: unknown field `cpus`, expected one of `name`, `kernel`, `initrd`, \
-         `cmdline`, `vcpus`, `memory`, `devices`, `iommu_backend`, `console`, `placement`, \
-         `shutdown_timeout_s`, `unplug_timeout_s`"
+         `cmdline`, `vcpus`, `memory`, `devices`, `iommu_backend`, `peer_to_peer`, `console`, \
+         `placement`, `shutdown_timeout_s`, `unplug_timeout_s`"
     );
     assert_eq!(
         refused("\"size_mib\": 2048", "\"size\": 2048"),

@@ -23,6 +23,7 @@ mod id_set;
 mod inventory;
 pub mod iommu;
 mod link;
+mod linux;
 mod log;
 mod machines;
 pub mod memory;
@@ -54,6 +55,7 @@ pub use host_use::HostUse;
 pub use id_set::IdSet;
 pub use inventory::{Inventory, Listed, Sriov};
 pub use iommu::{Iommu, IommuGroup};
+pub use linux::LinuxVersion;
 pub use log::KernelLog;
 pub use machines::RunningMachine;
 pub use memory::{Memory, Node};
@@ -81,6 +83,8 @@ const PCI_DRIVERS: &str = "/sys/bus/pci/drivers";
 pub struct HostProfile {
     /// CPUs.
     pub cpus: Cpus,
+    /// The running kernel, where it is known.
+    pub linux: Option<LinuxVersion>,
     /// NUMA nodes and pools of huge pages.
     pub memory: Memory,
     /// What this process may use.
@@ -159,6 +163,7 @@ impl HostProfile {
         };
         let vfio = VfioFiles::probe(root, devices());
         let mut host = Self {
+            linux: LinuxVersion::read(root)?,
             group_files: vfio.groups,
             device_files: vfio.devices,
             vfio: vfio.container,

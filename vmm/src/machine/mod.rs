@@ -236,7 +236,10 @@ fn assign(
         dma::map_memory(&opened, &plan.memory, memory)?;
         let resets = reset_cards(&plan.pci, &devices);
         let peers = match iommu.peer_to_peer {
-            Some(true) => PeerAccess::Iommu(Arc::new(opened.clone())),
+            Some(true) => PeerAccess::Iommu {
+                port: Arc::new(opened.clone()),
+                largest: plan.pci.largest_peer_bar,
+            },
             Some(false) | None => PeerAccess::Alone,
         };
         let wiring = Wiring { port, router, routes: routes.clone(), peers };

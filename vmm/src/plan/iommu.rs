@@ -10,7 +10,7 @@ use super::devices::{Assigned, parameter};
 use super::memory::holes;
 use super::text::range;
 use super::{PciPlan, PlanError};
-use crate::config::{Config, IommuBackendConfig};
+use crate::config::{Config, IommuBackendConfig, PeerToPeer};
 use crate::host::{Access, HostProfile, device_file, group_file};
 
 /// How the devices' DMA is mapped.
@@ -55,7 +55,9 @@ pub(super) fn plan(
         backend,
         reason,
         device_files: assigned.iter().map(|device| file(backend, device)).collect(),
-        peer_to_peer: peers.then_some(backend == IommuBackend::Container),
+        peer_to_peer: peers.then_some(
+            backend == IommuBackend::Container && config.peer_to_peer != PeerToPeer::Off,
+        ),
     }))
 }
 

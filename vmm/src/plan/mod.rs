@@ -17,6 +17,7 @@ mod memory;
 mod numa;
 mod page_size;
 mod pci;
+mod peers;
 mod placement;
 mod resets;
 mod shortfalls;
@@ -96,8 +97,10 @@ impl Plan {
         let memory = memory::plan(config, host, &placement.shares)?;
         let nodes = assigned.iter().map(|device| device.function.node);
         let numa = NumaPlan::new(&memory.pages, &placement.vcpus, nodes);
-        let pci = pci::plan(&assigned, host, &memory, &numa, &mut notes)?;
+        let mut pci = pci::plan(&assigned, host, &memory, &numa, &mut notes)?;
         iommu::note_out_of_reach(&iommu, host, &pci, &mut notes);
+        pci.largest_peer_bar = peers::largest_bar(config, host, &iommu);
+        peers::note(config, host, &pci, &mut notes);
         let limits = limits::plan(config, host, &memory, &pci)?;
         let interrupts = interrupts::plan(config, host, &assigned, &placement, &pci)?;
         let mut plan = Self {

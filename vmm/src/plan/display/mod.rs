@@ -7,6 +7,8 @@ mod pci;
 
 use std::fmt::{self, Formatter};
 
+use berth_devices::vfio::IommuBackend;
+
 use super::text::{Bytes, list};
 use super::{ConsolePlan, IommuPlan, Plan, Shortfall};
 use crate::config::OnRemoval;
@@ -107,7 +109,10 @@ impl Plan {
         match iommu.peer_to_peer {
             None => Ok(()),
             Some(true) => writeln!(f, "  peer-to-peer  devices reach each other's BARs"),
-            Some(false) => writeln!(f, "  peer-to-peer  none: iommufd cannot map BARs"),
+            Some(false) if iommu.backend == IommuBackend::Iommufd => {
+                writeln!(f, "  peer-to-peer  none: iommufd cannot map BARs")
+            }
+            Some(false) => writeln!(f, "  peer-to-peer  off, as the config says"),
         }
     }
 

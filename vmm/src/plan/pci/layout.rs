@@ -80,7 +80,7 @@ impl Layout {
         notes: &mut Vec<String>,
     ) -> PciPlan {
         let functions = self.functions(assigned, notes);
-        PciPlan { roots: self.roots(numa, &functions), functions }
+        PciPlan { roots: self.roots(numa, &functions), functions, largest_peer_bar: 0 }
     }
 
     fn roots(&self, numa: &NumaPlan, functions: &[FunctionPlan]) -> Vec<RootPlan> {

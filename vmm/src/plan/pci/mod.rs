@@ -25,6 +25,8 @@ pub struct PciPlan {
     pub roots: Vec<RootPlan>,
     /// Assigned functions, in the order of the config.
     pub functions: Vec<FunctionPlan>,
+    /// Bytes of the largest BAR that other devices of the machine reach by DMA; 0 for none.
+    pub largest_peer_bar: u64,
 }
 
 /// A host bridge: a root bus, what is below it, and the windows that reach it.

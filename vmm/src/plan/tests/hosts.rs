@@ -9,7 +9,7 @@ use crate::host::iommu::ReservedRegion;
 use crate::host::memory::Pool;
 use crate::host::{
     Access, CpuVendor, Cpus, FileFacts, FileState, HostBar, HostProfile, IdSet, Iommu, IommuGroup,
-    KernelFacts, KernelFormat, Memory, Node, PciFunction, Process,
+    KernelFacts, KernelFormat, LinuxVersion, Memory, Node, PciFunction, Process,
 };
 use crate::plan::{BarKind, PageSize};
 
@@ -134,6 +134,7 @@ fn file(path: &str, size: u64) -> FileFacts {
 /// A host with room for everything, run by root, without devices.
 pub(super) fn host(cpus: Cpus, memory: Memory) -> HostProfile {
     HostProfile {
+        linux: Some(LinuxVersion(6, 12)),
         process: Process {
             cpus: cpus.online.clone(),
             nodes: memory.nodes.keys().copied().collect(),

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::hosts::{assign, bdf, function, igb, member, server};
 use super::{config, golden, plan};
-use crate::host::{HostBar, HostProfile};
+use crate::host::{HostBar, HostProfile, LinuxVersion};
 use crate::plan::{BarKind, PciPlan, Plan, PlanError};
 
 fn pci(host: &HostProfile, devices: &[&str]) -> PciPlan {
@@ -179,4 +179,71 @@ fn a_bus_has_room_for_31_devices() {
     }
     let config = config(json!({ "devices": devices }));
     assert_eq!(Plan::new(&config, &host), Err(PlanError::TooManyDevices { count: 32 }));
+}
+
+/// A card whose BAR 0 is 64 GiB beside a NIC.
+fn with_large_bar() -> HostProfile {
+    let mut host = server();
+    set_bars(&mut host, "41:00.1", &[(BarKind::Memory64 { prefetchable: true }, 64 << 30)]);
+    host
+}
+
+#[test]
+fn a_bar_that_the_kernel_is_slow_to_map_stays_closed_to_peers() {
+    let devices = json!([{ "address": "41:00.0" }, { "address": "41:00.1" }]);
+    let decided = |host: &HostProfile, wish: &str| {
+        let Plan { pci, notes, .. } =
+            plan(json!({ "devices": devices, "peer_to_peer": wish }), host);
+        (pci.largest_peer_bar, notes)
+    };
+    let mut host = with_large_bar();
+    let (largest, notes) = decided(&host, "auto");
+    assert_eq!(largest, 4 << 30);
+    assert_eq!(
+        notes,
+        ["other devices do not reach BAR 0 of 0000:41:00.1, 64 GiB: Linux 6.12 is slow to map so \
+          much, Linux 6.15 is not; `\"peer_to_peer\": \"on\"` maps it all the same"]
+    );
+    assert_eq!(decided(&host, "on"), (u64::MAX, vec![]));
+    assert_eq!(decided(&host, "off"), (0, vec![]));
+    host.linux = Some(LinuxVersion(6, 15));
+    assert_eq!(decided(&host, "auto"), (u64::MAX, vec![]));
+    // One device has no peers.
+    let alone = plan(json!({ "devices": [{ "address": "41:00.1" }] }), &with_large_bar());
+    assert_eq!((alone.pci.largest_peer_bar, alone.notes), (0, vec![]));
+}
+
+#[test]
+fn a_bar_of_64_gib_is_naturally_aligned_above_ram() {
+    let pci = pci(&with_large_bar(), &["41:00.1"]);
+    assert_eq!(pci.functions[0].bars[0].address, 64 << 30);
+    // A CPU that cannot reach it is told, with the width that there is.
+    let mut host = with_large_bar();
+    host.cpus.physical_bits = Some(36);
+    let error = Plan::new(&config(json!({ "devices": [{ "address": "41:00.1" }] })), &host);
+    let Err(PlanError::AddressSpace { what: "64-bit BARs", bits: 36, .. }) = error else {
+        panic!("{error:?}");
+    };
+}
+
+#[test]
+fn sixteen_functions_have_a_place() {
+    let mut host = server();
+    let addresses: Vec<String> = (0..2u32)
+        .flat_map(|card| (0..8u32).map(move |function| format!("0000:8{card}:00.{function}")))
+        .collect();
+    let functions = (30..).zip(&addresses).map(|(group, a)| (a.as_str(), igb(Some(1), group)));
+    assign(&mut host, functions.collect());
+    let wanted: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let pci = pci(&host, &wanted);
+    assert_eq!(pci.functions.len(), 16);
+    assert_eq!(pci.roots[0].ports.len(), 2);
+    let mut ranges: Vec<Range<u64>> = pci
+        .functions
+        .iter()
+        .flat_map(|f| f.bars.iter().filter(|bar| bar.kind != BarKind::Io))
+        .map(|bar| bar.address..bar.address + bar.size)
+        .collect();
+    ranges.sort_unstable_by_key(|range| range.start);
+    assert!(ranges.windows(2).all(|pair| pair[0].end <= pair[1].start));
 }
