@@ -12,8 +12,10 @@ const OPEN: &str = "grep -c '\"intent\"'";
 
 /// A command to be killed, on a host that was made ready for it.
 struct Case {
-    /// Before it: berth's own, or what the host did without berth.
+    /// What the host has done without berth, which is to be there in the end.
     prepare: String,
+    /// What berth has done before.
+    earlier: String,
     command: String,
     /// Afterwards, when all is as it was before the command.
     clean: String,
@@ -23,7 +25,8 @@ struct Case {
 
 impl Case {
     fn new(prepare: &str, command: String, clean: &str) -> Self {
-        Self { prepare: prepare.to_owned(), command, clean: clean.to_owned(), until: None }
+        let (prepare, clean) = (prepare.to_owned(), clean.to_owned());
+        Self { prepare, earlier: "true".to_owned(), command, clean, until: None }
     }
 }
 
@@ -75,7 +78,7 @@ fn fifty_kills_lose_nothing() -> Result<()> {
     let runs = |case: Case, function: &str| Case { until: Some(is_bound(function)), ..case };
     let cases = [
         Case::new("true", format!("bind {nic} --group"), "true"),
-        Case::new(&bound, format!("unbind {nic}"), "true"),
+        Case { earlier: bound, ..Case::new("true", format!("unbind {nic}"), "true") },
         Case::new("true", format!("sriov {nic} 2 {ports} --bind"), "true"),
         Case::new(&by_hand(3), format!("sriov {nic} 1 --bind"), &no_vfs),
         Case::new(&by_hand(2), format!("sriov {nic} 0"), &no_vfs),
@@ -86,7 +89,7 @@ fn fifty_kills_lose_nothing() -> Result<()> {
 
     let preamble = format!(
         "export BERTH_STATE_DIR={STATE}; journal={STATE}/journal
-         state() {{ ({STATE_SCRIPT}); {path} sriov {nic}; }}
+         state() {{ ({STATE_SCRIPT}); [ ! -e {sysfs}/virtfn0 ] || {path} sriov {nic}; }}
          guards() {{ grep -ls berth-guard /proc/[0-9]*/comm | cut -d/ -f3; }}
          end() {{ n=0; while [ -n \"$(guards)\" ] && [ $n -lt 200 ]; do n=$((n + 1)); usleep 100000; done; }}
          clock() {{ read -r now rest </proc/uptime; echo ${{now%.*}}${{now#*.}}; }}"
@@ -96,7 +99,7 @@ fn fifty_kills_lose_nothing() -> Result<()> {
         host.exec_with(&script, &[], Duration::from_secs(90))
     };
     let mut spans = Vec::new();
-    for Case { prepare, command, clean, until } in &cases {
+    for Case { prepare, earlier, command, clean, until } in &cases {
         let wait = match until {
             None => "wait $!".to_owned(),
             Some(until) => format!(
@@ -105,7 +108,7 @@ fn fifty_kills_lose_nothing() -> Result<()> {
             ),
         };
         let output = run(&format!(
-            "({prepare}) >/dev/null
+            "({prepare}; {earlier}) >/dev/null
              time=$(clock); {path} {command} >/tmp/out 2>&1 </dev/null & {wait}
              echo \"$(($(clock) - time))\"; {OPEN} $journal >&2
              {path} restore >/dev/null; {clean}"
@@ -122,20 +125,20 @@ fn fifty_kills_lose_nothing() -> Result<()> {
     let mut middle = vec![0; cases.len()];
     for kill in 0..KILLS {
         let which = kill % cases.len();
-        let Case { prepare, command, clean, .. } = &cases[which];
+        let Case { prepare, earlier, command, clean, .. } = &cases[which];
         let millis = random.below(spans[which]);
         // Every third time the guard dies with its berth.
         let both = if random.below(3) == 0 { "kill -KILL $(guards) 2>/dev/null" } else { "" };
         let output = run(&format!(
-            "({prepare}) >/dev/null; before=$(state)
+            "({prepare}) >/dev/null; before=$(state); ({earlier}) >/dev/null
              {path} {command} >/dev/null 2>&1 </dev/null & usleep {micros}
              kill -KILL $! && hit=1; {both}
              wait $! 2>/dev/null
              [ -z \"$hit\" ] || [ \"$({OPEN} $journal)\" = 0 ] || echo middle
              end
-             {path} restore; after=$(state); again=$({path} restore)
-             [ \"$before\" = \"$after\" ] && [ \"$again\" = 'nothing to put back' ] && status=0 || status=1
-             [ $status = 0 ] || echo \"was:\n$before\nis:\n$after\n$again\"
+             {path} restore; after=$(state); left=$({OPEN} $journal)
+             [ \"$before\" = \"$after\" ] && [ \"$left\" = 0 ] && status=0 || status=1
+             [ $status = 0 ] || echo \"was:\n$before\nis:\n$after\n$left are left in the journal\"
              {clean}; exit $status",
             micros = millis * 1000,
         ))?;
@@ -145,6 +148,9 @@ fn fifty_kills_lose_nothing() -> Result<()> {
             output.stdout,
             output.stderr
         );
+        if kill % 10 == 9 {
+            eprintln!("{} kills", kill + 1);
+        }
         middle[which] += u32::from(output.stdout.contains("middle"));
     }
     eprintln!("{middle:?} of {KILLS} kills met changes that were not undone");
