@@ -161,6 +161,30 @@ fn user_with_the_device_file_alone_runs_through_iommufd() -> Result<()> {
 }
 
 #[test]
+fn iommufd_is_taken_where_the_container_is_missing() -> Result<()> {
+    let host = harness::host("iommufd");
+    // Its own driver has it: berth takes it for the run, and its file appears only then.
+    host.bind("")?;
+    host.run("mv /dev/vfio/vfio /dev/vfio/away")?;
+    let device = json!([{ "address": host.nic(), "bind": "auto" }]);
+    let config = GuestConfig::new(&host).set("/devices", device).verbs("net,ping:3,poweroff");
+    let path = format!("{}/missing.json", host.scratch());
+    host.write(&path, &config.to_string())?;
+    let report = host.exec(&format!("{} check {path}", host.berth()?))?;
+    let (_, text) = plan(&host, &config)?;
+    let guest = host.run_guest(&config)?;
+    let status = guest.wait(LIMIT)?;
+    host.run("mv /dev/vfio/away /dev/vfio/vfio")?;
+
+    assert!(text.contains("  backend       iommufd: /dev/vfio/vfio does not exist"), "{text}");
+    assert!(!report.stdout.contains("VFIO-NO"), "{}", report.stdout);
+    let console = guest.stdout()?;
+    assert!(status == 0 && console.contains("L2: ping 3/3"), "{status}\n{}", guest.everything());
+    assert!(host.run(&format!("readlink {}/driver", host.nic_sysfs()))?.ends_with("/igb"));
+    kernel_is_content(&host)
+}
+
+#[test]
 fn two_devices_share_either_address_space() -> Result<()> {
     let host = harness::host("iommufd");
     let devices = with_peer(&host)?;

@@ -1,7 +1,7 @@
 //! The lab for people: `demo [--keep]`, `shell PROFILE` and `exec PROFILE SCRIPT`, called by `scripts/demo` and
 //! `scripts/lab`. A test target without libtest, because it drives the same harness.
 
-#[allow(dead_code, reason = "a vocabulary: no binary needs all of it")]
+#[allow(dead_code, unused_imports, reason = "a vocabulary: no binary needs all of it")]
 #[path = "../harness/mod.rs"]
 mod harness;
 

@@ -59,12 +59,15 @@ impl VfioFiles {
     }
 }
 
-/// A device's own file opens for everybody, and only one can bind it to an iommufd: that shows at
-/// the group's file, which then is busy, or else at who has the device's file open.
 fn probe_device(root: &Root, name: &str, group: &Access) -> Access {
     let path = device_file(name);
-    let holder = || Holder::of(root, Path::new(&path));
-    match (Access::probe(root, &path), group) {
+    judge(Access::probe(root, &path), group, || Holder::of(root, Path::new(&path)))
+}
+
+/// A device's own file opens for everybody, and only one can bind it to an iommufd: that shows at
+/// the group's file, which then is busy, or else at who has the device's file open (`holder`).
+fn judge(own: Access, group: &Access, holder: impl FnOnce() -> Option<Holder>) -> Access {
+    match (own, group) {
         (Access::Granted, Access::Busy(Some(holder))) => Access::Busy(Some(holder.clone())),
         (Access::Granted, Access::Busy(None)) => Access::Busy(holder()),
         // Without a file for the group, as where VFIO_GROUP is off.
@@ -72,6 +75,29 @@ fn probe_device(root: &Root, name: &str, group: &Access) -> Access {
             Some(holder) => Access::Busy(Some(holder)),
             None => Access::Granted,
         },
-        (access, _) => access,
+        (own, _) => own,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_file_that_opens_may_be_held_all_the_same() {
+        let qemu = || Some(Holder { pid: 7, comm: "qemu".to_owned() });
+        let nobody = || None;
+        let unasked = || panic!("processes are looked through for nothing");
+        let held = Access::Busy(qemu());
+        assert_eq!(judge(Access::Granted, &held, unasked), held);
+        assert_eq!(judge(Access::Granted, &Access::Busy(None), qemu), held);
+        assert_eq!(judge(Access::Granted, &Access::Busy(None), nobody), Access::Busy(None));
+        assert_eq!(judge(Access::Granted, &Access::Missing, qemu), held);
+        assert_eq!(judge(Access::Granted, &Access::Missing, nobody), Access::Granted);
+        for group in [Access::Granted, Access::Denied, Access::Unknown] {
+            assert_eq!(judge(Access::Granted, &group, unasked), Access::Granted);
+        }
+        assert_eq!(judge(Access::Denied, &held, unasked), Access::Denied);
+        assert_eq!(judge(Access::Unknown, &Access::Unknown, unasked), Access::Unknown);
     }
 }
