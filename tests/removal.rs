@@ -70,7 +70,6 @@ fn unplug_once(host: &Host) -> Result<()> {
     let complaints =
         guest.in_guest("dmesg | grep -iE \"can't claim|failed to assign\"; true", LIMIT)?;
     ensure!(complaints.is_empty(), "{complaints}");
-    println!("{}", guest.in_guest("dmesg | grep -iE 'pci 0000:0|pciehp|BAR'", LIMIT)?);
     pull(host)?;
     let start = Instant::now();
     let gone = "until [ ! -e /sys/bus/pci/devices/0000:01:00.0 ]; do sleep 0.2; done";
