@@ -12,7 +12,10 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::{errno, lock};
 use crate::pci::Bar;
-use crate::pci::regs::{COMMAND, COMMAND_IO, COMMAND_MEMORY};
+use crate::pci::capability::capabilities;
+use crate::pci::regs::{
+    CAP_POWER, COMMAND, COMMAND_IO, COMMAND_MEMORY, POWER_CONTROL, POWER_STATE,
+};
 use crate::vfio::{Affected, DeviceProfile, HostMapping, IrqKind, Region, VfioBackend};
 
 /// A call through the door to VFIO; of reads, only those of the expansion ROM are logged.
@@ -157,6 +160,14 @@ impl FakeDevice {
         Ok(())
     }
 
+    /// In another power state than D0, in which Linux enables no MSI.
+    fn sleeps(&self) -> bool {
+        let config = self.config.borrow();
+        let power = capabilities(&config).into_iter().find(|found| found.id == CAP_POWER);
+        let state = power.map(|power| usize::from(power.offset + POWER_CONTROL));
+        state.is_some_and(|state| u16::from(config[state]) & POWER_STATE != 0)
+    }
+
     /// Vectors of a kind that is enabled on the device, one kind at a time.
     fn vectors(&self, kind: IrqKind) -> Option<u32> {
         match kind {
@@ -228,6 +239,10 @@ impl VfioBackend for FakeDevice {
                     return state.violation(format!("{kind:?} does not grow"));
                 }
                 Some((_, _)) => {}
+                None if kind != IrqKind::Intx && self.sleeps() => {
+                    state.calls.push(DeviceCall::Refused(kind));
+                    return Err(errno(libc::EINVAL));
+                }
                 None if kind == IrqKind::Intx && state.refuse_intx => {
                     state.calls.push(DeviceCall::Refused(kind));
                     return Err(errno(libc::EBUSY));

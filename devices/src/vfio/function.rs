@@ -304,6 +304,7 @@ impl PciFunction for VfioFunction {
         self.config.write(offset, data);
         let mut freed = false;
         if !self.config.is_emulated(offset, data.len()) {
+            let was_awake = self.awake;
             freed = self.before_write(offset, data);
             // Not only command and power state move BARs: so can what the device does by itself.
             let forwarded = self.device.write(Region::Config, offset.into(), data);
@@ -311,6 +312,9 @@ impl PciFunction for VfioFunction {
                 self.warnings.say(format_args!(
                     "configuration space at {offset:#x} cannot be written: {error}"
                 ));
+            }
+            if self.awake && !was_awake {
+                self.interrupts.retry();
             }
         }
         if let Err(error) = self.interrupts.sync(&self.config, &*self.device) {

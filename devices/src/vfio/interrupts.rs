@@ -130,6 +130,12 @@ impl Interrupts {
         self.refused = None;
     }
 
+    /// What could not be enabled may be now: the device has come back to D0, out of which Linux
+    /// enables neither MSI nor MSI-X (`EINVAL`, drivers/pci/msi/msi.c).
+    pub fn retry(&mut self) {
+        self.refused = None;
+    }
+
     /// Gives the pin up, before the guest has seen it.
     pub fn forget_intx(&mut self) {
         self.intx = None;

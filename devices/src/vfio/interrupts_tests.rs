@@ -267,3 +267,16 @@ fn a_write_to_the_capabilitys_first_word_stays_here() {
     assert!(!device.iter().any(|call| matches!(call, DeviceCall::Write(..))), "{device:?}");
     assert_eq!(rig.device.enabled(), Some(IrqKind::Msi));
 }
+
+#[test]
+fn interrupts_refused_to_a_sleeping_device_are_enabled_when_it_wakes() {
+    const POWER: u16 = 0x44;
+
+    let mut rig = rig(all());
+    half(&mut rig, POWER, 3);
+    half(&mut rig, MSIX_CONTROL, 0x8000);
+    assert_eq!(rig.device.enabled(), None);
+    half(&mut rig, POWER, 0);
+    assert_eq!(rig.device.enabled(), Some(IrqKind::Msix));
+    assert_eq!((rig.device.violations(), rig.port.violations()), (vec![], vec![]));
+}
