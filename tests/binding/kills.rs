@@ -47,6 +47,8 @@ impl Random {
 #[test]
 fn fifty_kills_lose_nothing() -> Result<()> {
     const KILLS: usize = 50;
+    /// Which of the cases below; those that take long less often.
+    const ROUND: [usize; 16] = [0, 1, 2, 5, 3, 0, 1, 2, 5, 6, 4, 0, 1, 2, 5, 7];
 
     let host = host()?;
     if !host.is_lab() {
@@ -124,7 +126,7 @@ fn fifty_kills_lose_nothing() -> Result<()> {
 
     let mut middle = vec![0; cases.len()];
     for kill in 0..KILLS {
-        let which = kill % cases.len();
+        let which = ROUND[kill % ROUND.len()];
         let Case { prepare, earlier, command, clean, .. } = &cases[which];
         let millis = random.below(spans[which]);
         // Every third time the guard dies with its berth.
