@@ -25,13 +25,15 @@ pub enum Action {
     Ports(u8, u32, u8),
     /// The host fails the next call.
     Fail,
+    /// The host wants the function behind the port back.
+    Unplug,
 }
 
 /// An address.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub enum Place {
     /// Where a function's BAR is in the beginning: of which function, and which BAR.
-    First(bool, u8),
+    First(u8, u8),
     /// A page of the window's start.
     Page(u8),
     /// Anywhere.
@@ -49,8 +51,8 @@ impl Place {
     fn address(self) -> u64 {
         const WINDOW: u64 = 0xc000_0000;
         match self {
-            Self::First(second, bar) => {
-                WINDOW + FIRST[usize::from(bar) % FIRST.len()] + u64::from(second) * APART
+            Self::First(function, bar) => {
+                WINDOW + FIRST[usize::from(bar) % FIRST.len()] + u64::from(function % 3) * APART
             }
             Self::Page(page) => WINDOW + (u64::from(page) << 12),
             Self::Any(address) => address,
@@ -58,9 +60,9 @@ impl Place {
     }
 }
 
-/// Devices that are there, and one that is not.
+/// Two functions, the port, the function behind it, and one that is not there.
 fn device(number: u8) -> u8 {
-    1 + number % 3
+    1 + number % 5
 }
 
 impl Action {
@@ -104,6 +106,7 @@ impl Action {
                 Step::Write(Space::Io, 0xff0 + u64::from(port), data)
             }
             Self::Fail => Step::Fail,
+            Self::Unplug => Step::Unplug,
         }
     }
 }
