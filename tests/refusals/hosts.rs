@@ -173,7 +173,7 @@ fn iommu_off() -> Result<()> {
         |_| Ok(()),
         &[
             "the host's IOMMU is off, by the kernel parameter `intel_iommu=off`",
-            "help: boot the host with",
+            "help: boot the host with `intel_iommu=on iommu=pt` in place of `intel_iommu=off`",
         ],
     )
 }

@@ -20,7 +20,7 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
 
 fn presence(case: &Case) -> Finding {
     let facts = case.facts;
-    let vendor = facts.iommu_vendor;
+    let vendor = facts.host.iommu_vendor();
     let units = &facts.host.iommu.units;
     let on = iommu_parameters(vendor);
     if !units.is_empty() {

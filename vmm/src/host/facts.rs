@@ -6,7 +6,7 @@ use berth_devices::pci::Bdf;
 use serde::Serialize;
 
 use super::{
-    CpuVendor, HostError, HostProfile, IOMMU_GROUPS, Inventory, KernelLog, Modules, PCI_DRIVERS,
+    HostError, HostProfile, IOMMU_GROUPS, Inventory, KernelLog, Modules, PCI_DRIVERS,
     Root, Settings, System, Wanted,
 };
 use crate::config::Config;
@@ -26,8 +26,6 @@ pub struct Facts {
     pub settings: Settings,
     /// What the kernel said.
     pub log: KernelLog,
-    /// Whose IOMMU it has, and so whose parameters turn it on: not always that of the CPUs.
-    pub iommu_vendor: CpuVendor,
     /// Devices that were asked for, besides the config's.
     pub devices: Vec<Bdf>,
     /// Whether this is the host that berth runs on.
@@ -82,7 +80,6 @@ impl Facts {
             lacks: root.lacks(),
             live: root.is_live(),
             devices: devices.to_vec(),
-            iommu_vendor: iommu_vendor(root, host.cpus.vendor),
             host,
             inventory,
             system,
@@ -99,19 +96,6 @@ impl Facts {
     /// Whether a capture has IOMMU groups.
     pub fn has_groups(&self) -> bool {
         !self.lacks.contains(&IOMMU_GROUPS)
-    }
-}
-
-/// By the firmware's table: a virtual machine has either maker's IOMMU beside any CPU. Where the
-/// tables cannot be seen, by the CPUs.
-fn iommu_vendor(root: &Root, of_cpus: CpuVendor) -> CpuVendor {
-    let has = |table: &str| root.exists(format!("/sys/firmware/acpi/tables/{table}"));
-    if has("DMAR") {
-        CpuVendor::Intel
-    } else if has("IVRS") {
-        CpuVendor::Amd
-    } else {
-        of_cpus
     }
 }
 

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use berth_devices::pci::Bdf;
 use serde::Serialize;
 
-use super::HostError;
+use super::{CpuVendor, HostError};
 use super::root::Root;
 
 const UNITS: &str = "/sys/class/iommu";
@@ -20,6 +20,8 @@ pub struct Iommu {
     /// Whether the firmware describes any (ACPI table DMAR or IVRS); `None` when that cannot be
     /// seen.
     pub in_firmware: Option<bool>,
+    /// Whose IOMMU the firmware describes: a virtual machine has either maker's beside any CPU.
+    pub vendor: Option<CpuVendor>,
     /// Width of the addresses that the units in front of the config's devices translate, in bits,
     /// where known.
     pub address_bits: Option<u8>,
@@ -66,14 +68,19 @@ impl Iommu {
         let units = root.names(UNITS)?;
         // Some hosts show the tables to root only; not to know is no error.
         let tables = root.names("/sys/firmware/acpi/tables").unwrap_or_default();
-        let described = tables.iter().any(|name| name == "DMAR" || name == "IVRS");
+        let vendor = if tables.iter().any(|name| name == "DMAR") {
+            Some(CpuVendor::Intel)
+        } else {
+            tables.iter().any(|name| name == "IVRS").then_some(CpuVendor::Amd)
+        };
         let allowed = |module: &str| {
             let file = format!("/sys/module/{module}/parameters/allow_unsafe_interrupts");
             root.text(file).map(|value| value.is_some_and(|value| value == "Y"))
         };
         Ok(Self {
             address_bits: None,
-            in_firmware: (!tables.is_empty()).then_some(described),
+            in_firmware: (!tables.is_empty()).then_some(vendor.is_some()),
+            vendor,
             interrupt_remapping: interrupt_remapping(root)?,
             unsafe_interrupts: allowed("vfio_iommu_type1")?,
             unsafe_interrupts_iommufd: allowed("iommufd")?,

@@ -135,7 +135,13 @@ impl HostProfile {
         Self::read_for(root, Some(config), Wanted::by(root, config))
     }
 
-    /// The same for devices that are `wanted`, with or without a config that names a kernel.
+    /// Whose IOMMU to speak of: the firmware's, or where its tables cannot be seen, the one that
+    /// comes with such CPUs.
+    pub fn iommu_vendor(&self) -> CpuVendor {
+        self.iommu.vendor.unwrap_or(self.cpus.vendor)
+    }
+
+    /// [`Self::read`] for devices that are `wanted`, with or without a config that names a kernel.
     fn read_for(root: &Root, config: Option<&Config>, wanted: Wanted) -> Result<Self, HostError> {
         let cpus = Cpus::read(root)?;
         let memory = Memory::read(root, &cpus.online)?;

@@ -102,7 +102,7 @@ fn near(device: Bdf, all: &[Bdf]) -> Vec<Bdf> {
 
 /// Why a function is in no group.
 fn no_group(device: Bdf, host: &HostProfile) -> PlanError {
-    let vendor = host.cpus.vendor;
+    let vendor = host.iommu_vendor();
     let iommu = &host.iommu;
     if !iommu.units.is_empty() {
         return PlanError::NotBehindIommu { device };

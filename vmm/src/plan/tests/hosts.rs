@@ -145,6 +145,7 @@ pub(super) fn host(cpus: Cpus, memory: Memory) -> HostProfile {
         iommu: Iommu {
             units: vec!["dmar0".to_owned()],
             in_firmware: Some(true),
+            vendor: None,
             address_bits: Some(48),
             interrupt_remapping: Some(true),
             unsafe_interrupts: false,

@@ -7,7 +7,7 @@ use super::{config, golden, pool};
 use crate::error::Error;
 use crate::host::iommu::ReservedRegion;
 use crate::host::memory::Pool;
-use crate::host::{Access, FileState, Holder, HostProfile, IdSet, KernelFormat};
+use crate::host::{Access, CpuVendor, FileState, Holder, HostProfile, IdSet, KernelFormat};
 use crate::plan::{BarKind, PageSize, Plan};
 
 /// A refusal: its name, fields of the config that differ, and what differs on the host.
@@ -58,6 +58,11 @@ fn refusals() -> Vec<Case> {
         ("IOMMU off", none(), |host| no_iommu(host, Some(true), "")),
         ("IOMMU off by parameter", none(), |host| {
             no_iommu(host, Some(true), "quiet intel_iommu=off");
+        }),
+        ("IOMMU of another maker than the CPUs, off", none(), |host| {
+            no_iommu(host, Some(true), "");
+            host.cpus.vendor = CpuVendor::Amd;
+            host.iommu.vendor = Some(CpuVendor::Intel);
         }),
         ("not behind the IOMMU", none(), |host| {
             function(host, "0000:41:00.0").group = None;
