@@ -28,6 +28,9 @@ const CARD: [&str; 8] = [
 pub const SMALL: &str = "0000:08:00.0";
 const VIRTUAL_FUNCTION: &str = "0000:01:10.0";
 
+/// The last of the names that a port's services have in `/proc/interrupts`.
+const PORT_INTERRUPT: &str = "^(PME|pciehp)$";
+
 /// Blocks of 1 MiB that go to the drive and back.
 const PATTERN_MIB: u64 = 4;
 
@@ -194,7 +197,7 @@ fn four_devices_work_at_once() -> Result<()> {
     // The port of the NIC takes interrupts, and has none: edu borrows its message.
     println!("{}", guest.in_guest(&format!("probe edu {edu}"), LIMIT)?);
     println!("{}", guest.in_guest(&format!("probe msi {edu} 0000:00:01.0 5"), LIMIT)?);
-    let lent = interrupts(&guest, "^PME")?;
+    let lent = interrupts(&guest, PORT_INTERRUPT)?;
     ensure!(lent[0].2 == 5, "edu interrupted not 5 times: {lent:?}");
 
     guest.in_guest(&format!("echo 1 >/sys/bus/pci/devices/{large}/enable"), LIMIT)?;
@@ -252,7 +255,7 @@ fn sixteen_functions_of_groups_and_cards_work_in_one_guest() -> Result<()> {
         ),
         LIMIT,
     )?;
-    let lent = interrupts(&guest, "^PME")?;
+    let lent = interrupts(&guest, PORT_INTERRUPT)?;
     ensure!(lent[0].2 == 2 * edus.len() as u64, "of {} each twice: {lent:?}", edus.len());
 
     // From a conventional device behind a bridge, and from one that has the bus for itself, into
