@@ -206,6 +206,8 @@ fn a_bar_that_the_kernel_is_slow_to_map_stays_closed_to_peers() {
     );
     assert_eq!(decided(&host, "on"), (u64::MAX, vec![]));
     assert_eq!(decided(&host, "off"), (0, vec![]));
+    let off = plan(json!({ "devices": devices, "peer_to_peer": "off" }), &host).to_string();
+    assert!(off.contains("peer-to-peer  off, as the config says"), "{off}");
     host.linux = Some(LinuxVersion(6, 15));
     assert_eq!(decided(&host, "auto"), (u64::MAX, vec![]));
     // One device has no peers.
