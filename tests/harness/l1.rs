@@ -33,6 +33,9 @@ const BOOT_ATTEMPTS: u32 = 3;
 /// Enough for a file system with nothing on it; takes no space until written to.
 const DISK_BYTES: u64 = 64 << 20;
 
+/// How Linux reports that a CPU got nowhere: another one sees it, or itself once it goes on.
+const STALLS: [&str; 2] = ["detected stalls on CPUs", "self-detected stall on CPU"];
+
 /// A running L1.
 pub struct L1 {
     folder: PathBuf,
@@ -161,8 +164,9 @@ impl L1 {
         let _ = qemu.wait();
         // For scripts/test, which tells a stalled emulator from a test that failed.
         let console = std::fs::read(self.folder.join("console.log")).unwrap_or_default();
-        if String::from_utf8_lossy(&console).contains("detected stalls on CPUs") {
-            let _ = std::fs::write(cache().join("stalled"), &console);
+        let console = String::from_utf8_lossy(&console);
+        if STALLS.iter().any(|stall| console.contains(stall)) {
+            let _ = std::fs::write(cache().join("stalled"), &*console);
         }
     }
 

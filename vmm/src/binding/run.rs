@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::ErrorKind;
 
 use berth_devices::pci::Bdf;
 
@@ -82,6 +83,25 @@ pub fn recover() {
     if fs::metadata(path).is_ok_and(|file| file.len() > EMPTY)
         && let Err(error) = Session::open()
     {
-        log::warn!("what an earlier berth has changed stays: {}", error.with_cause());
+        let level = if is_for_root(&error) { log::Level::Info } else { log::Level::Warn };
+        log::log!(level, "what an earlier berth has changed stays: {}", error.with_cause());
+    }
+}
+
+/// Users who may not keep the journal could change no drivers either: it is root's business.
+fn is_for_root(error: &BindingError) -> bool {
+    matches!(error, BindingError::Journal { source, .. } if source.kind() == ErrorKind::PermissionDenied)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_not_warned_of_roots_journal() {
+        let journal =
+            |kind: ErrorKind| BindingError::Journal { path: state_folder(), source: kind.into() };
+        assert!(is_for_root(&journal(ErrorKind::PermissionDenied)));
+        assert!(!is_for_root(&journal(ErrorKind::StorageFull)));
     }
 }

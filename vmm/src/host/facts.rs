@@ -6,8 +6,8 @@ use berth_devices::pci::Bdf;
 use serde::Serialize;
 
 use super::{
-    HostError, HostProfile, IOMMU_GROUPS, Inventory, KernelLog, Modules, PCI_DRIVERS,
-    Root, Settings, System, Wanted,
+    HostError, HostProfile, IOMMU_GROUPS, Inventory, KernelLog, Modules, PCI_DRIVERS, Root,
+    Settings, System, Wanted,
 };
 use crate::config::Config;
 

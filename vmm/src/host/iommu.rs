@@ -6,8 +6,8 @@ use std::ops::RangeInclusive;
 use berth_devices::pci::Bdf;
 use serde::Serialize;
 
-use super::{CpuVendor, HostError};
 use super::root::Root;
+use super::{CpuVendor, HostError};
 
 const UNITS: &str = "/sys/class/iommu";
 const GROUPS: &str = "/sys/kernel/iommu_groups";
