@@ -29,7 +29,7 @@ pub const CASES: &[Case] = &[
         code: "DEVICE-IN-USE",
         severity: "fail",
         device: "NIC",
-        seen: &["it is eth0, which the default route uses"],
+        seen: &["it is eth0 with 10.0.2.15/24, which the default route uses"],
         source: "/sys/bus/pci/devices/NIC",
         remedy: &["another way to its network", "ip addr flush dev eth0"],
         ..FAULT

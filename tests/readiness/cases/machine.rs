@@ -123,6 +123,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "new interrupts land on vCPUs",
+        config: |usual| usual.set("/placement", json!({ "interrupt_cpus": "off" })),
         host: ["echo f >/proc/irq/default_smp_affinity", "echo f >/proc/irq/default_smp_affinity"],
         code: "IRQ-ON-VCPU",
         seen: &["CPUs 2-3 are vCPUs'"],
