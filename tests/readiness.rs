@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::harness::{GuestConfig, Host};
+use crate::harness::{self, GuestConfig, Host};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// The journal of these tests.
@@ -159,12 +159,5 @@ fn faults(report: &Value) -> Vec<String> {
 /// Checks all of them, so that one run tells of every failure.
 fn check_all(host: &Host, cases: &[Case]) -> Result<()> {
     host.berth()?;
-    let failures: Vec<String> = cases
-        .iter()
-        .filter_map(|case| case.check(host).err())
-        .map(|error| format!("{error:#}"))
-        .collect();
-    ensure!(failures.is_empty(), "{} of {}:\n{}", failures.len(), cases.len(), failures.join("\n"));
-    println!("{} faults", cases.len());
-    Ok(())
+    harness::check_all(cases, "faults", |case| case.check(host))
 }

@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 pub use guest::GuestConfig;
 pub use host::Host;
@@ -115,4 +115,13 @@ fn shared_host(profile: &str) -> Result<Arc<Host>, String> {
         return Err(readable(error));
     }
     Ok(host)
+}
+
+/// Checks all of `cases`, so that one run tells of every failure.
+pub fn check_all<T>(cases: &[T], what: &str, check: impl Fn(&T) -> Result<()>) -> Result<()> {
+    let failures = cases.iter().filter_map(|case| check(case).err());
+    let failures: Vec<String> = failures.map(|error| format!("{error:#}")).collect();
+    ensure!(failures.is_empty(), "{} of {}:\n{}", failures.len(), cases.len(), failures.join("\n"));
+    println!("{} {what}", cases.len());
+    Ok(())
 }

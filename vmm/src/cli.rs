@@ -68,12 +68,8 @@ pub enum Command {
     Snapshot,
     /// Give PCI functions to vfio-pci, so that machines can have them
     Bind {
-        /// Their addresses
-        #[arg(required = true, value_name = "BDF")]
-        devices: Vec<Bdf>,
-        /// All functions of their IOMMU groups too; bridges stay
-        #[arg(long)]
-        group: bool,
+        #[command(flatten)]
+        functions: Functions,
         /// Also at every boot, through modprobe.d and the initramfs
         #[arg(long)]
         persist: bool,
@@ -82,12 +78,8 @@ pub enum Command {
     },
     /// Give PCI functions back to the drivers that had them
     Unbind {
-        /// Their addresses
-        #[arg(required = true, value_name = "BDF")]
-        devices: Vec<Bdf>,
-        /// All functions of their IOMMU groups too; bridges stay
-        #[arg(long)]
-        group: bool,
+        #[command(flatten)]
+        functions: Functions,
         /// Also undo what `bind --persist` wrote for them
         #[arg(long)]
         persist: bool,
@@ -119,6 +111,17 @@ pub enum Command {
         #[command(flatten)]
         how: How,
     },
+}
+
+/// The functions that change hands.
+#[derive(Debug, Args)]
+pub struct Functions {
+    /// Their addresses
+    #[arg(required = true, value_name = "BDF")]
+    pub devices: Vec<Bdf>,
+    /// All functions of their IOMMU groups too; bridges stay
+    #[arg(long)]
+    pub group: bool,
 }
 
 /// What commands that change drivers have in common.

@@ -20,6 +20,7 @@ mod limits;
 mod listing;
 mod machine;
 mod memory;
+mod netlink;
 mod plan;
 mod sandbox;
 mod sriov;
@@ -34,7 +35,7 @@ use clap::Parser;
 
 use berth_devices::pci::Bdf;
 use binding::{Choice, Lease, Manner, Wanted};
-use cli::{Cli, Command, How};
+use cli::{Cli, Command, Functions, How};
 use config::{BindMode, Config};
 use error::Error;
 use exit::{Exit, Outcome};
@@ -62,10 +63,10 @@ fn execute(command: Command) -> Result<Outcome, Error> {
         Command::Check(args) => inspect::check(&args),
         Command::Devices { host, json } => inspect::devices(host.as_deref(), json),
         Command::Snapshot => inspect::snapshot(),
-        Command::Bind { devices, group, persist, how } => {
+        Command::Bind { functions: Functions { devices, group }, persist, how } => {
             inspect::print(&binding::bind(&devices, manner(&how, group, persist))?, how.json)
         }
-        Command::Unbind { devices, group, persist, how } => {
+        Command::Unbind { functions: Functions { devices, group }, persist, how } => {
             inspect::print(&binding::unbind(&devices, manner(&how, group, persist))?, how.json)
         }
         Command::Restore { how } => {

@@ -12,6 +12,14 @@ macro_rules! device {
     };
 }
 
+/// The NVMe drive has a file system that the host uses.
+const MOUNTED: [&str; 2] = [
+    "modprobe -a nvme crc32c_generic ext4; n=0
+     until [ -b /dev/nvme0n1 ] || [ $n -gt 50 ]; do n=$((n + 1)); sleep 0.1; done
+     mke2fs /dev/nvme0n1 >/dev/null; mkdir -p /srv; mount -t ext2 /dev/nvme0n1 /srv",
+    "umount /srv; rmmod nvme",
+];
+
 pub const CASES: &[Case] = &[
     Case {
         name: "the default route leads through it",
@@ -57,12 +65,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "a file system on it is mounted",
-        host: [
-            "modprobe -a nvme crc32c_generic ext4; n=0
-             until [ -b /dev/nvme0n1 ] || [ $n -gt 50 ]; do n=$((n + 1)); sleep 0.1; done
-             mke2fs /dev/nvme0n1 >/dev/null; mkdir -p /srv; mount -t ext2 /dev/nvme0n1 /srv",
-            "umount /srv; rmmod nvme",
-        ],
+        host: MOUNTED,
         config: device!("0000:01:00.0"),
         code: "DEVICE-IN-USE",
         severity: "fail",
@@ -74,12 +77,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "its neighbour holds a mounted file system",
-        host: [
-            "modprobe -a nvme crc32c_generic ext4; n=0
-             until [ -b /dev/nvme0n1 ] || [ $n -gt 50 ]; do n=$((n + 1)); sleep 0.1; done
-             mke2fs /dev/nvme0n1 >/dev/null; mkdir -p /srv; mount -t ext2 /dev/nvme0n1 /srv",
-            "umount /srv; rmmod nvme",
-        ],
+        host: MOUNTED,
         config: device!("0000:02:00.0"),
         code: "GROUP-NOT-VIABLE",
         severity: "fail",

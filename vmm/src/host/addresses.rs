@@ -3,14 +3,12 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
-use netlink_sys::Socket;
-use netlink_sys::protocols::NETLINK_ROUTE;
+
+use crate::netlink;
 
 /// By interface, each as `ADDRESS/PREFIX`; not those of a link only, which every interface that
 /// is up has.
@@ -57,22 +55,12 @@ fn address(message: &AddressMessage) -> Option<String> {
 
 /// All answers to a request.
 fn dump(request: RouteNetlinkMessage, mut each: impl FnMut(RouteNetlinkMessage)) -> io::Result<()> {
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.send(&bytes, 0)?;
+    let socket = netlink::send(request, NLM_F_REQUEST | NLM_F_DUMP)?;
     loop {
         let (answers, _) = socket.recv_from_full()?;
         let mut rest = &answers[..];
         while !rest.is_empty() {
-            let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+            let answer = netlink::parse(rest)?;
             // Each message begins at a multiple of four bytes (NLMSG_ALIGN).
             let length = (answer.header.length as usize).next_multiple_of(4).max(4);
             rest = rest.get(length..).unwrap_or_default();

@@ -2,18 +2,15 @@
 
 use std::io;
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     LinkAttribute, LinkExtentMask, LinkMessage, LinkVfInfo, VfInfo, VfInfoMac, VfInfoSpoofCheck,
     VfInfoTrust, VfInfoVlan,
 };
-use netlink_sys::Socket;
-use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::port::{Mac, VfPort};
+use crate::netlink;
 
 /// The ports of the virtual functions behind `interface`, by index.
 ///
@@ -80,21 +77,10 @@ fn link(interface: &str, attribute: LinkAttribute) -> LinkMessage {
 
 /// One request, one answer: a link, or an acknowledgement.
 fn ask(request: RouteNetlinkMessage, flags: u16) -> io::Result<Option<LinkMessage>> {
-    let mut header = NetlinkHeader::default();
-    header.flags = flags;
-    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.send(&bytes, 0)?;
+    let socket = netlink::send(request, flags)?;
     // A card with many functions answers with more than a page.
     let (answer, _) = socket.recv_from_full()?;
-    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-    match answer.payload {
+    match netlink::parse(&answer)?.payload {
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => Ok(Some(link)),
         NetlinkPayload::Error(error) if error.code.is_some() => {
             Err(io::Error::from_raw_os_error(error.raw_code().abs()))
