@@ -1,5 +1,7 @@
 //! Messages to the kernel's rtnetlink and back; the crates know what is in them.
 
+pub mod vf_ports;
+
 use std::io;
 
 use netlink_packet_core::{NetlinkHeader, NetlinkMessage, NetlinkPayload};

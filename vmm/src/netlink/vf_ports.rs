@@ -9,8 +9,8 @@ use netlink_packet_route::link::{
     VfInfoTrust, VfInfoVlan,
 };
 
-use super::port::{Mac, VfPort};
-use crate::netlink;
+use super::{parse, send};
+use crate::units::{Mac, VfPort};
 
 /// The ports of the virtual functions behind `interface`, by index.
 ///
@@ -77,10 +77,10 @@ fn link(interface: &str, attribute: LinkAttribute) -> LinkMessage {
 
 /// One request, one answer: a link, or an acknowledgement.
 fn ask(request: RouteNetlinkMessage, flags: u16) -> io::Result<Option<LinkMessage>> {
-    let socket = netlink::send(request, flags)?;
+    let socket = send(request, flags)?;
     // A card with many functions answers with more than a page.
     let (answer, _) = socket.recv_from_full()?;
-    match netlink::parse(&answer)?.payload {
+    match parse(&answer)?.payload {
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => Ok(Some(link)),
         NetlinkPayload::Error(error) if error.code.is_some() => {
             Err(io::Error::from_raw_os_error(error.raw_code().abs()))
