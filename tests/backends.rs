@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use crate::afterwards::{kernel_is_content, nic_is_free};
 use crate::harness::{self, GuestConfig, Host, Process};
+use crate::postconditions::{kernel_is_content, nic_is_free};
 
 const LIMIT: Duration = Duration::from_secs(120);
 const PEER: &str = "0000:02:00.0";

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::afterwards;
 use crate::harness::{self, GuestConfig, Host, Process};
+use crate::postconditions;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -113,7 +113,7 @@ fn one_gib_pages_and_vcpus_on_the_nics_node() -> Result<()> {
     assert_eq!(berth.in_guest("nproc", LIMIT)?, "2");
     berth.send("end\n")?;
     berth.must_end(0, LIMIT)?;
-    afterwards::nic_is_free(&host)
+    postconditions::nic_is_free(&host)
 }
 
 /// Pages of the pool on a node: all and free.

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::readiness::{Case, FAULT};
+use crate::check::{Case, FAULT};
 
 pub const CASES: &[Case] = &[
     Case {
