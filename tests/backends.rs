@@ -107,7 +107,7 @@ fn nic_works_through_iommufd_in_1_gib_pages_of_a_compressed_kernel() -> Result<(
     let host = harness::host("iommufd");
     host.bind_vfio()?;
     let config = GuestConfig::new(&host).set("/iommu_backend", "iommufd");
-    let config = config.huge_memory(1024).compressed_kernel();
+    let config = config.huge_memory(1024).kernel("6.12").compressed_kernel();
     ping_and_end(&host, &config).map(drop)
 }
 
