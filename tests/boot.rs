@@ -13,7 +13,8 @@ const LIMIT: Duration = Duration::from_secs(180);
 fn boots(series: &str, compressed: bool) -> Result<()> {
     let host = harness::host("nic");
     host.bind_vfio()?;
-    let config = GuestConfig::new(&host).kernel(series).verbs("machine,net,ping:3");
+    let config = GuestConfig::new(&host).kernel(series);
+    let config = config.set("/memory/size_mib", 512).verbs("machine,net,ping:3");
     let config = if compressed { config.compressed_kernel() } else { config };
     let guest = host.run_guest(&config)?;
     guest.must_end(0, LIMIT)?;

@@ -156,7 +156,7 @@ fn ordinary_pages_on_the_nics_node() -> Result<()> {
     host.bind_vfio()?;
     let berth = host.run_guest(&GuestConfig::new(&host).verbs("wait"))?;
     berth.wait_for("L2: up", LIMIT)?;
-    assert_ram(&host, &berth, 512, 4)?;
+    assert_ram(&host, &berth, 256, 4)?;
     Ok(())
 }
 
@@ -177,5 +177,5 @@ fn cpus_and_node_by_name() -> Result<()> {
         let thread = threads.iter().find(|thread| thread.name == name).context(name.clone())?;
         assert_eq!(thread.cpus, BTreeSet::from([cpu]), "{name}");
     }
-    assert_ram(&host, &berth, 512, 4)
+    assert_ram(&host, &berth, 256, 4)
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Host;
 
-/// A configuration that starts from what most tests want: the lab's own kernel, two vCPUs, 512 MiB
+/// A configuration that starts from what most tests want: the lab's own kernel, two vCPUs, 256 MiB
 /// of ordinary pages, the host's NIC assigned, the console on berth's standard output.
 #[derive(Debug, Clone)]
 pub struct GuestConfig {
@@ -21,7 +21,7 @@ impl GuestConfig {
         let json = json!({
             "name": "lab",
             "vcpus": 2,
-            "memory": { "size_mib": 512, "page_size": "4K" },
+            "memory": { "size_mib": 256, "page_size": "4K" },
             "devices": [{ "address": host.nic() }],
             "console": "stdio",
         });
