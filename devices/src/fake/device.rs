@@ -16,7 +16,7 @@ use crate::pci::capability::capabilities;
 use crate::pci::regs::{
     CAP_POWER, COMMAND, COMMAND_IO, COMMAND_MEMORY, POWER_CONTROL, POWER_STATE,
 };
-use crate::vfio::{Affected, DeviceProfile, HostMapping, IrqKind, Region, VfioBackend};
+use crate::vfio::{Affected, DeviceProfile, HostMapping, IrqKind, Region, VfioPort};
 
 /// A call through the door to VFIO; of reads, only those of the expansion ROM are logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,7 +179,7 @@ impl FakeDevice {
     }
 }
 
-impl VfioBackend for FakeDevice {
+impl VfioPort for FakeDevice {
     fn profile(&self) -> &DeviceProfile {
         &self.profile
     }

@@ -13,7 +13,7 @@ use super::{
 const ADDRESS_ENABLE: u32 = 1 << 31;
 
 /// A function's place; empty when the function was taken out of the machine.
-type Place = Option<Box<dyn PciFunction>>;
+type Occupant = Option<Box<dyn PciFunction>>;
 
 /// A root port, and the number of the bus behind it when the machine starts, which is in the names
 /// of the functions there.
@@ -32,7 +32,7 @@ struct Port {
 /// stays locked while the functions behind it follow a write to it, so that they end up where the
 /// last of several writes wants them.
 pub struct Segment {
-    functions: BTreeMap<Bdf, Mutex<Place>>,
+    functions: BTreeMap<Bdf, Mutex<Occupant>>,
     ports: BTreeMap<Bdf, Port>,
     roots: Vec<RootBus>,
     routes: Arc<BarRoutes>,
@@ -94,7 +94,7 @@ impl Segment {
                 function.set_link(LinkState::Down);
             }
         }
-        let mut cards: BTreeMap<(u8, u8), Vec<&Mutex<Place>>> = BTreeMap::new();
+        let mut cards: BTreeMap<(u8, u8), Vec<&Mutex<Occupant>>> = BTreeMap::new();
         for (bdf, place) in &self.functions {
             cards.entry((bdf.bus(), bdf.device())).or_default().push(place);
         }
@@ -106,7 +106,7 @@ impl Segment {
     }
 
     /// The functions on a bus behind a port.
-    fn behind(&self, home: u8) -> impl Iterator<Item = &Mutex<Place>> {
+    fn behind(&self, home: u8) -> impl Iterator<Item = &Mutex<Occupant>> {
         self.functions.iter().filter(move |(bdf, _)| bdf.bus() == home).map(|(_, place)| place)
     }
 
@@ -239,7 +239,7 @@ impl Segment {
 }
 
 /// Resets the functions of a card.
-fn reset<'a>(card: impl IntoIterator<Item = &'a Mutex<Place>>, cause: ResetCause) {
+fn reset<'a>(card: impl IntoIterator<Item = &'a Mutex<Occupant>>, cause: ResetCause) {
     let mut done = ResetExtent::Asked;
     for place in card {
         if let Some(function) = lock(place).as_mut() {
@@ -259,5 +259,4 @@ fn ecam_target(offset: u64) -> Option<Bdf> {
 }
 
 #[cfg(test)]
-#[path = "segment_tests.rs"]
 mod tests;

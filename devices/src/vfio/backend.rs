@@ -6,9 +6,8 @@ use std::ops::Range;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::mapping::HostMapping;
-use super::reset::Affected;
-use crate::pci::Bar;
 use crate::pci::regs::INTERRUPT_PIN;
+use crate::pci::{Bar, Bdf};
 
 /// A region of a vfio-pci device (include/uapi/linux/vfio.h, `VFIO_PCI_*_REGION_INDEX`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,8 +95,17 @@ impl DeviceProfile {
     }
 }
 
+/// A function that a hot reset resets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Affected {
+    /// Its address on the host.
+    pub bdf: Bdf,
+    /// Nobody else has it: its IOMMU group is ours.
+    pub held: bool,
+}
+
 /// The only door to VFIO.
-pub trait VfioBackend: Send {
+pub trait VfioPort: Send {
     /// What is known since opening.
     fn profile(&self) -> &DeviceProfile;
     /// Reads a region; an error leaves `data` undefined.

@@ -3,10 +3,10 @@
 
 use std::ops::Range;
 
-use super::backend::VfioBackend;
-use super::function::{FunctionError, Wiring};
+use super::backend::VfioPort;
 use super::mapping::HostMapping;
 use super::regions::direct_parts;
+use super::wiring::{FunctionError, Wiring};
 use crate::pci::msix::MsixCapability;
 use crate::pci::regs::{COMMAND_IO, COMMAND_MEMORY};
 use crate::pci::{BarDecode, BarSpec, Bdf, ConfigSpace, Space};
@@ -41,7 +41,7 @@ impl FunctionBars {
     /// Maps what the guest will reach directly, which stays mapped here for good. Nothing
     /// answers yet. Takes one of `slots` per part.
     pub fn new(
-        device: &dyn VfioBackend,
+        device: &dyn VfioPort,
         bdf: Bdf,
         specs: impl Iterator<Item = BarSpec>,
         msix: Option<&MsixCapability>,

@@ -6,8 +6,8 @@
 //! guest cannot use.
 
 use super::backend::DeviceProfile;
-use super::function::Place;
 use super::reset::FlrBit;
+use super::wiring::FunctionSite;
 use crate::pci::capability::{Capability, ExtendedCapability, capabilities, extended_capabilities};
 use crate::pci::msi::MsiCapability;
 use crate::pci::msix::MsixCapability;
@@ -51,7 +51,7 @@ pub struct FunctionConfig {
 
 impl FunctionConfig {
     /// From what the device has and where it goes.
-    pub fn new(profile: &DeviceProfile, place: &Place) -> Self {
+    pub fn new(profile: &DeviceProfile, place: &FunctionSite) -> Self {
         let raw = profile.config.as_slice();
         let mut space = ConfigSpace::default();
         if raw.len() < EXTENDED_CONFIG_SIZE {
@@ -199,8 +199,14 @@ mod tests {
         profile.bars[Bar::ROM.index()].size = 0x1_8000;
         let bdf = crate::pci::Bdf::new(0, 0, 1, 0).expect("device 1, function 0");
         let reset = crate::vfio::rig::RESET;
-        let place =
-            Place { bdf, bars: Vec::new(), multi_function, intx_gsi: None, rom: Some(0), reset };
+        let place = FunctionSite {
+            bdf,
+            bars: Vec::new(),
+            multi_function,
+            intx_gsi: None,
+            rom: Some(0),
+            reset,
+        };
         FunctionConfig::new(&profile, &place)
     }
 

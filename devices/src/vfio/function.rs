@@ -1,57 +1,21 @@
 //! An assigned function on the guest's PCI bus.
 
 use std::io;
-use std::ops::Range;
-use std::sync::Arc;
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::backend::{IrqKind, Region, VfioBackend};
+use super::backend::{IrqKind, Region, VfioPort};
 use super::bars::FunctionBars;
 use super::config_space::FunctionConfig;
-use super::dma::PeerAccess;
 use super::interrupts::Interrupts;
 use super::reset::{FlrBit, FunctionReset, ResetMethod};
 use super::rom::Rom;
-use crate::irq::{Gsi, MsiRouter, VmPort};
+use super::wiring::{FunctionError, FunctionSite, Wiring};
 use crate::pci::regs::{COMMAND, INTERRUPT_PIN, POWER_CONTROL, POWER_STATE};
 use crate::pci::{
-    Bar, BarDecode, BarRoutes, BarSpec, Bdf, ConfigSpace, LinkState, PciFunction, ResetCause,
-    ResetExtent,
+    Bar, BarDecode, BarSpec, ConfigSpace, LinkState, PciFunction, ResetCause, ResetExtent,
 };
 use crate::warnings::Warnings;
-
-/// Why a function could not be put into the machine.
-#[derive(Debug, thiserror::Error)]
-pub enum FunctionError {
-    /// The host's kernel and the plan disagree.
-    #[error("BAR {bar} has {found:#x} bytes; {planned:#x} were planned from sysfs")]
-    BarSize {
-        /// Register.
-        bar: usize,
-        /// What VFIO says.
-        found: u64,
-        /// What the plan says.
-        planned: u64,
-    },
-    /// A BAR cannot be mapped.
-    #[error("{:#x}..{:#x} of BAR {bar} cannot be mapped", part.start, part.end)]
-    Map {
-        /// Register.
-        bar: usize,
-        /// Part of it.
-        part: Range<u64>,
-        /// Cause.
-        #[source]
-        source: io::Error,
-    },
-    /// An interrupt cannot be prepared.
-    #[error("its interrupts cannot be prepared")]
-    Irq(#[source] io::Error),
-    /// The device cannot be reset or read.
-    #[error("it does not answer")]
-    Access(#[source] io::Error),
-}
 
 /// Eventfds with which the host's kernel speaks of the device.
 #[derive(Debug, Default)]
@@ -60,37 +24,6 @@ pub struct Notifications {
     pub error: Option<EventFd>,
     /// The host wants the device back.
     pub request: Option<EventFd>,
-}
-
-/// Where a function goes on the guest's bus, and what the guest finds in its BARs.
-#[derive(Clone, Debug)]
-pub struct Place {
-    /// Address in the guest.
-    pub bdf: Bdf,
-    /// BARs with their first addresses.
-    pub bars: Vec<BarSpec>,
-    /// Its device has several functions in the guest.
-    pub multi_function: bool,
-    /// Where the guest's firmware tables say that the device's own interrupt pin ends; `None`
-    /// shows the guest no pin.
-    pub intx_gsi: Option<Gsi>,
-    /// Address that is kept for the expansion ROM; without one the guest sees none.
-    pub rom: Option<u64>,
-    /// How it is reset.
-    pub reset: FunctionReset,
-}
-
-/// What all functions of a machine share.
-#[derive(Clone)]
-pub struct Wiring {
-    /// The door to KVM.
-    pub port: Arc<dyn VmPort>,
-    /// MSI routes.
-    pub router: Arc<MsiRouter>,
-    /// Who answers in the windows.
-    pub routes: Arc<BarRoutes>,
-    /// How BARs are given to the other devices.
-    pub peers: PeerAccess,
 }
 
 /// An assigned function: the device behind a virtual configuration space.
@@ -102,7 +35,7 @@ pub struct VfioFunction {
     bars: FunctionBars,
     interrupts: Interrupts,
     rom: Rom,
-    device: Box<dyn VfioBackend>,
+    device: Box<dyn VfioPort>,
     /// Spaces that the device answers in, from its command register.
     command: u16,
     /// The device is in D0; in any other power state its BARs do not answer.
@@ -121,8 +54,8 @@ impl VfioFunction {
     /// Puts an opened device, which has been reset, onto the bus. `slots` are memory slots that
     /// nobody else uses; one is taken per directly mapped part of a BAR.
     pub fn new(
-        device: Box<dyn VfioBackend>,
-        place: &Place,
+        device: Box<dyn VfioPort>,
+        place: &FunctionSite,
         slots: &mut impl Iterator<Item = u32>,
         wiring: Wiring,
     ) -> Result<Self, FunctionError> {
@@ -412,5 +345,4 @@ impl Drop for VfioFunction {
 }
 
 #[cfg(test)]
-#[path = "function_tests.rs"]
 mod tests;

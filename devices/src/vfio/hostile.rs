@@ -15,8 +15,9 @@ use std::sync::Arc;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::dma::PeerAccess;
-use super::function::{Place, VfioFunction, Wiring};
+use super::function::VfioFunction;
 use super::rig::{Offers, RESET, WINDOWS, bars, profile};
+use super::wiring::{FunctionSite, Wiring};
 use crate::fake::{DeviceLog, FakeDevice, FakeDma, FakePort};
 use crate::irq::{Gsi, MsiRouter};
 use crate::pci::{
@@ -100,7 +101,7 @@ impl Machine {
                 let bdf = if device == PORT { behind() } else { on_root(device) };
                 let (fake, log) = FakeDevice::new(profile(&Offers::everything(device == 1)));
                 devices.push(log);
-                let place = Place {
+                let place = FunctionSite {
                     bdf,
                     bars: bars(u64::from(device - 1) * APART),
                     multi_function: false,
@@ -214,5 +215,4 @@ impl Machine {
 }
 
 #[cfg(test)]
-#[path = "hostile_tests.rs"]
 mod tests;

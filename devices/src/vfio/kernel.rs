@@ -9,22 +9,23 @@ use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
 
 use vfio_bindings::bindings::vfio::{
     VFIO_BASE, VFIO_IRQ_INFO_NORESIZE, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK,
     VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE, VFIO_REGION_INFO_FLAG_MMAP, VFIO_TYPE,
     vfio_irq_set,
 };
-use vfio_ioctls::{VfioDevice, VfioError, VfioRegionInfoCap};
+use vfio_ioctls::{VfioDevice, VfioError, VfioOps, VfioRegionInfoCap};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ptr, ioctl_with_ptr};
 use vmm_sys_util::ioctl_io_nr;
 
-use super::backend::{DeviceProfile, IrqKind, Region, RegionProfile, VfioBackend};
+use super::backend::{Affected, DeviceProfile, IrqKind, Region, RegionProfile, VfioPort};
 use super::group;
 use super::iommu::AddressSpace;
 use super::mapping::HostMapping;
-use super::reset::Affected;
 use crate::pci::regs::{CONFIG_SIZE, EXTENDED_CONFIG_SIZE};
 use crate::pci::{Bar, Bdf};
 
@@ -72,7 +73,24 @@ impl Drop for KernelDevice {
 }
 
 impl KernelDevice {
-    pub(super) fn new(device: VfioDevice, space: AddressSpace) -> io::Result<Self> {
+    /// Opens the function at `sysfs`, such as `/sys/bus/pci/devices/0000:41:00.0`, into `space`:
+    /// through its group, or by its own file.
+    ///
+    /// # Errors
+    /// The kernel does not hand the function out, or what was opened does not answer.
+    pub fn open(space: &AddressSpace, sysfs: &Path) -> Result<Self, OpenError> {
+        let operations: Arc<dyn VfioOps> = match space {
+            AddressSpace::Container { container, .. } => container.clone(),
+            AddressSpace::Iommufd(iommufd) => iommufd.clone(),
+        };
+        let device = VfioDevice::new(sysfs, operations, true).map_err(OpenError::Attach)?;
+        if let AddressSpace::Container { groups, .. } = space {
+            groups.add(sysfs).map_err(OpenError::Describe)?;
+        }
+        Self::describe(device, space.clone()).map_err(OpenError::Describe)
+    }
+
+    fn describe(device: VfioDevice, space: AddressSpace) -> io::Result<Self> {
         // SAFETY: `device` owns the descriptor and outlives this borrow.
         let fd = unsafe { BorrowedFd::borrow_raw(device.as_raw_fd()) };
         let file = File::from(fd.try_clone_to_owned()?);
@@ -180,7 +198,7 @@ fn region_profile(device: &VfioDevice, index: u32) -> RegionProfile {
     RegionProfile { size, mappable }
 }
 
-impl VfioBackend for KernelDevice {
+impl VfioPort for KernelDevice {
     fn profile(&self) -> &DeviceProfile {
         &self.profile
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::backend::{IrqKind, VfioBackend};
+use super::backend::{IrqKind, VfioPort};
 use crate::irq::{MsiRoute, MsiRouter};
 use crate::pci::ConfigSpace;
 use crate::pci::msi::{MsiCapability, MsiState};
@@ -49,7 +49,7 @@ impl MsiVectors {
     /// Enables MSI on the device with `vectors` vectors, or with what the host has: one on a host
     /// that does not remap interrupts. The device then signals several events with one vector, as
     /// the specification allows it to; QEMU does the same.
-    pub fn enable(&mut self, vectors: u8, device: &dyn VfioBackend) -> io::Result<()> {
+    pub fn enable(&mut self, vectors: u8, device: &dyn VfioPort) -> io::Result<()> {
         let mut count = usize::from(vectors);
         loop {
             let fds: Vec<Option<&EventFd>> =

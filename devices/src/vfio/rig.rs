@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::backend::{DeviceProfile, RegionProfile};
 use super::dma::PeerAccess;
-use super::function::{Place, VfioFunction, Wiring};
+use super::function::VfioFunction;
 use super::reset::{FunctionReset, ResetMethod};
+use super::wiring::{FunctionSite, Wiring};
 use crate::fake::{DeviceLog, FakeDevice, FakeDma, FakePort};
 use crate::irq::{Gsi, MsiRouter};
 use crate::pci::regs::{MSI_64_BIT, MSI_MASKABLE};
@@ -134,7 +135,7 @@ impl Rig {
         if offers.pin_is_taken {
             log.refuse_intx();
         }
-        let place = Place {
+        let place = FunctionSite {
             bdf: BDF,
             bars: bars(0),
             multi_function: false,

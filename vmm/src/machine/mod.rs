@@ -26,7 +26,8 @@ use berth_devices::pci::{BarRoutes, ResetExtent, Segment};
 use berth_devices::power::PowerRegisters;
 use berth_devices::serial::SerialPort;
 use berth_devices::vfio::{
-    AddressSpace, FunctionReset, KernelDevice, PeerAccess, Place, ResetMethod, VfioFunction, Wiring,
+    AddressSpace, FunctionReset, FunctionSite, KernelDevice, PeerAccess, ResetMethod, VfioFunction,
+    Wiring,
 };
 use kvm_ioctls::VcpuFd;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
@@ -246,7 +247,7 @@ fn assign(
         let mut slots = BAR_SLOTS..;
         for ((planned, device), reset) in plan.pci.functions.iter().zip(devices).zip(resets) {
             let bdf = planned.host;
-            let place = Place {
+            let place = FunctionSite {
                 bdf: planned.guest,
                 intx_gsi: planned.intx_gsi.map(Gsi),
                 rom: planned.rom.as_ref().map(|rom| rom.address),

@@ -1,10 +1,12 @@
 //! An assigned function against fake doors: the order of calls is what is asserted.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::fake::{DeviceCall, FakeDevice, FakePort, PortCall};
-use crate::irq::MsiMessage;
+use crate::irq::{Gsi, MsiMessage, MsiRouter};
 use crate::pci::regs::{COMMAND_IO, COMMAND_MEMORY, ROM_ADDRESS};
-use crate::pci::{BarKind, Space};
+use crate::pci::{BarKind, BarRoutes, Space};
 use crate::vfio::rig::{BDF, MSIX_CONTROL as CONTROL, Offers, RESET, Rig, bar};
 use crate::vfio::{DeviceProfile, PeerAccess};
 
@@ -184,7 +186,7 @@ fn the_plan_and_the_host_must_agree_on_sizes() {
     let wiring = Wiring { port, router, routes, peers: PeerAccess::Alone };
     let kind = BarKind::Memory32 { prefetchable: false };
     let spec = BarSpec { bar: bar(0), kind, size: 4096, address: 0xc000_0000 };
-    let place = Place {
+    let place = FunctionSite {
         bdf: BDF,
         bars: vec![spec],
         multi_function: false,

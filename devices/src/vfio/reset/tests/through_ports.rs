@@ -4,19 +4,19 @@ use std::sync::Arc;
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::backend::{IrqKind, Region};
-use super::dma::PeerAccess;
-use super::function::{Place, VfioFunction, Wiring};
-use super::reset::{Affected, FunctionReset, ResetMethod};
-use super::rig::{
-    BDF, DEVICE_CONTROL, MSIX_CONTROL, Offers, PIN, RESET, Rig, WINDOWS, bar, bars, profile,
-};
 use crate::fake::{DeviceCall, DeviceLog, FakeDevice, FakePort, PortCall};
 use crate::irq::{MsiMessage, MsiRouter};
 use crate::pci::regs::{COMMAND, COMMAND_MEMORY, ROM_ADDRESS};
 use crate::pci::{
     Attention, BarRoutes, Bdf, HotPlug, Link, LinkSpeed, LinkWidth, Payload, PciFunction,
     PortWindows, RootBus, RootPort, RootPortConfig, Segment, Space,
+};
+use crate::vfio::rig::{
+    BDF, DEVICE_CONTROL, MSIX_CONTROL, Offers, PIN, RESET, Rig, WINDOWS, bar, bars, profile,
+};
+use crate::vfio::{
+    Affected, FunctionReset, FunctionSite, IrqKind, PeerAccess, Region, ResetMethod, VfioFunction,
+    Wiring,
 };
 
 const MESSAGE: MsiMessage = MsiMessage { address: 0xfee0_0000, data: 0x31 };
@@ -130,7 +130,7 @@ impl Card {
                 let (device, log) = FakeDevice::new(profile(&offers));
                 log.set_affected(affected.clone());
                 devices.push(log);
-                let place = Place {
+                let place = FunctionSite {
                     bdf,
                     bars: bars(index * 0x8_0000),
                     multi_function: true,
