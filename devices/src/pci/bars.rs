@@ -212,6 +212,11 @@ mod tests {
         for low in [0b0000, 0b0001, 0b1000, 0b0100, 0b1100] {
             assert_eq!(BarKind::from_register(low).low_bits(), low);
         }
+        // Below 1 MiB, and reserved: both are taken for 32 bits, as Linux does.
+        for low in [0b0010, 0b0110] {
+            let kind = BarKind::Memory32 { prefetchable: false };
+            assert_eq!(BarKind::from_register(low), kind);
+        }
     }
 
     #[test]
@@ -220,8 +225,13 @@ mod tests {
             (Space::Memory, 0xc000_0000..0xe000_0000),
             (Space::Io, 0x1000..0x1_0000),
         ]);
-        for range in [0..0x1000, 0xbfff_f000..0xc000_1000, 0xfee0_0000..0xfee0_1000, 0x1000..0x1100]
-        {
+        for range in [
+            0..0x1000,
+            0xbfff_f000..0xc000_1000,
+            0xdfff_f000..0xe000_1000,
+            0xfee0_0000..0xfee0_1000,
+            0x1000..0x1100,
+        ] {
             let refused = routes.insert(Space::Memory, range.clone(), FUNCTION, BAR0);
             assert_eq!(refused, Err(Refused::OutsideWindows(range)));
         }

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::regs::{CONFIG_SIZE, EXTENDED_CONFIG_SIZE};
 use super::{
-    Attention, BarRoutes, Bdf, LinkState, PciFunction, ResetCause, ResetExtent, RootBus, RootPort,
-    Space,
+    Attention, BarRoutes, Bdf, Freed, LinkState, PciFunction, ResetCause, ResetExtent, RootBus,
+    RootPort, Space,
 };
 
 /// Enable bit of CONFIG_ADDRESS (PCI Local Bus 3.0, section 3.2.2.3.2).
@@ -91,7 +91,8 @@ impl Segment {
     pub fn shut_down(&self) {
         for place in self.functions.values() {
             if let Some(function) = lock(place).as_mut() {
-                function.set_link(LinkState::Down);
+                // All go: nobody waits.
+                let _: Freed = function.set_link(LinkState::Down);
             }
         }
         let mut cards: BTreeMap<(u8, u8), Vec<&Mutex<Occupant>>> = BTreeMap::new();
@@ -111,12 +112,14 @@ impl Segment {
     }
 
     /// Writes a port, and lets the functions behind it follow.
-    fn write_port(&self, Port { home, port }: &Port, offset: u16, data: &[u8]) -> bool {
+    fn write_port(&self, Port { home, port }: &Port, offset: u16, data: &[u8]) -> Freed {
         let mut port = lock(port);
-        let Some(link) = port.config_write(offset, data) else { return false };
-        let mut freed = false;
+        let Some(link) = port.config_write(offset, data) else { return Freed::Nothing };
+        let mut freed = Freed::Nothing;
         for place in self.behind(*home) {
-            freed |= lock(place).as_mut().is_some_and(|function| function.set_link(link));
+            if let Some(function) = lock(place).as_mut() {
+                freed |= function.set_link(link);
+            }
         }
         if link == LinkState::Down {
             reset(self.behind(*home), ResetCause::Port);
@@ -169,9 +172,7 @@ impl Segment {
             return false;
         };
         // The BAR may move before its function is locked: the access then was first.
-        if let Some(function) = self.functions.get(&hit.function).map(lock).as_deref_mut() {
-            function.iter_mut().for_each(|f| f.bar_read(hit.bar, hit.offset, data));
-        }
+        self.with(hit.function, |function| function.bar_read(hit.bar, hit.offset, data));
         true
     }
 
@@ -180,36 +181,40 @@ impl Segment {
         let Some(hit) = self.routes.find(space, address) else {
             return false;
         };
-        if let Some(function) = self.functions.get(&hit.function).map(lock).as_deref_mut() {
-            function.iter_mut().for_each(|f| f.bar_write(hit.bar, hit.offset, data));
-        }
+        self.with(hit.function, |function| function.bar_write(hit.bar, hit.offset, data));
         true
+    }
+
+    /// Does something with a function, under its lock; `None` where there is none.
+    fn with<T>(&self, name: Bdf, access: impl FnOnce(&mut dyn PciFunction) -> T) -> Option<T> {
+        let mut occupant = lock(self.functions.get(&name)?);
+        occupant.as_mut().map(|function| access(function.as_mut()))
     }
 
     fn config_read(&self, target: Option<Bdf>, offset: u16, size: usize, data: &mut [u8]) {
         data.fill(0xff);
         let Some(name) = self.access(target, offset, size, data.len()) else { return };
-        if let Some(Port { port, .. }) = self.ports.get(&name) {
-            lock(port).config_read(offset, data);
-        } else if let Some(function) = self.functions.get(&name).map(lock).as_deref_mut() {
-            function.iter_mut().for_each(|f| f.config_read(offset, data));
+        match self.ports.get(&name) {
+            Some(Port { port, .. }) => lock(port).config_read(offset, data),
+            None => self.with(name, |function| function.config_read(offset, data)).unwrap_or(()),
         }
     }
 
     fn config_write(&self, target: Option<Bdf>, offset: u16, size: usize, data: &[u8]) {
         let Some(name) = self.access(target, offset, size, data.len()) else { return };
-        let freed = match (self.ports.get(&name), self.functions.get(&name)) {
-            (Some(port), _) => self.write_port(port, offset, data),
-            (None, Some(function)) => {
-                lock(function).as_mut().is_some_and(|f| f.config_write(offset, data))
+        let freed = match self.ports.get(&name) {
+            Some(port) => self.write_port(port, offset, data),
+            None => {
+                let written = self.with(name, |function| function.config_write(offset, data));
+                written.unwrap_or(Freed::Nothing)
             }
-            (None, None) => false,
         };
         // A BAR that was refused because of this one answers now, as it would on a real bus.
-        if freed {
+        if freed == Freed::Addresses {
             for function in self.functions.values() {
                 if let Some(function) = lock(function).as_mut() {
-                    function.sync();
+                    // What one gives up here, a later one of this round or of the next takes.
+                    let _: Freed = function.sync();
                 }
             }
         }

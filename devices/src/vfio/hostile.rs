@@ -18,7 +18,7 @@ use super::dma::PeerAccess;
 use super::function::VfioFunction;
 use super::rig::{Offers, RESET, WINDOWS, bars, profile};
 use super::wiring::{FunctionSite, Wiring};
-use crate::fake::{DeviceLog, FakeDevice, FakeDma, FakePort};
+use crate::fake::{DeviceLog, FakeDevice, FakeDma, FakePort, Journal};
 use crate::irq::{Gsi, MsiRouter};
 use crate::pci::{
     BarRoutes, Bdf, HotPlug, Link, LinkSpeed, LinkWidth, Payload, PciFunction, PortWindows,
@@ -87,19 +87,21 @@ impl Machine {
     /// Two functions, one whose MSI-X can grow and one whose cannot, and one behind a port.
     #[expect(clippy::new_without_default, reason = "a machine under test is no plain value")]
     pub fn new() -> Self {
-        let (port, routes) =
-            (Arc::new(FakePort::default()), Arc::new(BarRoutes::new(WINDOWS.to_vec())));
+        let journal = Journal::default();
+        let port = Arc::new(FakePort::new(&journal));
+        let routes = Arc::new(BarRoutes::new(WINDOWS.to_vec()));
         let router = MsiRouter::new(port.clone());
         let port_above = root_port(&router);
         let buses = vec![port_above.buses()];
-        let dma = Arc::new(FakeDma::default());
+        let dma = Arc::new(FakeDma::new(&journal));
         let peers = PeerAccess::Iommu { port: dma.clone(), largest: 1 << 16 };
         let wiring = Wiring { port: port.clone(), router, routes: routes.clone(), peers };
         let (mut slots, mut devices) = (8.., Vec::new());
         let functions: Vec<(Bdf, Box<dyn PciFunction>)> = (1..4u8)
             .map(|device| {
                 let bdf = if device == PORT { behind() } else { on_root(device) };
-                let (fake, log) = FakeDevice::new(profile(&Offers::everything(device == 1)));
+                let (fake, log) =
+                    FakeDevice::new(profile(&Offers::everything(device == 1)), &journal);
                 devices.push(log);
                 let place = FunctionSite {
                     bdf,

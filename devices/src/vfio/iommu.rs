@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use iommufd_ioctls::{IommuFd, IommufdError};
 use serde::Serialize;
-use vfio_ioctls::{VfioContainer, VfioDeviceFd, VfioError, VfioIommufd, VfioOps as _};
+use vfio_ioctls::{VfioContainer, VfioDeviceFd, VfioError, VfioIommufd};
 
 use super::dma::DmaPort;
 use super::group::Groups;

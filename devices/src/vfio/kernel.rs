@@ -22,7 +22,9 @@ use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ptr, ioctl_with_ptr};
 use vmm_sys_util::ioctl_io_nr;
 
-use super::backend::{Affected, DeviceProfile, IrqKind, Region, RegionProfile, VfioPort};
+use super::backend::{
+    Affected, DeviceProfile, FewerVectors, IrqKind, Region, RegionProfile, VfioPort,
+};
 use super::group;
 use super::iommu::AddressSpace;
 use super::mapping::HostMapping;
@@ -143,9 +145,7 @@ impl KernelDevice {
         match unsafe { ioctl_with_ptr(&*self.file, VFIO_DEVICE_SET_IRQS(), words.as_ptr()) } {
             0 => Ok(()),
             // Not done: this is how many vectors there are (`vfio_msi_enable`).
-            fewer @ 1.. => {
-                Err(io::Error::other(format!("the host has only {fewer} vectors for it")))
-            }
+            fewer @ 1.. => Err(FewerVectors { available: fewer.unsigned_abs() }.into()),
             _ => Err(io::Error::last_os_error()),
         }
     }

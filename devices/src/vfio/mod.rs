@@ -29,11 +29,13 @@ mod regions;
 mod reset;
 #[cfg(any(test, feature = "fakes"))]
 #[cfg_attr(not(test), allow(dead_code, reason = "tests use all of it"))]
-mod rig;
+pub(crate) mod rig;
 mod rom;
 mod wiring;
 
-pub use backend::{Affected, DeviceProfile, IrqKind, Region, RegionProfile, VfioPort};
+pub use backend::{
+    Affected, DeviceProfile, FewerVectors, IrqKind, Region, RegionProfile, VfioPort,
+};
 pub use dma::{DmaPort, PeerAccess};
 pub use function::{Notifications, VfioFunction};
 pub use iommu::{AddressSpace, IommuBackend};

@@ -108,18 +108,21 @@ impl MsixVectors {
     /// Delivers what is not masked, while MSI-X is enabled on the device.
     pub fn sync(&mut self, touched: Range<u16>, device: &dyn VfioPort) -> io::Result<()> {
         let open = self.control & MSIX_FUNCTION_MASK == 0;
-        for index in touched {
+        let mut heard = Vec::new();
+        let range = usize::from(touched.start)..usize::from(touched.end);
+        for (index, vector) in touched.zip(&mut self.vectors[range]) {
             let entry = self.table.entry(index);
-            let vector = &mut self.vectors[usize::from(index)];
-            if !open || entry.masked {
+            if open && !entry.masked {
+                heard.push((index, vector, entry.message));
+            } else {
                 vector.route.hold()?;
-                continue;
             }
-            vector.route.deliver(entry.message)?;
-            if !vector.bound {
-                device.set_irqs(IrqKind::Msix, index.into(), &[Some(vector.route.irqfd())])?;
-                vector.bound = true;
-            }
+        }
+        let routes = heard.iter_mut().map(|(_, vector, message)| (&mut vector.route, *message));
+        MsiRoute::deliver_all(routes)?;
+        for (index, vector, _) in heard.iter_mut().filter(|(_, vector, _)| !vector.bound) {
+            device.set_irqs(IrqKind::Msix, (*index).into(), &[Some(vector.route.irqfd())])?;
+            vector.bound = true;
         }
         Ok(())
     }

@@ -192,20 +192,21 @@ impl FunctionReset {
         Self { method: self.alone, ..self }
     }
 
-    /// Resets `device`, or its whole card, and says what came of it. Returns what has been asked to
-    /// reset. `warnings` are about the device, and limited where the guest is the cause.
+    /// Resets `device`, or its whole card, and says what came of it. Returns what is done by now,
+    /// also where there is no way to reset it; `None` when every way failed, which another try may
+    /// mend. `warnings` are about the device, and limited where the guest is the cause.
     pub(super) fn run(
         self,
         device: &dyn VfioPort,
         cause: ResetCause,
         warnings: &mut Warnings,
-    ) -> ResetExtent {
+    ) -> Option<ResetExtent> {
         let Self { host, mut method, alone } = self;
         if method == ResetMethod::Hot {
             match device.hot_reset() {
                 Ok(()) => {
                     log::info!("{host}: reset {cause}: {method}");
-                    return ResetExtent::Card;
+                    return Some(ResetExtent::Card);
                 }
                 Err(error) => {
                     warnings.say(format_args!("{method} {cause} fails: {error}; instead: {alone}"));
@@ -215,10 +216,13 @@ impl FunctionReset {
         }
         if method == ResetMethod::None {
             warnings.say(format_args!("not reset {cause}: there is no way to"));
-            return ResetExtent::Asked;
+            return Some(ResetExtent::Asked);
         }
         match device.reset() {
-            Ok(()) => log::info!("{host}: reset {cause}: {method}"),
+            Ok(()) => {
+                log::info!("{host}: reset {cause}: {method}");
+                return Some(ResetExtent::Asked);
+            }
             // The kernel does not wait for whoever has the device locked.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 warnings.say(format_args!("not reset {cause}: the host is busy with it"));
@@ -227,12 +231,13 @@ impl FunctionReset {
                 warnings.say(format_args!("not reset {cause}: {method} fails: {error}"));
             }
         }
-        ResetExtent::Asked
+        None
     }
 
     /// The same for a device that no guest has yet.
     pub fn run_at_start(self, device: &dyn VfioPort) -> ResetExtent {
-        self.run(device, ResetCause::Start, &mut Warnings::about(self.host))
+        let extent = self.run(device, ResetCause::Start, &mut Warnings::about(self.host));
+        extent.unwrap_or(ResetExtent::Asked)
     }
 }
 

@@ -23,20 +23,20 @@ impl PciFunction for Named {
         }
     }
 
-    fn config_write(&mut self, _offset: u16, _data: &[u8]) -> bool {
-        false
+    fn config_write(&mut self, _offset: u16, _data: &[u8]) -> Freed {
+        Freed::Nothing
     }
 
     fn bar_read(&mut self, _bar: Bar, _offset: u64, _data: &mut [u8]) {}
 
     fn bar_write(&mut self, _bar: Bar, _offset: u64, _data: &[u8]) {}
 
-    fn sync(&mut self) -> bool {
-        false
+    fn sync(&mut self) -> Freed {
+        Freed::Nothing
     }
 
-    fn set_link(&mut self, _link: LinkState) -> bool {
-        false
+    fn set_link(&mut self, _link: LinkState) -> Freed {
+        Freed::Nothing
     }
 
     fn reset(&mut self, _cause: ResetCause, done: ResetExtent) -> ResetExtent {

@@ -55,8 +55,17 @@ fn a_write_that_starts_a_reset_is_known() {
 
 #[test]
 fn kernel_names_are_known() {
-    for (name, method) in [("flr", Flr), ("af_flr", AfFlr), ("pm", Pm), ("bus", Bus)] {
+    for (name, method) in [
+        ("device_specific", DeviceSpecific),
+        ("acpi", ResetMethod::Acpi),
+        ("flr", Flr),
+        ("af_flr", AfFlr),
+        ("pm", Pm),
+        ("bus", Bus),
+        ("cxl_bus", ResetMethod::CxlBus),
+    ] {
         assert_eq!(ResetMethod::parse(name), Some(method));
+        assert_eq!(method.name(), name);
     }
     for name in ["sorcery", "hot", "none", ""] {
         assert_eq!(ResetMethod::parse(name), Option::None);
