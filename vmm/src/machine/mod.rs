@@ -44,10 +44,10 @@ use crate::exit::Exit;
 use crate::kvm::{BAR_SLOTS, RAM_SLOTS, Vm};
 use crate::limits;
 use crate::memory;
+use crate::placement_lock::PlacementLock;
 use crate::plan::{BootPlan, FunctionPlan, PciPlan, Plan, VcpuPlan};
 use crate::sandbox::{Filter, Mode, Role};
 use crate::steering::{Steered, Steering};
-use crate::turn::Turn;
 use crate::vcpu::{self, Ended, Shared, VcpuThread};
 
 /// A machine that is ready to run.
@@ -74,9 +74,9 @@ struct Filters {
     vcpu: Filter,
 }
 
-/// Builds the machine and runs it to its end. The turn is over when its CPUs are taken.
-pub fn run(plan: Plan, mode: Mode, turn: Turn) -> Result<Exit, Error> {
-    Ok(Machine::build(plan, mode, turn)?.run()?)
+/// Builds the machine and runs it to its end. The placement_lock is over when its CPUs are taken.
+pub fn run(plan: Plan, mode: Mode, placement_lock: PlacementLock) -> Result<Exit, Error> {
+    Ok(Machine::build(plan, mode, placement_lock)?.run()?)
 }
 
 /// Why there was no orderly end.
@@ -102,7 +102,11 @@ impl Error {
 
 impl Machine {
     /// Executes the plan. Nothing of it is left when this fails.
-    pub fn build(plan: Plan, mode: Mode, turn: Turn) -> Result<Self, BuildError> {
+    pub fn build(
+        plan: Plan,
+        mode: Mode,
+        placement_lock: PlacementLock,
+    ) -> Result<Self, BuildError> {
         let filters = Filters {
             control: Filter::new(Role::Control, mode)?,
             vcpu: Filter::new(Role::Vcpu, mode)?,
@@ -117,7 +121,7 @@ impl Machine {
         let steering = Steering::start(&plan.interrupts, &plan.vmm_cpus, &filter);
         let steering = steering.map_err(BuildError::system("start what steers interrupts"))?;
         let threads = reserve_cpus(&plan)?;
-        drop(turn);
+        drop(placement_lock);
         limits::raise(&plan.limits).map_err(BuildError::system("raise its resource limits"))?;
 
         let vm = Arc::new(Vm::new()?);
