@@ -5,7 +5,7 @@ use std::sync::{PoisonError, RwLock};
 
 use serde::Serialize;
 
-use super::Bdf;
+use super::GuestBdf;
 use super::regs::{BAR_IO, BAR_MEMORY_64, BAR_PREFETCHABLE, BAR0, ROM_ADDRESS};
 use crate::range_map::{Overlap, RangeMap};
 
@@ -112,7 +112,7 @@ pub struct BarDecode(pub [Option<(Space, Range<u64>)>; Bar::COUNT]);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BarHit {
     /// Function in the guest.
-    pub function: Bdf,
+    pub function: GuestBdf,
     /// Its register.
     pub bar: Bar,
     /// Offset into the BAR.
@@ -142,12 +142,12 @@ pub struct BarRoutes {
 
 #[derive(Debug, Default)]
 struct Maps {
-    memory: RangeMap<(Bdf, Bar)>,
-    io: RangeMap<(Bdf, Bar)>,
+    memory: RangeMap<(GuestBdf, Bar)>,
+    io: RangeMap<(GuestBdf, Bar)>,
 }
 
 impl Maps {
-    fn of(&mut self, space: Space) -> &mut RangeMap<(Bdf, Bar)> {
+    fn of(&mut self, space: Space) -> &mut RangeMap<(GuestBdf, Bar)> {
         match space {
             Space::Memory => &mut self.memory,
             Space::Io => &mut self.io,
@@ -166,7 +166,7 @@ impl BarRoutes {
         &self,
         space: Space,
         range: Range<u64>,
-        function: Bdf,
+        function: GuestBdf,
         bar: Bar,
     ) -> Result<(), Refused> {
         let holds = |(kind, window): &(Space, Range<u64>)| {
@@ -204,7 +204,7 @@ impl BarRoutes {
 mod tests {
     use super::*;
 
-    const FUNCTION: Bdf = Bdf::new(0, 0, 1, 0).expect("device 1, function 0");
+    const FUNCTION: GuestBdf = GuestBdf::new(0, 1, 0).expect("device 1, function 0");
     const BAR0: Bar = Bar::new(0).expect("0 is below 6");
 
     #[test]

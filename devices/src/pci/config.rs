@@ -176,6 +176,8 @@ mod tests {
             assert_eq!(config.bar_address(&ports), 0x1000 + 3 * size);
             config.write(0x14, &[0xff; 4]);
             assert_eq!(read(&config, 0x14), sized);
+            config.write(0x14, &[0; 4]);
+            assert_eq!(read(&config, 0x14), 1);
         }
         let mut config = ConfigSpace::default();
         config.emulate_bars(&[spec(1, BarKind::Memory32 { prefetchable: true }, 16, 0)]);

@@ -1,9 +1,10 @@
 //! PCI as the guest sees it: root buses, ports, configuration space, BARs, MSI and MSI-X.
 
 mod bars;
-mod bdf;
 pub mod capability;
 mod config;
+mod guest_bdf;
+mod host_bdf;
 mod host_bridge;
 mod link;
 pub mod msi;
@@ -18,8 +19,9 @@ use std::fmt;
 use std::ops::{BitOr, BitOrAssign};
 
 pub use bars::{Bar, BarDecode, BarHit, BarKind, BarRoutes, BarSpec, Refused, Space};
-pub use bdf::{Bdf, ParseBdfError};
 pub use config::ConfigSpace;
+pub use guest_bdf::{GuestBdf, RoutedBdf};
+pub use host_bdf::{HostBdf, HostBdf as Bdf, ParseBdfError};
 pub use host_bridge::HostBridge;
 pub use link::{Link, LinkSpeed, LinkWidth, Payload};
 pub use root_bus::{BusNumbers, RootBus};

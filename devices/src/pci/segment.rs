@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::regs::{CONFIG_SIZE, EXTENDED_CONFIG_SIZE};
 use super::{
-    Attention, BarRoutes, Bdf, Freed, LinkState, PciFunction, ResetCause, ResetExtent, RootBus,
-    RootPort, Space,
+    Attention, BarRoutes, Freed, GuestBdf, LinkState, PciFunction, ResetCause, ResetExtent,
+    RootBus, RootPort, RoutedBdf, Space,
 };
 
 /// Enable bit of CONFIG_ADDRESS (PCI Local Bus 3.0, section 3.2.2.3.2).
@@ -32,8 +32,8 @@ struct Port {
 /// stays locked while the functions behind it follow a write to it, so that they end up where the
 /// last of several writes wants them.
 pub struct Segment {
-    functions: BTreeMap<Bdf, Mutex<Occupant>>,
-    ports: BTreeMap<Bdf, Port>,
+    functions: BTreeMap<GuestBdf, Mutex<Occupant>>,
+    ports: BTreeMap<GuestBdf, Port>,
     roots: Vec<RootBus>,
     routes: Arc<BarRoutes>,
     config_address: Mutex<u32>,
@@ -42,8 +42,8 @@ pub struct Segment {
 impl Segment {
     /// No function comes while the machine runs, so that finding one takes no lock.
     pub fn new(
-        functions: impl IntoIterator<Item = (Bdf, Box<dyn PciFunction>)>,
-        ports: impl IntoIterator<Item = (Bdf, RootPort)>,
+        functions: impl IntoIterator<Item = (GuestBdf, Box<dyn PciFunction>)>,
+        ports: impl IntoIterator<Item = (GuestBdf, RootPort)>,
         roots: Vec<RootBus>,
         routes: Arc<BarRoutes>,
     ) -> Self {
@@ -62,7 +62,7 @@ impl Segment {
     }
 
     /// Presses the attention button of the slot that `function` is in.
-    pub fn press_button(&self, function: Bdf) -> Attention {
+    pub fn press_button(&self, function: GuestBdf) -> Attention {
         match self.port_above(function) {
             Some(above) => lock(&above.port).press_button(),
             None => Attention::NoButton,
@@ -70,13 +70,13 @@ impl Segment {
     }
 
     /// Whether the guest has switched off the slot that `function` is in.
-    pub fn is_switched_off(&self, function: Bdf) -> bool {
+    pub fn is_switched_off(&self, function: GuestBdf) -> bool {
         self.port_above(function).is_some_and(|above| !lock(&above.port).is_on())
     }
 
     /// Takes `function` and its siblings out of their slot, which the guest has switched off. To
     /// drop them gives the devices back, which can take seconds: no lock is held by then.
-    pub fn take_out(&self, function: Bdf) -> Vec<Box<dyn PciFunction>> {
+    pub fn take_out(&self, function: GuestBdf) -> Vec<Box<dyn PciFunction>> {
         let Some(above) = self.port_above(function) else { return Vec::new() };
         let mut port = lock(&above.port);
         if port.is_on() {
@@ -95,14 +95,14 @@ impl Segment {
                 let _: Freed = function.set_link(LinkState::Down);
             }
         }
-        let mut cards: BTreeMap<(u8, u8), Vec<&Mutex<Occupant>>> = BTreeMap::new();
+        let mut cards: BTreeMap<GuestBdf, Vec<&Mutex<Occupant>>> = BTreeMap::new();
         for (bdf, place) in &self.functions {
-            cards.entry((bdf.bus(), bdf.device())).or_default().push(place);
+            cards.entry(bdf.slot()).or_default().push(place);
         }
         cards.into_values().for_each(|card| reset(card, ResetCause::End));
     }
 
-    fn port_above(&self, function: Bdf) -> Option<&Port> {
+    fn port_above(&self, function: GuestBdf) -> Option<&Port> {
         self.ports.values().find(|port| port.home == function.bus())
     }
 
@@ -186,12 +186,12 @@ impl Segment {
     }
 
     /// Does something with a function, under its lock; `None` where there is none.
-    fn with<T>(&self, name: Bdf, access: impl FnOnce(&mut dyn PciFunction) -> T) -> Option<T> {
+    fn with<T>(&self, name: GuestBdf, access: impl FnOnce(&mut dyn PciFunction) -> T) -> Option<T> {
         let mut occupant = lock(self.functions.get(&name)?);
         occupant.as_mut().map(|function| access(function.as_mut()))
     }
 
-    fn config_read(&self, target: Option<Bdf>, offset: u16, size: usize, data: &mut [u8]) {
+    fn config_read(&self, target: Option<RoutedBdf>, offset: u16, size: usize, data: &mut [u8]) {
         data.fill(0xff);
         let Some(name) = self.access(target, offset, size, data.len()) else { return };
         match self.ports.get(&name) {
@@ -200,7 +200,7 @@ impl Segment {
         }
     }
 
-    fn config_write(&self, target: Option<Bdf>, offset: u16, size: usize, data: &[u8]) {
+    fn config_write(&self, target: Option<RoutedBdf>, offset: u16, size: usize, data: &[u8]) {
         let Some(name) = self.access(target, offset, size, data.len()) else { return };
         let freed = match self.ports.get(&name) {
             Some(port) => self.write_port(port, offset, data),
@@ -222,7 +222,13 @@ impl Segment {
 
     /// Whose configuration space an access goes on to: one that does not cross a dword, which the
     /// bus could not carry either.
-    fn access(&self, target: Option<Bdf>, offset: u16, size: usize, length: usize) -> Option<Bdf> {
+    fn access(
+        &self,
+        target: Option<RoutedBdf>,
+        offset: u16,
+        size: usize,
+        length: usize,
+    ) -> Option<GuestBdf> {
         let end = usize::from(offset) + length;
         let aligned = matches!(length, 1 | 2 | 4) && usize::from(offset).is_multiple_of(length);
         if !aligned || end > size {
@@ -235,11 +241,11 @@ impl Segment {
         self.config_address.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn address_target(&self) -> Option<(Bdf, u16)> {
+    fn address_target(&self) -> Option<(RoutedBdf, u16)> {
         let address = *self.address();
-        let (bus, devfn) = ((address >> 16) as u8, (address >> 8) as u8);
-        let bdf = Bdf::new(0, bus, devfn >> 3, devfn & 7)?;
-        (address & ADDRESS_ENABLE != 0).then_some((bdf, address as u16 & 0xfc))
+        let [register, devfn, bus, _] = address.to_le_bytes();
+        let target = RoutedBdf::from_routing_id(u16::from_le_bytes([devfn, bus]));
+        (address & ADDRESS_ENABLE != 0).then_some((target, u16::from(register & 0xfc)))
     }
 }
 
@@ -258,9 +264,8 @@ fn lock<T>(function: &Mutex<T>) -> MutexGuard<'_, T> {
     function.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn ecam_target(offset: u64) -> Option<Bdf> {
-    let bus = u8::try_from(offset >> 20).ok()?;
-    Bdf::new(0, bus, (offset >> 15) as u8 & 0x1f, (offset >> 12) as u8 & 7)
+fn ecam_target(offset: u64) -> Option<RoutedBdf> {
+    u16::try_from(offset >> 12).ok().map(RoutedBdf::from_routing_id)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::mapping::HostMapping;
 use crate::pci::regs::INTERRUPT_PIN;
-use crate::pci::{Bar, Bdf};
+use crate::pci::{Bar, HostBdf};
 
 /// A region of a vfio-pci device (include/uapi/linux/vfio.h, `VFIO_PCI_*_REGION_INDEX`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +121,7 @@ impl From<FewerVectors> for io::Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Affected {
     /// Its address on the host.
-    pub bdf: Bdf,
+    pub bdf: HostBdf,
     /// Nobody else has it: its IOMMU group is ours.
     pub held: bool,
 }

@@ -10,12 +10,12 @@ use super::regions::direct_parts;
 use super::wiring::{FunctionError, Wiring};
 use crate::pci::msix::MsixCapability;
 use crate::pci::regs::{COMMAND_IO, COMMAND_MEMORY};
-use crate::pci::{BarDecode, BarSpec, Bdf, ConfigSpace, Freed, Space};
+use crate::pci::{BarDecode, BarSpec, ConfigSpace, Freed, GuestBdf, Space};
 use crate::warnings::Warnings;
 
 /// All BARs of a function, and where each answers now.
 pub struct FunctionBars {
-    bdf: Bdf,
+    bdf: GuestBdf,
     wiring: Wiring,
     bars: Vec<FunctionBar>,
 }
@@ -43,7 +43,7 @@ impl FunctionBars {
     /// answers yet. Takes one of `slots` per part.
     pub fn new(
         device: &dyn VfioPort,
-        bdf: Bdf,
+        bdf: GuestBdf,
         specs: impl Iterator<Item = BarSpec>,
         msix: Option<&MsixCapability>,
         slots: &mut impl Iterator<Item = u32>,
@@ -114,7 +114,7 @@ impl FunctionBar {
     /// Starts to answer at a range, wholly or not at all.
     fn answer(
         &mut self,
-        bdf: Bdf,
+        bdf: GuestBdf,
         (space, range): (Space, &Range<u64>),
         Wiring { port, routes, peers, .. }: &Wiring,
         warnings: &mut Warnings,

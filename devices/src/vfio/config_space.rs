@@ -197,7 +197,7 @@ mod tests {
         let mut profile =
             DeviceProfile { config: raw.to_vec(), msix_vectors: 10, ..Default::default() };
         profile.bars[Bar::ROM.index()].size = 0x1_8000;
-        let bdf = crate::pci::Bdf::new(0, 0, 1, 0).expect("device 1, function 0");
+        let bdf = crate::pci::GuestBdf::new(0, 1, 0).expect("device 1, function 0");
         let reset = crate::vfio::rig::RESET;
         let place = FunctionSite {
             bdf,

@@ -21,7 +21,7 @@ use super::wiring::{FunctionSite, Wiring};
 use crate::fake::{DeviceLog, FakeDevice, FakeDma, FakePort, Journal};
 use crate::irq::{Gsi, MsiRouter};
 use crate::pci::{
-    BarRoutes, Bdf, HotPlug, Link, LinkSpeed, LinkWidth, Payload, PciFunction, PortWindows,
+    BarRoutes, GuestBdf, HotPlug, Link, LinkSpeed, LinkWidth, Payload, PciFunction, PortWindows,
     RootBus, RootPort, RootPortConfig, Segment, Space,
 };
 
@@ -52,12 +52,12 @@ pub const BEHIND: u8 = 4;
 /// How far apart the functions' BARs start.
 pub const APART: u64 = 0x8_0000;
 
-fn on_root(device: u8) -> Bdf {
-    Bdf::new(0, 0, device, 0).expect("a device number")
+fn on_root(device: u8) -> GuestBdf {
+    GuestBdf::new(0, device, 0).expect("a device number")
 }
 
-fn behind() -> Bdf {
-    Bdf::new(0, 1, 0, 0).expect("a device number")
+fn behind() -> GuestBdf {
+    GuestBdf::new(1, 0, 0).expect("a device number")
 }
 
 /// A port with a hot-plug slot.
@@ -97,7 +97,7 @@ impl Machine {
         let peers = PeerAccess::Iommu { port: dma.clone(), largest: 1 << 16 };
         let wiring = Wiring { port: port.clone(), router, routes: routes.clone(), peers };
         let (mut slots, mut devices) = (8.., Vec::new());
-        let functions: Vec<(Bdf, Box<dyn PciFunction>)> = (1..4u8)
+        let functions: Vec<(GuestBdf, Box<dyn PciFunction>)> = (1..4u8)
             .map(|device| {
                 let bdf = if device == PORT { behind() } else { on_root(device) };
                 let (fake, log) =

@@ -29,7 +29,7 @@ use super::group;
 use super::iommu::AddressSpace;
 use super::mapping::HostMapping;
 use crate::pci::regs::{CONFIG_SIZE, EXTENDED_CONFIG_SIZE};
-use crate::pci::{Bar, Bdf};
+use crate::pci::{Bar, HostBdf};
 
 ioctl_io_nr!(VFIO_DEVICE_SET_IRQS, VFIO_TYPE.into(), VFIO_BASE + 10);
 ioctl_io_nr!(VFIO_DEVICE_RESET, VFIO_TYPE.into(), VFIO_BASE + 11);
@@ -161,7 +161,7 @@ const DEPENDENT_WORDS: usize = 2;
 impl KernelDevice {
     /// The functions that a hot reset resets. Who has one is told by its group; of a device that
     /// was opened by its own file by its ID in the iommufd, or `VFIO_PCI_DEVID_NOT_OWNED`.
-    fn dependents(&self) -> io::Result<Vec<(Bdf, u32)>> {
+    fn dependents(&self) -> io::Result<Vec<(HostBdf, u32)>> {
         // A bus has no more.
         const MOST: usize = 256;
         let mut words = vec![0u32; HOT_RESET_HEADER + MOST * DEPENDENT_WORDS];
@@ -176,7 +176,7 @@ impl KernelDevice {
         let dependents = dependents.take(words[2] as usize).filter_map(|dependent| {
             let [owner, place] = [dependent[0], dependent[1]];
             let (segment, bus, devfn) = (place & 0xffff, (place >> 16) as u8, (place >> 24) as u8);
-            Some((Bdf::new(segment, bus, devfn >> 3, devfn & 7)?, owner))
+            Some((HostBdf::new(segment, bus, devfn >> 3, devfn & 7)?, owner))
         });
         Ok(dependents.collect())
     }

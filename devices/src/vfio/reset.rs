@@ -18,7 +18,7 @@ use crate::pci::regs::{
     CAP_EXPRESS, CAP_POWER, EXPRESS_CONTROL, EXPRESS_DEVICE, EXPRESS_FLR, EXPRESS_FLR_CAPABLE,
     POWER_CONTROL, POWER_NO_SOFT_RESET,
 };
-use crate::pci::{Bdf, ResetCause, ResetExtent};
+use crate::pci::{HostBdf, ResetCause, ResetExtent};
 use crate::warnings::Warnings;
 
 /// A way to reset a function. All but two are the host kernel's, by its names for them
@@ -164,7 +164,7 @@ fn flr_bit(config: &[u8], id: u8, capability: u16) -> Option<FlrBit> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FunctionReset {
     /// Address on the host.
-    pub host: Bdf,
+    pub host: HostBdf,
     /// The best way.
     pub method: ResetMethod,
     /// The kernel's way to reset the function alone, for when a hot reset is refused or fails.

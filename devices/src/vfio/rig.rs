@@ -10,17 +10,19 @@ use super::wiring::{FunctionSite, Wiring};
 use crate::fake::{DeviceLog, FakeDevice, FakeDma, FakePort, Journal};
 use crate::irq::{Gsi, MsiRouter};
 use crate::pci::regs::{MSI_64_BIT, MSI_MASKABLE};
-use crate::pci::{Bar, BarKind, BarRoutes, BarSpec, Bdf, Freed, PciFunction, Space};
+use crate::pci::{Bar, BarKind, BarRoutes, BarSpec, Freed, GuestBdf, HostBdf, PciFunction, Space};
 
 /// Where it is.
-pub const BDF: Bdf = Bdf::new(0, 0, 1, 0).expect("device 1, function 0");
+pub const BDF: GuestBdf = GuestBdf::new(0, 1, 0).expect("device 1, function 0");
+/// Where it is on the host.
+pub const HOST: HostBdf = HostBdf::new(0, 0x41, 0, 0).expect("device 0, function 0");
 /// The MSI capability.
 pub const MSI: u16 = 0x50;
 /// MSI-X message control.
 pub const MSIX_CONTROL: u16 = 0x72;
 /// How it is reset: by itself, as configuration space says too.
 pub const RESET: FunctionReset =
-    FunctionReset { host: BDF, method: ResetMethod::Flr, alone: ResetMethod::Flr };
+    FunctionReset { host: HOST, method: ResetMethod::Flr, alone: ResetMethod::Flr };
 /// Device control of its PCI Express capability.
 pub const DEVICE_CONTROL: u16 = 0xa8;
 /// Where its pin ends.

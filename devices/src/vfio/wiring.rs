@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::dma::PeerAccess;
 use super::reset::FunctionReset;
 use crate::irq::{Gsi, MsiRouter, VmPort};
-use crate::pci::{BarRoutes, BarSpec, Bdf};
+use crate::pci::{BarRoutes, BarSpec, GuestBdf};
 
 /// Why a function could not be put into the machine.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +46,7 @@ pub enum FunctionError {
 #[derive(Clone, Debug)]
 pub struct FunctionSite {
     /// Address in the guest.
-    pub bdf: Bdf,
+    pub bdf: GuestBdf,
     /// BARs with their first addresses.
     pub bars: Vec<BarSpec>,
     /// Its device has several functions in the guest.

@@ -288,7 +288,7 @@ fn reset_cards(plan: &PciPlan, devices: &[KernelDevice]) -> Vec<FunctionReset> {
     let resets = plan.functions.iter().zip(devices).map(|(planned, device)| {
         let FunctionPlan { host, reset: method, reset_alone: alone, .. } = *planned;
         let reset = FunctionReset { host, method, alone }.confirmed(device);
-        let card = (planned.guest.bus(), planned.guest.device());
+        let card = planned.guest.slot();
         let with_card = reset.method == ResetMethod::Hot && done.contains(&card);
         if !with_card && reset.run_at_start(device) == ResetExtent::Card {
             done.insert(card);

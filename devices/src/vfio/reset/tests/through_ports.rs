@@ -8,11 +8,11 @@ use crate::fake::{DeviceLog, FakeDevice, FakePort, Journal, KvmCall, VfioCall};
 use crate::irq::{MsiMessage, MsiRouter};
 use crate::pci::regs::{COMMAND, COMMAND_MEMORY, ROM_ADDRESS};
 use crate::pci::{
-    Attention, BarRoutes, Bdf, HotPlug, Link, LinkSpeed, LinkWidth, Payload, PciFunction,
-    PortWindows, RootBus, RootPort, RootPortConfig, Segment, Space,
+    Attention, BarRoutes, GuestBdf, HostBdf, HotPlug, Link, LinkSpeed, LinkWidth, Payload,
+    PciFunction, PortWindows, RootBus, RootPort, RootPortConfig, Segment, Space,
 };
 use crate::vfio::rig::{
-    BDF, DEVICE_CONTROL, MSIX_CONTROL, Offers, PIN, RESET, Rig, WINDOWS, bar, bars, profile,
+    DEVICE_CONTROL, MSIX_CONTROL, Offers, PIN, RESET, Rig, WINDOWS, bar, bars, profile,
 };
 use crate::vfio::{
     Affected, FunctionReset, FunctionSite, IrqKind, PeerAccess, Region, ResetMethod, VfioFunction,
@@ -87,9 +87,14 @@ struct Card {
     switched_off: EventFd,
 }
 
-const PORT: Bdf = Bdf::new(0, 0, 1, 0).expect("device 1");
-const FIRST: Bdf = Bdf::new(0, 1, 0, 0).expect("function 0");
-const SECOND: Bdf = Bdf::new(0, 1, 0, 1).expect("function 1");
+const PORT: GuestBdf = GuestBdf::new(0, 1, 0).expect("device 1");
+const FIRST: GuestBdf = GuestBdf::new(1, 0, 0).expect("function 0");
+const SECOND: GuestBdf = GuestBdf::new(1, 0, 1).expect("function 1");
+
+/// Where the card is on the host.
+fn host(function: u8) -> HostBdf {
+    HostBdf::new(0, 0x41, 0, function).expect("a function")
+}
 
 /// Registers of a port.
 const BRIDGE_CONTROL: u64 = 0x3e;
@@ -122,9 +127,11 @@ impl Card {
         let wiring =
             Wiring { port: port.clone(), router, routes: routes.clone(), peers: PeerAccess::Alone };
         let (mut slots, mut devices) = (8.., Vec::new());
-        let affected: Vec<_> =
-            [FIRST, SECOND].map(|bdf| Affected { bdf, held: true }).into_iter().collect();
-        let functions: Vec<(Bdf, Box<dyn PciFunction>)> = (0u64..)
+        let affected: Vec<_> = [0, 1]
+            .map(|function| Affected { bdf: host(function), held: true })
+            .into_iter()
+            .collect();
+        let functions: Vec<(GuestBdf, Box<dyn PciFunction>)> = (0u64..)
             .zip([FIRST, SECOND])
             .map(|(index, bdf)| {
                 let offers = Offers { pin: false, ..Offers::everything(true) };
@@ -137,7 +144,11 @@ impl Card {
                     multi_function: true,
                     intx_gsi: None,
                     rom: None,
-                    reset: FunctionReset { host: bdf, method, alone: ResetMethod::Pm },
+                    reset: FunctionReset {
+                        host: host(bdf.function()),
+                        method,
+                        alone: ResetMethod::Pm,
+                    },
                 };
                 let device = Box::new(device);
                 let function = VfioFunction::new(device, &place, &mut slots, wiring.clone());
@@ -155,11 +166,11 @@ impl Card {
         card
     }
 
-    fn write(&self, bdf: Bdf, offset: u64, data: &[u8]) {
+    fn write(&self, bdf: GuestBdf, offset: u64, data: &[u8]) {
         self.segment.ecam_write(ecam(bdf) + offset, data);
     }
 
-    fn half(&self, bdf: Bdf, offset: u64) -> u16 {
+    fn half(&self, bdf: GuestBdf, offset: u64) -> u16 {
         let mut data = [0; 2];
         self.segment.ecam_read(ecam(bdf) + offset, &mut data);
         u16::from_le_bytes(data)
@@ -184,7 +195,7 @@ impl Card {
     }
 }
 
-fn ecam(bdf: Bdf) -> u64 {
+fn ecam(bdf: GuestBdf) -> u64 {
     u64::from(bdf.routing_id()) << 12
 }
 
@@ -295,10 +306,11 @@ fn a_sleeping_port_hides_what_is_behind_it_unchanged() {
 #[test]
 fn a_reset_that_would_hit_others_is_not_done() {
     let (device, log) = FakeDevice::new(profile(&Offers::default()), &Journal::default());
-    let hot = |alone| FunctionReset { host: BDF, method: ResetMethod::Hot, alone };
+    let hot = |alone| FunctionReset { host: host(0), method: ResetMethod::Hot, alone };
     let confirmed = |alone| hot(alone).confirmed(&device).method;
     assert_eq!(confirmed(ResetMethod::Pm), ResetMethod::Pm, "none at all");
-    let affected = |held| vec![Affected { bdf: FIRST, held: true }, Affected { bdf: SECOND, held }];
+    let affected =
+        |held| vec![Affected { bdf: host(0), held: true }, Affected { bdf: host(1), held }];
     log.set_affected(affected(false));
     assert_eq!(confirmed(ResetMethod::None), ResetMethod::None);
     log.set_affected(affected(true));
