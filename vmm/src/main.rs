@@ -4,9 +4,9 @@
 //! comes a [`plan::Plan`], every decision, or the reason there is none. [`machine::Machine`]
 //! executes it, and an [`exit::Exit`] says how that ended.
 
-mod affinity;
 mod binding;
 mod check;
+mod child;
 mod chipset;
 mod cli;
 mod config;
@@ -21,11 +21,12 @@ mod listing;
 mod machine;
 mod memory;
 mod netlink;
+mod pin;
+mod placement_lock;
 mod plan;
 mod sandbox;
 mod sriov;
 mod steering;
-mod turn;
 mod vcpu;
 
 use std::io;
@@ -40,9 +41,9 @@ use config::{BindMode, Config};
 use error::Error;
 use exit::{Exit, Outcome};
 use host::{HostProfile, Root};
+use placement_lock::PlacementLock;
 use plan::Plan;
 use sandbox::Mode;
-use turn::Turn;
 
 fn main() -> Outcome {
     let cli = Cli::parse();
@@ -90,10 +91,10 @@ fn manner(how: &How, group: bool, persist: bool) -> Manner {
 
 /// Runs the machine of the config file at `path` to its end.
 fn run(path: &Path, seccomp: Mode) -> Result<Outcome, Error> {
-    let turn = Turn::take();
+    let lock = PlacementLock::take();
     let (plan, lease) = prepare(path)?;
     let name = plan.name.clone();
-    let result = machine::run(plan, seccomp, turn);
+    let result = machine::run(plan, seccomp, lock);
     // The machine has let go of its devices by now.
     if let Some(lease) = lease {
         lease.end();

@@ -2,22 +2,20 @@
 
 use std::cell::Cell;
 use std::io;
-use std::os::unix::thread::JoinHandleExt;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 
-use berth_devices::irq::Gsi;
 use kvm_bindings::kvm_run;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::eventfd::EventFd;
-use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
-use crate::affinity;
 use crate::chipset::Chipset;
 use crate::exit::Exit;
+use crate::pin;
 use crate::sandbox::Filter;
 
 /// Exits to user space, by reason: the price of what the kernel does not do alone.
@@ -179,7 +177,7 @@ impl VcpuThread {
         let (work, orders) = mpsc::channel::<Work>();
         let (pinned, result) = mpsc::channel();
         let body = move || {
-            let _ = pinned.send(affinity::pin_this_thread(&[cpu]));
+            let _ = pinned.send(pin::pin_this_thread(&[cpu]));
             let mut counts = ExitCounts::default();
             let Ok(Work { index, mut fd, shared, ended, filter }) = orders.recv() else {
                 return counts;
@@ -216,8 +214,8 @@ impl VcpuThread {
         if self.thread.is_finished() {
             return false;
         }
-        // SAFETY: the thread has not been joined, so its ID is valid; a handler is installed.
-        unsafe { libc::pthread_kill(self.thread.as_pthread_t(), SIGRTMIN()) };
+        // An error is that of a thread that has ended just now.
+        let _ = self.thread.kill(SIGRTMIN());
         true
     }
 
@@ -276,23 +274,15 @@ unsafe fn port_width(kvm_run: *const kvm_run) -> usize {
     usize::from(size).max(1)
 }
 
-/// The serial console's interrupt.
-pub const SERIAL_GSI: Gsi = Gsi(berth_arch::layout::COM1_GSI);
-/// The system control interrupt.
-pub const SCI_GSI: Gsi = Gsi(berth_arch::layout::SCI_GSI);
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
     use std::sync::{Arc, Mutex};
 
     use berth_arch::layout;
-    use berth_devices::pci::{BarRoutes, Segment};
-    use berth_devices::power::PowerRegisters;
-    use berth_devices::serial::SerialPort;
-    use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
     use super::*;
+    use crate::chipset::tests::chipset;
 
     #[derive(Clone, Default)]
     struct Screen(Arc<Mutex<Vec<u8>>>);
@@ -309,11 +299,8 @@ mod tests {
 
     #[test]
     fn a_string_instruction_stays_at_its_port() {
-        let eventfd = || EventFd::new(EFD_NONBLOCK).expect("an eventfd");
         let screen = Screen::default();
-        let segment = Segment::new([], [], vec![], Arc::new(BarRoutes::new(vec![])));
-        let serial = SerialPort::new(eventfd(), Box::new(screen.clone()));
-        let chipset = Chipset::new(segment, serial, PowerRegisters::new(eventfd()));
+        let chipset = chipset(screen.clone());
         let mut counts = ExitCounts::default();
         let exit = VcpuExit::IoOut(layout::COM1, b"guest");
         assert_eq!(handle(&chipset, &mut counts, exit, 1), Next::Run);
@@ -324,5 +311,19 @@ mod tests {
         assert_eq!(handle(&chipset, &mut counts, exit, 1), Next::Run);
         assert!(data.iter().all(|status| *status == data[0] && *status != 0), "{data:x?}");
         assert_eq!(counts.port, 2);
+    }
+
+    #[test]
+    fn every_way_out_of_the_guest_has_its_end() {
+        let chipset = chipset(io::sink());
+        let mut counts = ExitCounts::default();
+        let mut next = |exit| handle(&chipset, &mut counts, exit, 1);
+        assert_eq!(next(VcpuExit::Shutdown), Next::End(Exit::TripleFault));
+        assert_eq!(next(VcpuExit::Intr), Next::Run);
+        let reset = VcpuExit::IoOut(layout::RESET_PORT, &[layout::RESET_VALUE]);
+        assert_eq!(next(reset), Next::End(Exit::Reset));
+        let unknown = next(VcpuExit::FailEntry(7, 0));
+        assert!(matches!(unknown, Next::Stop(reason) if reason.contains('7')));
+        assert_eq!(counts, ExitCounts { port: 1, mmio: 0, other: 1 });
     }
 }

@@ -1,8 +1,8 @@
 //! Machines that start at the same time do not choose the same CPUs.
 //!
-//! Others see which CPUs a machine has once its vCPUs' threads are pinned. From the look at the
-//! others to the pin, a berth has the turn, and the next one waits for it. That is before memory
-//! is filled, which may take minutes.
+//! A machine's CPUs are visible to others once its vCPUs' threads are pinned. The lock covers the
+//! time from the look at the other machines to the pin. It is released before memory is filled,
+//! which may take minutes.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -10,15 +10,16 @@ use std::path::Path;
 
 use crate::binding;
 
-/// The right to look and to choose; ends when it is dropped, and with the process.
-pub struct Turn(Option<File>);
+/// The right to look at other machines and to choose CPUs. It ends when this is dropped, and with
+/// the process.
+pub struct PlacementLock(Option<File>);
 
-impl Turn {
-    /// Waits for it. Who may not write to the state folder goes without: two machines that such
-    /// users start in the same instant may choose the same CPUs.
+impl PlacementLock {
+    /// Waits for the lock. A user who may not write to the state folder goes without: two machines
+    /// that such users start in the same instant may choose the same CPUs.
     pub fn take() -> Self {
         match Self::take_in(&binding::state_folder()) {
-            Ok(turn) => turn,
+            Ok(lock) => lock,
             Err(error) => {
                 log::info!("machines that start now may choose the same CPUs: {error}");
                 Self(None)
@@ -35,9 +36,10 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for PlacementLock {
     fn drop(&mut self) {
-        // Not by closing it alone: a child that was forked meanwhile may have it a moment longer.
+        // Closing alone is not enough: a child that was forked meanwhile may keep the file open a
+        // moment longer.
         if let Some(Err(error)) = self.0.as_ref().map(File::unlock) {
             log::warn!("machines that start now have to wait: {error}");
         }
@@ -49,19 +51,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_has_the_turn() {
+    fn one_machine_at_a_time_has_the_lock() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("placement.lock");
-        let turn = Turn::take_in(folder.path()).expect("a turn");
+        let lock = PlacementLock::take_in(folder.path()).expect("a lock");
         let other = OpenOptions::new().write(true).open(path).expect("the lock");
         assert!(other.try_lock().is_err());
-        drop(turn);
+        drop(lock);
         assert!(other.try_lock().is_ok());
     }
 
     #[test]
-    fn who_cannot_have_it_goes_without() {
+    fn a_user_who_cannot_have_the_lock_goes_without() {
         let file = tempfile::NamedTempFile::new().expect("a file");
-        assert!(Turn::take_in(file.path()).is_err());
+        assert!(PlacementLock::take_in(file.path()).is_err());
     }
 }

@@ -1,0 +1,148 @@
+//! The serial console: the guest's port, and what is behind it on berth's side.
+
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use berth_devices::serial::SerialPort;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::Output;
+
+/// A serial port with its output and the end of its input.
+///
+/// Lock order: the port, then nothing. Output is written with the port released.
+pub struct SerialConsole {
+    port: Mutex<SerialPort>,
+    output: Output,
+    room: EventFd,
+}
+
+impl SerialConsole {
+    /// `irq` raises the port's interrupt.
+    ///
+    /// # Errors
+    /// The host has no eventfd left.
+    pub fn new(irq: EventFd, output: Output) -> io::Result<Self> {
+        let port = Mutex::new(SerialPort::new(irq, Box::new(output.queue())));
+        Ok(Self { port, output, room: EventFd::new(EFD_NONBLOCK)? })
+    }
+
+    /// A guest reads registers, one per byte.
+    pub fn read(&self, offset: u16, data: &mut [u8]) {
+        self.access(|port| port.read(offset, data));
+    }
+
+    /// A guest writes registers, one per byte. Waits for a reader that does not read.
+    pub fn write(&self, offset: u16, data: &[u8]) {
+        self.access(|port| port.write(offset, data));
+        self.output.flush();
+    }
+
+    /// Room for input, in bytes. Never waits for the console's reader.
+    pub fn room(&self) -> usize {
+        self.port().room()
+    }
+
+    /// Gives the guest input; returns how many bytes it took. Never waits for the console's reader.
+    pub fn input(&self, bytes: &[u8]) -> usize {
+        self.port().input(bytes)
+    }
+
+    /// Rung when a guest has made room for input where there was none.
+    pub fn room_made(&self) -> &EventFd {
+        &self.room
+    }
+
+    fn access(&self, access: impl FnOnce(&mut SerialPort)) {
+        let mut port = self.port();
+        let full = port.room() == 0;
+        access(&mut port);
+        if full && port.room() > 0 {
+            // A full counter is rung already.
+            let _ = self.room.write(1);
+        }
+    }
+
+    /// The port keeps its own invariants at each step.
+    fn port(&self) -> MutexGuard<'_, SerialPort> {
+        self.port.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::OwnedFd;
+    use std::sync::{Arc, mpsc};
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// The data register.
+    const DATA: u16 = 0;
+
+    fn eventfd() -> EventFd {
+        EventFd::new(EFD_NONBLOCK).expect("an eventfd")
+    }
+
+    /// A guest that writes to a reader that does not read, with input at the same time, once held
+    /// the serial port for ever, and with it the thread that ends the machine.
+    #[test]
+    fn a_stalled_reader_leaves_the_port_to_others() {
+        crate::vcpu::prepare_kicks().expect("a handler can be installed");
+        let (reader, writer) = io::pipe().expect("a pipe");
+        let output = Output::from(File::from(OwnedFd::from(writer)));
+        let console = Arc::new(SerialConsole::new(eventfd(), output).expect("a console"));
+        let (wrote, progress) = mpsc::channel();
+        let vcpu = {
+            let console = console.clone();
+            thread::spawn(move || {
+                // More than a pipe holds.
+                for _ in 0..1 << 21 {
+                    console.write(DATA, b"x");
+                    if wrote.send(()).is_err() {
+                        break;
+                    }
+                }
+            })
+        };
+        // Until the vCPU is stuck in a write.
+        let mut written = 0;
+        while progress.recv_timeout(Duration::from_secs(1)).is_ok() {
+            written += 1;
+        }
+        assert!(written >= 4096 && !vcpu.is_finished(), "the reader has stalled at {written}");
+
+        let (done, result) = mpsc::channel();
+        let control = console.clone();
+        thread::spawn(move || {
+            let room = control.room();
+            let _ = done.send((room > 0, control.input(b"y")));
+        });
+        let served = result.recv_timeout(Duration::from_secs(10));
+        // Lets the vCPU's thread go.
+        drop((reader, progress));
+        vcpu.join().expect("the thread does not panic");
+        assert_eq!(served, Ok((true, 1)), "input waits for the reader of output");
+    }
+
+    #[test]
+    fn room_is_told_of_when_there_was_none() {
+        let console =
+            SerialConsole::new(eventfd(), Output::new(Box::new(io::sink()))).expect("a console");
+        let capacity = console.room();
+        let mut byte = [0];
+        console.input(b"a");
+        console.read(DATA, &mut byte);
+        assert!(console.room_made().read().is_err(), "there was room all the time");
+
+        assert_eq!(console.input(&vec![b'b'; capacity]), capacity);
+        assert_eq!(console.room(), 0);
+        console.read(DATA, &mut byte);
+        assert_eq!((byte[0], console.room()), (b'b', 1));
+        assert_eq!(console.room_made().read().ok(), Some(1));
+        console.read(DATA, &mut byte);
+        assert!(console.room_made().read().is_err(), "told once");
+    }
+}
