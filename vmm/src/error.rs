@@ -1,6 +1,5 @@
 //! What berth prints and returns when it does not get to the guest's own end.
 
-use std::error::Error as _;
 use std::io::{self, Write};
 
 use crate::binding::BindingError;
@@ -10,6 +9,7 @@ use crate::exit::Outcome;
 use crate::host::HostError;
 use crate::machine;
 use crate::plan::PlanError;
+use crate::units::write_failure;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -32,8 +32,8 @@ pub enum Error {
     /// A remedy did not work.
     #[error(transparent)]
     Fix(#[from] FixError),
-    /// A capture is no text.
-    #[error("a capture is an archive, and standard output is a terminal")]
+    /// A snapshot is no text.
+    #[error("a snapshot is an archive, and standard output is a terminal")]
     SnapshotToTerminal,
     /// Nobody takes what berth prints.
     #[error("cannot write to standard output")]
@@ -71,16 +71,7 @@ impl Error {
     /// # Errors
     /// `out` takes no more.
     pub fn report(&self, out: &mut impl Write) -> io::Result<()> {
-        writeln!(out, "error: {self}")?;
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            writeln!(out, "  caused by: {error}")?;
-            cause = error.source();
-        }
-        if let Some(help) = self.help() {
-            writeln!(out, "  help: {}", help.replace('\n', "\n        "))?;
-        }
-        Ok(())
+        write_failure(out, self, self.help().as_deref())
     }
 }
 

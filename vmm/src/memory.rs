@@ -17,7 +17,8 @@ use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 
 use crate::pin;
-use crate::plan::{MemoryPlan, PageSize, VcpuPlan};
+use crate::plan::{MemoryPlan, VcpuPlan};
+use crate::units::PageSize;
 
 /// Bytes that one thread populates at a time.
 const CHUNK: usize = 1 << 30;

@@ -1,24 +1,23 @@
 //! Machines that start at the same time do not choose the same CPUs.
 //!
-//! A machine's CPUs are visible to others once its vCPUs' threads are pinned. The lock covers the
-//! time from the look at the other machines to the pin. It is released before memory is filled,
-//! which may take minutes.
+//! Others see which CPUs a machine has once its vCPUs' threads are pinned. A berth holds this lock
+//! from its look at the others to the pin, and the next berth waits. The lock is free again before
+//! memory is filled, which may take minutes.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::Path;
 
-use crate::binding;
+use crate::state;
 
-/// The right to look at other machines and to choose CPUs. It ends when this is dropped, and with
-/// the process.
+/// The right to look and to choose; ends when it is dropped, and with the process.
 pub struct PlacementLock(Option<File>);
 
 impl PlacementLock {
-    /// Waits for the lock. A user who may not write to the state folder goes without: two machines
-    /// that such users start in the same instant may choose the same CPUs.
+    /// Waits for it. Who may not write to the state folder goes without: two machines that such
+    /// users start in the same instant may choose the same CPUs.
     pub fn take() -> Self {
-        match Self::take_in(&binding::state_folder()) {
+        match Self::take_in(&state::folder()) {
             Ok(lock) => lock,
             Err(error) => {
                 log::info!("machines that start now may choose the same CPUs: {error}");
@@ -38,8 +37,7 @@ impl PlacementLock {
 
 impl Drop for PlacementLock {
     fn drop(&mut self) {
-        // Closing alone is not enough: a child that was forked meanwhile may keep the file open a
-        // moment longer.
+        // Not by closing it alone: a child that was forked meanwhile may have it a moment longer.
         if let Some(Err(error)) = self.0.as_ref().map(File::unlock) {
             log::warn!("machines that start now have to wait: {error}");
         }
@@ -51,10 +49,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_machine_at_a_time_has_the_lock() {
+    fn one_process_holds_it() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("placement.lock");
-        let lock = PlacementLock::take_in(folder.path()).expect("a lock");
+        let lock = PlacementLock::take_in(folder.path()).expect("the lock");
         let other = OpenOptions::new().write(true).open(path).expect("the lock");
         assert!(other.try_lock().is_err());
         drop(lock);
@@ -62,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_who_cannot_have_the_lock_goes_without() {
+    fn a_process_that_cannot_have_it_goes_without() {
         let file = tempfile::NamedTempFile::new().expect("a file");
         assert!(PlacementLock::take_in(file.path()).is_err());
     }

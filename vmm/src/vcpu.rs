@@ -1,8 +1,6 @@
 //! vCPU threads: pinned, named, and in KVM_RUN nearly all the time.
 
-use std::cell::Cell;
 use std::io;
-use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
@@ -11,10 +9,10 @@ use std::thread::{self, JoinHandle};
 use kvm_bindings::kvm_run;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::eventfd::EventFd;
-use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::chipset::Chipset;
 use crate::exit::Exit;
+use crate::kick::{self, KickTarget};
 use crate::pin;
 use crate::sandbox::Filter;
 
@@ -109,28 +107,6 @@ pub fn handle(
     Next::Run
 }
 
-thread_local! {
-    /// Where this thread's `kvm_run.immediate_exit` is, for the signal handler.
-    static IMMEDIATE_EXIT: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
-}
-
-/// Makes the running or next KVM_RUN return, so that a kick between the look at the stop flag and
-/// KVM_RUN is not lost (KVM API, section 5, `immediate_exit`).
-extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    let immediate_exit = IMMEDIATE_EXIT.get();
-    if !immediate_exit.is_null() {
-        // SAFETY: the pointer is into this thread's own kvm_run, which lives until the thread
-        // has cleared the cell.
-        unsafe { immediate_exit.write_volatile(1) };
-    }
-}
-
-/// Installs the handler for kicks; once, before the first vCPU starts.
-pub fn prepare_kicks() -> io::Result<()> {
-    register_signal_handler(SIGRTMIN(), on_kick)
-        .map_err(|e| io::Error::from_raw_os_error(e.errno()))
-}
-
 /// Has KVM start the threads of its own that the first KVM_RUN starts, away from the vCPUs.
 ///
 /// Since Linux 6.12 the worker that gives huge pages back after the iTLB multihit mitigation
@@ -214,8 +190,7 @@ impl VcpuThread {
         if self.thread.is_finished() {
             return false;
         }
-        // An error is that of a thread that has ended just now.
-        let _ = self.thread.kill(SIGRTMIN());
+        kick::kick(&self.thread);
         true
     }
 
@@ -237,8 +212,8 @@ fn run(
     let failed = |source| VcpuError::Run { index, source };
     filter.apply().map_err(|error| failed(io::Error::other(error)))?;
     let kvm_run: *mut kvm_run = fd.get_kvm_run();
-    // SAFETY: the field's place is computed and nothing read; `fd` keeps the page mapped.
-    IMMEDIATE_EXIT.set(unsafe { &raw mut (*kvm_run).immediate_exit });
+    // SAFETY: `fd` keeps the page mapped for longer than `kicks` lives.
+    let kicks = unsafe { KickTarget::new(kvm_run) };
     let result = loop {
         if shared.stop.load(Ordering::Acquire) {
             break Ok(None);
@@ -259,7 +234,7 @@ fn run(
             Err(error) => break Err(failed(error.into())),
         }
     };
-    IMMEDIATE_EXIT.set(ptr::null_mut());
+    drop(kicks);
     result
 }
 

@@ -4,27 +4,18 @@ use std::collections::BTreeSet;
 
 use berth_devices::pci::Bdf;
 
-use super::BindingError;
 use super::setting::{Goal, Setting, Step, Value};
-use crate::host::{HostUse, Inventory, Listed};
+use super::{BindOptions, BindingError};
+use crate::host::{HostFunction, HostUse, Inventory};
 
 /// The driver that passthrough needs.
 pub const VFIO: &str = "vfio-pci";
-
-/// What is asked for besides the functions.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Choice {
-    /// All members of their IOMMU groups too, but not the bridges.
-    pub group: bool,
-    /// Also what the host uses.
-    pub force: bool,
-}
 
 /// Functions to change, with their groups' if asked for, in order.
 pub fn members(
     host: &Inventory,
     asked: &[Bdf],
-    choice: Choice,
+    options: BindOptions,
 ) -> Result<BTreeSet<Bdf>, BindingError> {
     let mut all = BTreeSet::new();
     for &device in asked {
@@ -33,7 +24,7 @@ pub fn members(
             return Err(BindingError::Bridge { device });
         }
         all.insert(device);
-        let group = found.function.group.filter(|_| choice.group);
+        let group = found.function.group.filter(|_| options.group);
         let others = group.and_then(|group| host.groups.get(&group));
         let others = others.into_iter().flat_map(|group| &group.members);
         all.extend(others.copied().filter(|other| {
@@ -50,7 +41,7 @@ pub fn members(
 pub fn bind(
     host: &Inventory,
     devices: &BTreeSet<Bdf>,
-    choice: Choice,
+    options: BindOptions,
 ) -> Result<Vec<Step>, BindingError> {
     let mut steps = Vec::new();
     for &device in devices {
@@ -61,7 +52,7 @@ pub fn bind(
         }
         // A vendor's variant serves as well, and may know how to migrate.
         if !function.is_bound_to_vfio() {
-            check_free(device, found, choice)?;
+            check_free(device, found, options)?;
         }
         steps.extend(hand_over(device, found));
     }
@@ -70,7 +61,7 @@ pub fn bind(
 
 /// Also for a function that has changed hands already: the change then lasts, if one for a run
 /// made it.
-fn hand_over(device: Bdf, found: &Listed) -> [Step; 2] {
+fn hand_over(device: Bdf, found: &HostFunction) -> [Step; 2] {
     let function = &found.function;
     let physical = found.virtual_of.map(|(physical, _)| physical);
     let only = Value::name(function.driver_override.as_deref());
@@ -94,7 +85,7 @@ fn hand_over(device: Bdf, found: &Listed) -> [Step; 2] {
 pub fn unbind(
     host: &Inventory,
     devices: &BTreeSet<Bdf>,
-    choice: Choice,
+    options: BindOptions,
     original: impl Fn(&Setting) -> Option<Value>,
 ) -> Result<Vec<Step>, BindingError> {
     let mut steps = Vec::new();
@@ -114,7 +105,7 @@ pub fn unbind(
         };
         let is_held = |use_: &HostUse| matches!(use_, HostUse::OpenVfio { .. });
         let held: Vec<HostUse> = found.uses.iter().filter(|use_| is_held(use_)).cloned().collect();
-        if !held.is_empty() && !choice.force && goal != Goal::Is(now.clone()) {
+        if !held.is_empty() && !options.force && goal != Goal::Is(now.clone()) {
             return Err(BindingError::InUse { device, uses: held });
         }
         steps.push(
@@ -165,7 +156,7 @@ pub fn check_lasting(host: &Inventory, devices: &BTreeSet<Bdf>) -> Result<(), Bi
 pub fn early_notes(host: &Inventory, devices: &BTreeSet<Bdf>) -> Vec<String> {
     let functions = devices.iter().filter_map(|device| Some((device, host.functions.get(device)?)));
     let early = functions.filter(|(_, found)| found.is_driver_built_in);
-    let note = |(device, found): (&Bdf, &Listed)| {
+    let note = |(device, found): (&Bdf, &HostFunction)| {
         let driver = found.function.driver.as_deref().unwrap_or_default();
         format!(
             "{driver} is part of the kernel and takes {device} before anything can keep it away: \
@@ -176,19 +167,23 @@ pub fn early_notes(host: &Inventory, devices: &BTreeSet<Bdf>) -> Vec<String> {
 }
 
 /// Whether a function may be taken from its driver.
-pub fn check_free(device: Bdf, found: &Listed, choice: Choice) -> Result<(), BindingError> {
+pub fn check_free(
+    device: Bdf,
+    found: &HostFunction,
+    options: BindOptions,
+) -> Result<(), BindingError> {
     let count = found.sriov.as_ref().map_or(0, |sriov| sriov.functions.len());
     if count > 0 {
         return Err(BindingError::HasVirtualFunctions { device, count });
     }
-    if found.uses.is_empty() || choice.force {
+    if found.uses.is_empty() || options.force {
         return Ok(());
     }
     Err(BindingError::InUse { device, uses: found.uses.clone() })
 }
 
 /// A function that exists.
-pub fn find(host: &Inventory, device: Bdf) -> Result<&Listed, BindingError> {
+pub fn find(host: &Inventory, device: Bdf) -> Result<&HostFunction, BindingError> {
     host.functions.get(&device).ok_or(BindingError::NoSuchDevice { device })
 }
 

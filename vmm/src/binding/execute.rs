@@ -6,7 +6,7 @@ use berth_devices::pci::Bdf;
 use serde::Serialize;
 
 use super::BindingError;
-use super::door::Kernel;
+use super::host_control::HostControl;
 use super::journal::{Entry, Journal};
 use super::setting::{Goal, Setting, Step, Value};
 
@@ -47,7 +47,7 @@ pub enum Outcome {
 /// # Errors
 /// The first step that the kernel refused, or that changed nothing.
 pub fn run(
-    kernel: &impl Kernel,
+    kernel: &impl HostControl,
     journal: &mut Journal,
     steps: &[Step],
     owner: Option<&str>,
@@ -98,7 +98,7 @@ pub fn run(
 /// # Errors
 /// The journal cannot be written. What the kernel refuses is in the result.
 pub fn restore(
-    kernel: &impl Kernel,
+    kernel: &impl HostControl,
     journal: &mut Journal,
     held: &BTreeMap<Bdf, String>,
     chosen: impl Fn(&Entry) -> bool,
@@ -154,7 +154,7 @@ pub fn restore(
 
 /// Virtual functions that come back get their ports before a driver reads them.
 fn stop_autoprobe(
-    kernel: &impl Kernel,
+    kernel: &impl HostControl,
     journal: &mut Journal,
     chosen: &impl Fn(&Entry) -> bool,
 ) -> Result<(), BindingError> {
@@ -188,7 +188,7 @@ fn stop_autoprobe(
 
 /// Brings a setting to its goal, whatever it is now, for the run `owner` or to last.
 fn take(
-    kernel: &impl Kernel,
+    kernel: &impl HostControl,
     journal: &mut Journal,
     setting: &Setting,
     goal: &Goal,
@@ -224,7 +224,7 @@ fn take(
 
 /// Forgets virtual functions that berth made and that are gone again. Those that were there
 /// before berth come back with their number, which the journal then still has.
-fn prune(kernel: &impl Kernel, journal: &mut Journal) -> Result<(), BindingError> {
+fn prune(kernel: &impl HostControl, journal: &mut Journal) -> Result<(), BindingError> {
     for Entry { setting, virtual_of, owner, .. } in journal.entries().to_vec() {
         if let Some(physical) = virtual_of
             && journal.entry(&Setting::VfCount(physical), None).is_none()
@@ -236,7 +236,7 @@ fn prune(kernel: &impl Kernel, journal: &mut Journal) -> Result<(), BindingError
     Ok(())
 }
 
-fn read(kernel: &impl Kernel, setting: &Setting) -> Result<Option<Value>, BindingError> {
+fn read(kernel: &impl HostControl, setting: &Setting) -> Result<Option<Value>, BindingError> {
     let failed = |source| BindingError::Unreadable { setting: setting.clone(), source };
     kernel.value(setting).map_err(failed)
 }

@@ -8,9 +8,9 @@ use std::rc::Rc;
 
 use berth_devices::pci::Bdf;
 
-use super::door::Kernel;
+use super::host_control::HostControl;
 use super::setting::{Act, Setting, Value};
-use crate::sriov::VfPort;
+use crate::units::VfPort;
 
 /// Ends the process, as far as a test can: with a panic, after a number of steps.
 #[derive(Debug, Default)]
@@ -176,7 +176,7 @@ impl FakeKernel {
     }
 }
 
-impl Kernel for FakeKernel {
+impl HostControl for FakeKernel {
     fn value(&self, setting: &Setting) -> io::Result<Option<Value>> {
         let state = self.state.borrow();
         let function = setting.function().and_then(|function| state.functions.get(&function));

@@ -1,7 +1,7 @@
 //! Functions change hands: from the host's drivers to vfio-pci and back, and nothing is lost.
 //!
 //! [`decide`] makes steps from what exists and what is asked for, touching nothing; [`execute`]
-//! makes them through the [`door`] to the kernel, each noted in the [`journal`] before. What is
+//! makes them through the [`host_control`] to the kernel, each noted in the [`journal`] before. What is
 //! noted there, `berth restore` puts back, after a crash of berth as after one of the host. All
 //! commands hold the journal's lock while they look and act.
 //!
@@ -10,12 +10,12 @@
 //! journal does it.
 
 mod decide;
-mod door;
 mod error;
 mod execute;
 #[cfg(test)]
 mod fake;
 mod guard;
+mod host_control;
 mod journal;
 mod module;
 mod owner;
@@ -23,34 +23,39 @@ mod persist;
 mod report;
 mod run;
 mod setting;
+mod virtual_functions;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use berth_devices::pci::Bdf;
 
 #[cfg(test)]
 pub(crate) use decide::tests as testing;
-pub use decide::{Choice, check_free, find};
+pub use decide::{check_free, find};
 pub use error::BindingError;
 pub use module::need as need_vfio;
 pub use report::{Report, RestoreReport};
-pub use run::{Lease, Wanted, for_run, recover};
+pub use run::{Lease, RunDevice, for_run, recover};
 pub use setting::{Goal, Setting, Step, Value};
+pub use virtual_functions::{ports, sriov};
 
 use crate::host::{HostUse, Inventory, Root};
-use crate::plan::PageSize;
-use door::Sysfs;
+use crate::state;
+use crate::units::PageSize;
+use host_control::LiveHost;
 use journal::{Entry, Journal};
 
 /// The host's root; also that of its configuration.
 const ROOT: &str = "/";
 
 /// How a command goes about it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Manner {
-    /// What besides the functions themselves.
-    pub choice: Choice,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BindOptions {
+    /// All members of the functions' IOMMU groups too, but not the bridges.
+    pub group: bool,
+    /// Also what the host uses.
+    pub force: bool,
     /// Only say what would be done.
     pub dry_run: bool,
     /// Also across reboots.
@@ -61,30 +66,30 @@ pub struct Manner {
 ///
 /// # Errors
 /// Nothing has changed then.
-pub fn bind(asked: &[Bdf], manner: Manner) -> Result<Report, BindingError> {
-    let mut session = Session::for_command(manner.dry_run)?;
+pub fn bind(asked: &[Bdf], options: BindOptions) -> Result<Report, BindingError> {
+    let mut session = Session::for_command(options.dry_run)?;
     let host = Inventory::read_to_take(&Root::live(), asked)?;
-    let devices = decide::members(&host, asked, manner.choice)?;
-    let steps = decide::bind(&host, &devices, manner.choice)?;
-    if manner.persist {
+    let devices = decide::members(&host, asked, options)?;
+    let steps = decide::bind(&host, &devices, options)?;
+    if options.persist {
         decide::check_lasting(&host, &devices)?;
     }
-    let mut report = Report::new(manner.dry_run, &steps);
+    let mut report = Report::new(options.dry_run, &steps);
     report.notes.extend(decide::notes(&host, &devices));
     if !host.vfio_pci {
         report.commands.insert(0, module::COMMAND.to_owned());
     }
-    if !manner.dry_run {
+    if !options.dry_run {
         module::need(&host)?;
         session.run(&steps)?;
     }
-    if manner.persist {
+    if options.persist {
         let rivals = devices.iter().map(|&device| (device, session.rivals(&host, device)));
-        report.files = persist::add(Path::new(ROOT), rivals.collect(), manner.dry_run)?;
+        report.files = persist::add(Path::new(ROOT), rivals.collect(), options.dry_run)?;
         report.notes.extend(decide::early_notes(&host, &devices));
     }
     report.look(&session, &devices)?;
-    if !manner.dry_run {
+    if !options.dry_run {
         report.check_bound()?;
     }
     Ok(report)
@@ -94,23 +99,23 @@ pub fn bind(asked: &[Bdf], manner: Manner) -> Result<Report, BindingError> {
 ///
 /// # Errors
 /// Nothing has changed then.
-pub fn unbind(asked: &[Bdf], manner: Manner) -> Result<Report, BindingError> {
-    let mut session = Session::for_command(manner.dry_run)?;
+pub fn unbind(asked: &[Bdf], options: BindOptions) -> Result<Report, BindingError> {
+    let mut session = Session::for_command(options.dry_run)?;
     let host = Inventory::read_to_take(&Root::live(), asked)?;
-    let devices = decide::members(&host, asked, manner.choice)?;
+    let devices = decide::members(&host, asked, options)?;
     for &device in &devices {
         if let Some(run) = session.journal.run_of(&Setting::Driver(device)) {
             return Err(BindingError::BelongsToRun { device, run: run.to_owned() });
         }
     }
     let original = |setting: &Setting| session.original(setting);
-    let steps = decide::unbind(&host, &devices, manner.choice, original)?;
-    let mut report = Report::new(manner.dry_run, &steps);
-    if !manner.dry_run {
+    let steps = decide::unbind(&host, &devices, options, original)?;
+    let mut report = Report::new(options.dry_run, &steps);
+    if !options.dry_run {
         session.run(&steps)?;
     }
-    if manner.persist {
-        report.files = persist::remove(Path::new(ROOT), &devices, manner.dry_run)?;
+    if options.persist {
+        report.files = persist::remove(Path::new(ROOT), &devices, options.dry_run)?;
     }
     report.look(&session, &devices)?;
     Ok(report)
@@ -120,8 +125,8 @@ pub fn unbind(asked: &[Bdf], manner: Manner) -> Result<Report, BindingError> {
 ///
 /// # Errors
 /// The journal cannot be read or written. What cannot be put back is in the report.
-pub fn restore(manner: Manner) -> Result<RestoreReport, BindingError> {
-    let mut session = Session::for_command(manner.dry_run)?;
+pub fn restore(options: BindOptions) -> Result<RestoreReport, BindingError> {
+    let mut session = Session::for_command(options.dry_run)?;
     let persisted = persist::functions(Path::new(ROOT))?;
     let lasting = |setting: &Setting| match setting {
         Setting::Driver(device) if persisted.contains(device) => Some(*device),
@@ -129,14 +134,14 @@ pub fn restore(manner: Manner) -> Result<RestoreReport, BindingError> {
     };
     let again = session.journal.entries().iter().filter_map(|entry| lasting(&entry.setting));
     let notes: BTreeSet<String> = again.map(persist::note).collect();
-    if manner.dry_run {
+    if options.dry_run {
         let (journal, obsolete) = (&session.journal, &session.obsolete);
         let lives = |owner: &str| owner::is_alive(journal.folder(), owner);
         return Ok(RestoreReport::planned(journal.entries(), lives, obsolete).with(notes));
     }
     let owned: Vec<_> =
         session.journal.entries().iter().filter(|entry| entry.owner.is_some()).cloned().collect();
-    let held = if manner.choice.force { BTreeMap::new() } else { session.held()? };
+    let held = if options.force { BTreeMap::new() } else { session.held()? };
     let Session { kernel, journal, recovered, obsolete } = &mut session;
     let restored = execute::restore(kernel, journal, &held, |entry| entry.owner.is_none())?;
     let restored = std::mem::take(recovered).into_iter().chain(restored).collect();
@@ -163,7 +168,7 @@ pub fn bind_steps(
     devices: &BTreeSet<Bdf>,
     force: bool,
 ) -> Result<Vec<Step>, BindingError> {
-    decide::bind(host, devices, Choice { force, group: false })
+    decide::bind(host, devices, BindOptions { force, ..BindOptions::default() })
 }
 
 /// Makes steps that were decided elsewhere, and lets them last.
@@ -176,7 +181,7 @@ pub fn apply(session: &mut Session, steps: &[Step]) -> Result<(), BindingError> 
 
 /// The journal, locked, and the host that it is about.
 pub struct Session {
-    kernel: Sysfs,
+    kernel: LiveHost,
     journal: Journal,
     /// What berths that were killed had left behind.
     recovered: Vec<execute::Restored>,
@@ -214,7 +219,7 @@ impl Session {
 
     /// What is still to be put back. A boot has made all anew but what `--persist` keeps.
     fn look() -> Result<Self, BindingError> {
-        let mut journal = Journal::open(&state_folder())?;
+        let mut journal = Journal::open(&state::folder())?;
         let persisted = persist::functions(Path::new(ROOT))?;
         let obsolete = journal.forget_earlier_boots(|entry| {
             let is_binding = matches!(entry.setting, Setting::Driver(_) | Setting::Override(_));
@@ -222,7 +227,7 @@ impl Session {
             let is_persisted = function.is_some_and(|function| persisted.contains(&function));
             is_binding && is_persisted && entry.owner.is_none()
         });
-        Ok(Self { kernel: Sysfs::new(ROOT), journal, recovered: Vec::new(), obsolete })
+        Ok(Self { kernel: LiveHost::new(ROOT), journal, recovered: Vec::new(), obsolete })
     }
 
     /// Puts back what was changed for runs.
@@ -285,17 +290,5 @@ impl Session {
             }
         }
         Ok(held)
-    }
-}
-
-/// Where the journal is: it has to outlive a reboot, so not in /run.
-pub fn state_folder() -> PathBuf {
-    if let Some(folder) = std::env::var_os("BERTH_STATE_DIR") {
-        return PathBuf::from(folder);
-    }
-    let root = rustix::process::geteuid().is_root();
-    match std::env::var_os("XDG_STATE_HOME") {
-        Some(folder) if !root => PathBuf::from(folder).join("berth"),
-        _ => PathBuf::from("/var/lib/berth"),
     }
 }

@@ -8,19 +8,22 @@ use berth_devices::pci::Bdf;
 
 use super::guard::Guard;
 use super::owner::Owner;
-use super::{BindingError, Choice, Session, Setting, decide, execute, module, state_folder};
+use super::{
+    BindOptions, BindingError, Session, Setting, decide, execute, module, virtual_functions,
+};
 use crate::host::{Inventory, Root};
-use crate::sriov::{self, PortWish};
+use crate::state;
+use crate::units::VfPortChange;
 
 /// A device of a run.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted {
+pub struct RunDevice {
     /// Its address.
     pub address: Bdf,
     /// Whether berth may take it from its driver.
     pub bind: bool,
     /// What its port is to be, if it is a virtual function.
-    pub port: PortWish,
+    pub port: VfPortChange,
 }
 
 /// Devices that are given back when the run is over.
@@ -39,7 +42,7 @@ impl Lease {
 ///
 /// # Errors
 /// A device cannot be had; nothing has changed then.
-pub fn for_run(name: &str, devices: &[Wanted]) -> Result<Option<Lease>, BindingError> {
+pub fn for_run(name: &str, devices: &[RunDevice]) -> Result<Option<Lease>, BindingError> {
     if !devices.iter().any(|device| device.bind || !device.port.is_empty()) {
         return Ok(None);
     }
@@ -54,11 +57,11 @@ pub fn for_run(name: &str, devices: &[Wanted]) -> Result<Option<Lease>, BindingE
     }
     let mut steps = Vec::new();
     for device in devices.iter().filter(|device| !device.port.is_empty()) {
-        steps.extend(sriov::port_of(&host, device.address, &device.port)?);
+        steps.extend(virtual_functions::port_step(&host, device.address, &device.port)?);
     }
     let bound: BTreeSet<Bdf> =
         devices.iter().filter(|device| device.bind).map(|device| device.address).collect();
-    steps.extend(decide::bind(&host, &bound, Choice::default())?);
+    steps.extend(decide::bind(&host, &bound, BindOptions::default())?);
     if !steps.iter().any(|step| step.changes()) {
         return Ok(None);
     }
@@ -79,7 +82,7 @@ pub fn recover() {
     /// Of a journal with nothing in it.
     const EMPTY: u64 = 40;
 
-    let path = state_folder().join("journal");
+    let path = state::folder().join("journal");
     if fs::metadata(path).is_ok_and(|file| file.len() > EMPTY)
         && let Err(error) = Session::open()
     {
@@ -100,7 +103,7 @@ mod tests {
     #[test]
     fn users_are_not_warned_of_roots_journal() {
         let journal =
-            |kind: ErrorKind| BindingError::Journal { path: state_folder(), source: kind.into() };
+            |kind: ErrorKind| BindingError::Journal { path: state::folder(), source: kind.into() };
         assert!(is_for_root(&journal(ErrorKind::PermissionDenied)));
         assert!(!is_for_root(&journal(ErrorKind::StorageFull)));
     }

@@ -5,8 +5,8 @@ use std::fmt;
 use berth_devices::pci::Bdf;
 use serde::{Deserialize, Serialize};
 
-use crate::plan::PageSize;
-use crate::sriov::{PortWish, VfPort};
+use crate::units::PageSize;
+use crate::units::{VfPort, VfPortChange};
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 const DRIVERS: &str = "/sys/bus/pci/drivers";
@@ -62,7 +62,7 @@ pub enum Goal {
     /// The driver that the kernel picks.
     Probe,
     /// A port that fulfils this; the rest of it stays.
-    Port(PortWish),
+    Port(VfPortChange),
     /// The setting goes with its function; only its value is kept, for the way back.
     Lost,
 }
@@ -297,7 +297,7 @@ impl fmt::Display for Goal {
         match self {
             Self::Is(value) => write!(f, "{value}"),
             Self::Port(wish) => write!(f, "{}", wish.applied_to(&VfPort::default())),
-            Self::Probe => f.write_str("the kernel's choice"),
+            Self::Probe => f.write_str("the kernel's options"),
             Self::Lost => f.write_str("gone"),
         }
     }

@@ -5,7 +5,7 @@ use berth_devices::pci::Bdf;
 use super::code::Code;
 use super::remedy::initramfs;
 use super::{Case, Finding, Fix};
-use crate::host::{HostUse, Listed, ModuleState};
+use crate::host::{HostFunction, HostUse, ModuleState};
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
     let each = case.endpoints().flat_map(|(device, listed)| {
@@ -15,12 +15,12 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
     each.collect()
 }
 
-fn bound(case: &Case, device: Bdf, listed: &Listed) -> Finding {
+fn bound(case: &Case, device: Bdf, listed: &HostFunction) -> Finding {
     let code = Code::DeviceNotBound;
     let source = format!("/sys/bus/pci/devices/{device}/driver");
     let function = &listed.function;
     if !case.facts.has_drivers() {
-        return Finding::unknown(code, source, "drivers are not in the capture");
+        return Finding::unknown(code, source, "drivers are not in the snapshot");
     }
     if function.is_bound_to_vfio() {
         let driver = function.driver.as_deref().unwrap_or_default();
@@ -51,7 +51,7 @@ fn bound(case: &Case, device: Bdf, listed: &Listed) -> Finding {
 }
 
 /// What would have the device after a reboot, when nothing keeps it for VFIO.
-fn kept(case: &Case, device: Bdf, listed: &Listed) -> Option<Finding> {
+fn kept(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
     let code = Code::DeviceTakenBack;
     let function = &listed.function;
     if !function.is_bound_to_vfio() {

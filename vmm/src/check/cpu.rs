@@ -42,7 +42,7 @@ fn kvm(case: &Case) -> Finding {
     let failed = |access: &Access| Finding::fail(code, SOURCE, format!("/dev/kvm {access}"));
     match &facts.host.kvm {
         Access::Granted => Finding::pass(code, SOURCE, "/dev/kvm opens"),
-        Access::Unknown => Finding::unknown(code, SOURCE, "a capture has no device files"),
+        Access::Unknown => Finding::unknown(code, SOURCE, "a snapshot has no device files"),
         access @ Access::Missing => match state {
             ModuleState::Available => {
                 failed(access).step(format!("`modprobe {module}`")).fix(Fix::LoadModule { module })

@@ -4,7 +4,7 @@ use berth_devices::pci::Bdf;
 
 use super::code::Code;
 use super::{Case, Finding};
-use crate::host::{CpuVendor, HostUse, Listed};
+use crate::host::{CpuVendor, HostFunction, HostUse};
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 
@@ -63,7 +63,7 @@ fn instead_of(case: &Case, bridge: Bdf) -> String {
 }
 
 /// What the host uses it for; who has it open is the group's to say.
-fn idle(device: Bdf, listed: &Listed) -> Option<Finding> {
+fn idle(device: Bdf, listed: &HostFunction) -> Option<Finding> {
     let code = Code::DeviceInUse;
     let source = format!("{DEVICES}/{device}");
     let usage = listed.uses.iter().find(|usage| !matches!(usage, HostUse::OpenVfio { .. }));
@@ -100,7 +100,7 @@ fn idle(device: Bdf, listed: &Listed) -> Option<Finding> {
     })
 }
 
-fn behind_iommu(case: &Case, listed: &Listed) -> Option<Finding> {
+fn behind_iommu(case: &Case, listed: &HostFunction) -> Option<Finding> {
     const SOURCE: &str = "/sys/kernel/iommu_groups";
     let code = Code::DeviceNoIommu;
     if case.facts.host.iommu.units.is_empty() {
@@ -113,7 +113,7 @@ fn behind_iommu(case: &Case, listed: &Listed) -> Option<Finding> {
     })
 }
 
-fn reset(case: &Case, listed: &Listed) -> Option<Finding> {
+fn reset(case: &Case, listed: &HostFunction) -> Option<Finding> {
     let code = Code::ResetNone;
     let source = "reset_method";
     let methods = &listed.function.reset_methods;
@@ -133,7 +133,7 @@ fn reset(case: &Case, listed: &Listed) -> Option<Finding> {
 
 /// Regions of kind `direct`: Intel's RMRR, AMD's IVMD. What firmware needs only until a driver
 /// starts is `direct-relaxable`, and VFIO lets go of it.
-fn reserved_memory(case: &Case, listed: &Listed) -> Option<Finding> {
+fn reserved_memory(case: &Case, listed: &HostFunction) -> Option<Finding> {
     let code = Code::Rmrr;
     let number = listed.function.group?;
     let group = case.facts.inventory.groups.get(&number)?;
@@ -157,7 +157,7 @@ fn reserved_memory(case: &Case, listed: &Listed) -> Option<Finding> {
     )
 }
 
-fn link(device: Bdf, listed: &Listed) -> Option<Finding> {
+fn link(device: Bdf, listed: &HostFunction) -> Option<Finding> {
     let code = Code::LinkReduced;
     let link = listed.function.link.as_ref()?;
     let source = format!("{DEVICES}/{device}/current_link_speed, current_link_width");
@@ -171,7 +171,7 @@ fn link(device: Bdf, listed: &Listed) -> Option<Finding> {
     })
 }
 
-fn node(case: &Case, device: Bdf, listed: &Listed) -> Option<Finding> {
+fn node(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
     let code = Code::NodeUnknown;
     let source = format!("{DEVICES}/{device}/numa_node");
     if case.facts.host.memory.nodes.len() < 2 {
@@ -192,7 +192,7 @@ fn faults(case: &Case, device: Bdf) -> Option<Finding> {
     let log = &case.facts.log;
     let Some(source) = &log.source else {
         let seen = "the kernel's log is not to be read by this user (kernel.dmesg_restrict)";
-        let seen = if case.facts.live { seen } else { "the kernel's log is not in the capture" };
+        let seen = if case.facts.live { seen } else { "the kernel's log is not in the snapshot" };
         return Some(Finding::unknown(code, "/dev/kmsg", seen));
     };
     let short = device.to_string();

@@ -7,8 +7,8 @@ use std::process::Command;
 use berth_devices::pci::Bdf;
 use serde::Serialize;
 
-use crate::binding::{self, BindingError, Manner, Setting};
-use crate::plan::PageSize;
+use crate::binding::{self, BindOptions, BindingError, Setting};
+use crate::units::PageSize;
 
 /// One remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -101,7 +101,7 @@ impl Fix {
                 Ok("berth restore".to_owned())
             }
             Self::Bind { device } => {
-                binding::bind(&[*device], Manner::default())?;
+                binding::bind(&[*device], BindOptions::default())?;
                 Ok(format!("berth unbind {device}"))
             }
         }

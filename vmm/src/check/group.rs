@@ -6,7 +6,7 @@ use berth_devices::pci::Bdf;
 
 use super::code::Code;
 use super::{Case, Finding};
-use crate::host::{Acs, Listed};
+use crate::host::{Acs, HostFunction};
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -23,7 +23,7 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
 }
 
 /// The group's other functions.
-fn others<'a>(case: &Case<'a>, device: Bdf, group: u32) -> Vec<(Bdf, &'a Listed)> {
+fn others<'a>(case: &Case<'a>, device: Bdf, group: u32) -> Vec<(Bdf, &'a HostFunction)> {
     let inventory = &case.facts.inventory;
     let members = inventory.groups.get(&group).into_iter().flat_map(|group| &group.members);
     members
@@ -32,7 +32,7 @@ fn others<'a>(case: &Case<'a>, device: Bdf, group: u32) -> Vec<(Bdf, &'a Listed)
         .collect()
 }
 
-fn viable(case: &Case, device: Bdf, group: u32, others: &[(Bdf, &Listed)]) -> Finding {
+fn viable(case: &Case, device: Bdf, group: u32, others: &[(Bdf, &HostFunction)]) -> Finding {
     let code = Code::GroupNotViable;
     let source = format!("/sys/kernel/iommu_groups/{group}/devices");
     let culprits: Vec<_> = others
@@ -70,7 +70,12 @@ fn viable(case: &Case, device: Bdf, group: u32, others: &[(Bdf, &Listed)]) -> Fi
 
 /// The bridge that joins a group: the kernel puts functions into one group when something between
 /// them and the root may turn DMA around (`pci_device_group` in drivers/iommu/iommu.c).
-fn isolated(case: &Case, device: Bdf, listed: &Listed, others: &[(Bdf, &Listed)]) -> Finding {
+fn isolated(
+    case: &Case,
+    device: Bdf,
+    listed: &HostFunction,
+    others: &[(Bdf, &HostFunction)],
+) -> Finding {
     let code = Code::AcsMissing;
     let source = format!("/sys/bus/pci/devices/{device}/iommu_group");
     let endpoints: Vec<Bdf> = others

@@ -64,7 +64,7 @@ fn presence(case: &Case) -> Finding {
             }
         }
         None if !facts.has_groups() => {
-            let seen = "neither the firmware's tables nor the kernel's IOMMUs are in the capture";
+            let seen = "neither the firmware's tables nor the kernel's IOMMUs are in the snapshot";
             Finding::unknown(Code::IommuOff, UNITS, seen)
         }
         None => {

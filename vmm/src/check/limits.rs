@@ -11,7 +11,7 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
         return Vec::new();
     };
     if case.facts.lacks.contains(&SOURCE) {
-        let unknown = |code| Finding::unknown(code, SOURCE, "limits are not in the capture");
+        let unknown = |code| Finding::unknown(code, SOURCE, "limits are not in the snapshot");
         return vec![unknown(Code::MemlockLow), unknown(Code::FilesLow)];
     }
     let limits = &plan.limits;

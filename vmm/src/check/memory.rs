@@ -2,7 +2,8 @@
 
 use super::code::Code;
 use super::{Case, Finding, Fix, Severity};
-use crate::plan::{NodePages, PageSize};
+use crate::plan::NodePages;
+use crate::units::PageSize;
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
     let pages: Vec<Finding> = match (case.config, case.plan()) {

@@ -31,8 +31,9 @@ pub use finding::{Finding, Severity};
 pub use fix::Fix;
 
 use crate::config::{BindMode, Config, DeviceAddress, DeviceConfig};
-use crate::host::{Facts, HostProfile, Listed};
-use crate::plan::{PageSize, Plan, PlanError, choose};
+use crate::host::{Facts, HostFunction, HostProfile};
+use crate::plan::{Plan, PlanError, choose};
+use crate::units::PageSize;
 
 /// What the checks look at.
 pub(crate) struct Case<'a> {
@@ -58,7 +59,7 @@ impl<'a> Case<'a> {
     }
 
     /// The devices in question that are there.
-    fn present(&self) -> impl Iterator<Item = (Bdf, &'a Listed)> {
+    fn present(&self) -> impl Iterator<Item = (Bdf, &'a HostFunction)> {
         let functions = &self.facts.inventory.functions;
         self.devices.keys().filter_map(|device| Some((*device, functions.get(device)?)))
     }
@@ -69,7 +70,7 @@ impl<'a> Case<'a> {
     }
 
     /// The devices in question that could be passed through.
-    fn endpoints(&self) -> impl Iterator<Item = (Bdf, &'a Listed)> {
+    fn endpoints(&self) -> impl Iterator<Item = (Bdf, &'a HostFunction)> {
         self.present().filter(|(_, listed)| !listed.function.is_bridge())
     }
 
@@ -149,7 +150,7 @@ pub struct Report {
     pub ready: bool,
     /// In the order of the checks.
     pub findings: Vec<Finding>,
-    /// What a capture lacks of what berth reads.
+    /// What a snapshot lacks of what berth reads.
     pub lacks: Vec<&'static str>,
 }
 

@@ -1,4 +1,4 @@
-//! Every fault on a capture made by hand: a server that is ready, with one thing wrong.
+//! Every fault on a snapshot made by hand: a server that is ready, with one thing wrong.
 
 use std::collections::BTreeSet;
 
@@ -6,12 +6,13 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::host::fixture::{Device, Fixture, NIC, golden};
-use crate::host::{Access, Holder, Root};
+use crate::host::{Access, Holder, Query, Root};
 
 mod devices;
 mod every_code;
 mod host;
 mod machine;
+mod snapshots;
 
 pub(super) fn config(pages: &str, mib: u64) -> Config {
     machine(pages, mib, json!({ "address": NIC.address }))
@@ -32,7 +33,7 @@ pub(super) fn machine(pages: &str, mib: u64, device: Value) -> Config {
 pub(super) fn facts(change: impl FnOnce(&mut Fixture)) -> Facts {
     let mut host = Fixture::server();
     change(&mut host);
-    Facts::read(&host.root(), Some(&config("1G", 2048)), &[]).expect("facts")
+    Facts::read(&host.root(), &Query::from(&config("1G", 2048)), &[]).expect("facts")
 }
 
 /// The only finding with `code` that is no pass.
@@ -75,7 +76,7 @@ fn a_good_server_has_no_fault() {
     assert!(report.ready);
     let faults = report.findings.iter().filter(|finding| finding.severity > Severity::Unknown);
     assert_eq!(faults.collect::<Vec<_>>(), Vec::<&Finding>::new());
-    // What a capture cannot hold.
+    // What a snapshot cannot hold.
     let unseen = report.findings.iter().filter(|f| f.severity == Severity::Unknown);
     let unseen: BTreeSet<Code> = unseen.map(|finding| finding.code).collect();
     assert_eq!(unseen, [Code::KvmUnavailable, Code::VfioNoAccess, Code::GroupHeld].into());
@@ -86,7 +87,7 @@ fn a_good_server_has_no_fault() {
 fn nothing_seen_is_no_verdict() {
     let mut empty = Fixture::default();
     empty.file("/sys/devices/system/cpu/online", "0-3");
-    let facts = Facts::read(&empty.root(), None, &[]).expect("facts");
+    let facts = Facts::read(&empty.root(), &Query::default(), &[]).expect("facts");
     let report = Report::new(&facts, None);
     assert!(report.ready);
     assert!(
@@ -170,7 +171,7 @@ fn modules_come_before_what_needs_them() {
 
 #[test]
 fn this_host_can_be_checked() {
-    let facts = Facts::read(&Root::live(), None, &[]).expect("facts");
+    let facts = Facts::read(&Root::live(), &Query::default(), &[]).expect("facts");
     let report = Report::new(&facts, None);
     assert!(!report.findings.is_empty());
 }

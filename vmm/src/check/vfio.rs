@@ -103,7 +103,7 @@ fn access(case: &Case, backend: IommuBackend) -> Option<Finding> {
     let failed = || Finding::fail(code, source, format!("{source} {access}"));
     Some(match (access, backend) {
         (Access::Granted, _) => Finding::pass(code, source, format!("{source} opens")),
-        (Access::Unknown, _) => Finding::unknown(code, source, "a capture has no device files"),
+        (Access::Unknown, _) => Finding::unknown(code, source, "a snapshot has no device files"),
         // The finding about modules tells.
         (Access::Missing, IommuBackend::Container)
             if case.facts.modules.vfio_pci == ModuleState::Available =>
@@ -128,7 +128,7 @@ fn held(source: String, access: &Access) -> Finding {
     match access {
         Access::Granted => Finding::pass(Code::GroupHeld, source, seen),
         Access::Unknown => {
-            Finding::unknown(Code::GroupHeld, source, "a capture has no device files")
+            Finding::unknown(Code::GroupHeld, source, "a snapshot has no device files")
         }
         Access::Busy(Some(Holder { pid, .. })) => {
             Finding::fail(Code::GroupHeld, source, seen).step(format!("end process {pid} first"))

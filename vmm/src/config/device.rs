@@ -8,7 +8,7 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::visit::{Distinct, bounded, parsed};
-use crate::sriov::{Mac, PortWish};
+use crate::units::{Mac, VfPortChange};
 
 const ADDRESS: &str = "a PCI address such as \"0000:41:00.0\"";
 
@@ -67,9 +67,9 @@ pub enum OnRemoval {
 
 impl DeviceConfig {
     /// What its port is to be.
-    pub fn port(&self) -> PortWish {
+    pub fn port(&self) -> VfPortChange {
         let Self { mac, vlan, trust, spoof_check, .. } = *self;
-        PortWish { mac, vlan, trust, spoof_check }
+        VfPortChange { mac, vlan, trust, spoof_check }
     }
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::visit::{bounded, parsed};
 use super::{ConsoleConfig, MemoryConfig};
-use crate::plan::PageSize;
+use crate::units::PageSize;
 
 /// Longest name: the kernel cuts a thread's name after 15 bytes (TASK_COMM_LEN).
 const NAME_MAX: usize = 15;

@@ -21,7 +21,7 @@ pub use error::ConfigError;
 pub use fields::{CommandLine, MemorySize, Name, ShutdownTimeout, UnplugTimeout, VcpuCount};
 pub use placement::{CpuChoice, InterruptCpus, PlacementConfig, SeveralNodes, Smt};
 
-use crate::plan::PageSize;
+use crate::units::PageSize;
 
 /// One machine, as its user describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -126,8 +126,6 @@ mod tests {
     use std::thread::{self, JoinHandle};
     use std::time::{Duration, Instant};
 
-    use vmm_sys_util::signal::{Killable, SIGRTMIN};
-
     use super::*;
 
     fn pipe() -> (io::PipeReader, Output) {
@@ -140,14 +138,14 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(10);
         while !thread.is_finished() {
             assert!(Instant::now() < deadline, "kicks do not end the write");
-            thread.kill(SIGRTMIN()).expect("a thread that was not joined");
+            crate::kick::kick(thread);
             thread::sleep(Duration::from_millis(1));
         }
     }
 
     #[test]
     fn a_kick_ends_a_write_that_nobody_reads() {
-        crate::vcpu::prepare_kicks().expect("a handler can be installed");
+        crate::kick::prepare().expect("a handler can be installed");
         let (_reader, output) = pipe();
         let thread = thread::spawn(move || {
             output.queue().write_all(&[0; 1 << 20]).expect("a queue takes all");

@@ -84,7 +84,7 @@ impl Access {
 }
 
 impl Holder {
-    /// The first process that has `device` open, among those that this one may look into. No capture
+    /// The first process that has `device` open, among those that this one may look into. No snapshot
     /// has other processes' files.
     pub(super) fn of(root: &Root, device: &Path) -> Option<Self> {
         processes(root)
@@ -106,7 +106,7 @@ impl Holder {
 
 /// All but this one.
 fn processes(root: &Root) -> impl Iterator<Item = u32> {
-    // What processes have open belongs in no capture.
+    // What processes have open belongs in no snapshot.
     let names =
         if root.is_recorded() { Vec::new() } else { root.names("/proc").unwrap_or_default() };
     names.into_iter().filter_map(|name| name.parse().ok()).filter(|&pid| pid != std::process::id())

@@ -1,4 +1,4 @@
-//! Captures of hosts as tar archives, plain or compressed.
+//! Snapshots of hosts as tar archives, plain or compressed.
 
 use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read, Write};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::HostError;
 use super::tree::{Entries, Entry, Tree};
 
-/// The largest host is some 10,000 files of a page: what unpacks to more is no capture.
+/// The largest host is some 10,000 files of a page: what unpacks to more is no snapshot.
 const MOST_BYTES: u64 = 1 << 30;
 /// Its files, folders and links.
 const MOST_ENTRIES: usize = 1 << 20;
@@ -82,7 +82,7 @@ fn unpack(archive: impl Read, most: u64) -> io::Result<Tree> {
                 }
                 Entry::File(bytes)
             }
-            // Devices, pipes: nothing that a capture tells by them.
+            // Devices, pipes: nothing that a snapshot tells by them.
             _ => continue,
         };
         tree.insert(&path, found);
@@ -124,7 +124,7 @@ pub(super) fn write(tree: &Tree, out: &mut impl Write) -> io::Result<()> {
 }
 
 fn too_much() -> io::Error {
-    io::Error::other("it unpacks to more than a capture of a host holds")
+    io::Error::other("it unpacks to more than a snapshot of a host holds")
 }
 
 /// A stream that may only have so many bytes more.
@@ -141,7 +141,7 @@ impl<R: Read> Read for Measured<R> {
     }
 }
 
-/// Bytes up to what a capture may have.
+/// Bytes up to what a snapshot may have.
 struct Bounded(Vec<u8>);
 
 impl Write for Bounded {
@@ -215,7 +215,7 @@ mod tests {
         assert!(bytes.len() < 1 << 16, "zeroes compress");
         let archive = decompressed(Cursor::new(bytes)).expect("zstd");
         let error = unpack(archive, 1 << 19).expect_err("a MiB in half of one");
-        assert!(error.to_string().contains("more than a capture"), "{error}");
+        assert!(error.to_string().contains("more than a snapshot"), "{error}");
     }
 
     #[test]

@@ -49,7 +49,7 @@ impl Cpus {
                 .map(Option::unwrap_or_default)
         };
         let mut online = list("online")?;
-        // Captures by older tools lack the list, and have the folders of the CPUs.
+        // Snapshots by older tools lack the list, and have the folders of the CPUs.
         if online.is_empty() && !root.is_live() {
             let names = root.names(CPU)?;
             online =

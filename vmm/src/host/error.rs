@@ -40,7 +40,7 @@ pub enum HostError {
     },
     /// A folder or archive is not laid out as a root.
     #[error("{path} holds neither sys nor proc, not even below one folder", path = path.display())]
-    NoCapture {
+    NoSnapshot {
         /// The folder or archive.
         path: PathBuf,
     },
@@ -51,7 +51,7 @@ impl HostError {
     pub fn help(&self) -> Option<String> {
         match self {
             Self::Absent { .. } => Some("berth needs sysfs on /sys and procfs on /proc".to_owned()),
-            Self::Archive { .. } | Self::NoCapture { .. } => {
+            Self::Archive { .. } | Self::NoSnapshot { .. } => {
                 Some("`berth snapshot > host.tar.zst` on the other host makes one".to_owned())
             }
             Self::Read { .. } | Self::Malformed { .. } => None,

@@ -6,10 +6,9 @@ use berth_devices::pci::Bdf;
 use serde::Serialize;
 
 use super::{
-    HostError, HostProfile, IOMMU_GROUPS, Inventory, KernelLog, Modules, PCI_DRIVERS, Root,
-    Settings, System, Wanted,
+    HostError, HostProfile, IOMMU_GROUPS, Inventory, KernelLog, Modules, PCI_DRIVERS, Query, Root,
+    Settings, System, Taking, query::Candidates,
 };
-use crate::config::Config;
 
 /// What `berth check` judges.
 #[derive(Clone, Debug, Serialize)]
@@ -26,15 +25,15 @@ pub struct Facts {
     pub settings: Settings,
     /// What the kernel said.
     pub log: KernelLog,
-    /// Devices that were asked for, besides the config's.
+    /// Devices that were asked about by name.
     pub devices: Vec<Bdf>,
     /// Whether this is the host that berth runs on.
     pub live: bool,
-    /// What a capture lacks of what berth reads.
+    /// What a snapshot lacks of what berth reads.
     pub lacks: Vec<&'static str>,
 }
 
-/// What plans are made from, and every host that berth runs on has. A capture may not.
+/// What plans are made from, and every host that berth runs on has. A snapshot may not.
 const FOR_PLAN: [&str; 10] = [
     "/proc/cpuinfo",
     "/proc/interrupts",
@@ -58,16 +57,19 @@ const FOR_CHECK: [&str; 5] = [
 ];
 
 impl Facts {
-    /// Reads what concerns `config`, if there is one, and `devices`.
+    /// Reads what concerns `query`, and `devices` besides.
     ///
     /// # Errors
     /// A file of sysfs or procfs cannot be read or holds something else than the kernel writes.
-    pub fn read(root: &Root, config: Option<&Config>, devices: &[Bdf]) -> Result<Self, HostError> {
+    pub fn read(root: &Root, query: &Query, devices: &[Bdf]) -> Result<Self, HostError> {
         let inventory = Inventory::read(root)?;
-        let mut wanted = config.map_or_else(Wanted::default, |config| Wanted::by(root, config));
-        wanted.addresses.extend(devices);
-        let all = wanted.addresses.clone();
-        let host = HostProfile::read_for(root, config, wanted)?;
+        let mut query = query.clone();
+        for &device in devices {
+            query.add(device, Taking::No);
+        }
+        let candidates = Candidates::find(root, &query);
+        let all: Vec<Bdf> = candidates.functions.keys().copied().collect();
+        let host = HostProfile::read_for(root, &query, candidates)?;
         let system = System::read(root);
         let listed = || all.iter().filter_map(|device| inventory.functions.get(device));
         let modaliases: BTreeSet<&str> = listed().map(|listed| listed.modalias.as_str()).collect();
@@ -88,24 +90,24 @@ impl Facts {
 }
 
 impl Facts {
-    /// Whether a capture has the drivers of functions.
+    /// Whether a snapshot has the drivers of functions.
     pub fn has_drivers(&self) -> bool {
         !self.lacks.contains(&PCI_DRIVERS)
     }
 
-    /// Whether a capture has IOMMU groups.
+    /// Whether a snapshot has IOMMU groups.
     pub fn has_groups(&self) -> bool {
         !self.lacks.contains(&IOMMU_GROUPS)
     }
 }
 
 impl Root {
-    /// What a capture lacks of what every host has; nothing of this host itself.
+    /// What a snapshot lacks of what every host has; nothing of this host itself.
     pub fn lacks(&self) -> Vec<&'static str> {
         self.lacking(FOR_PLAN.into_iter().chain(FOR_CHECK))
     }
 
-    /// What a capture lacks of what plans are made from.
+    /// What a snapshot lacks of what plans are made from.
     pub fn lacks_for_plan(&self) -> Vec<&'static str> {
         self.lacking(FOR_PLAN.into_iter())
     }
@@ -117,7 +119,7 @@ impl Root {
         expected.filter(|path| !self.exists(path)).collect()
     }
 
-    /// Looks whether all of that is there, so that a capture has it even where nothing is in it.
+    /// Looks whether all of that is there, so that a snapshot has it even where nothing is in it.
     pub(super) fn touch_expected(&self) {
         for path in FOR_PLAN.into_iter().chain(FOR_CHECK) {
             self.exists(path);

@@ -1,4 +1,4 @@
-//! The files that a config names: what is there, and what kind of kernel.
+//! Files that a guest boots or writes to: what is there, and what kind of kernel.
 
 use std::fmt;
 use std::fs;
@@ -10,10 +10,10 @@ use serde::Serialize;
 
 use super::root::{Kind, Root};
 
-/// A file that the config names.
+/// A file that a guest boots.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FileFacts {
-    /// Its path in the config, resolved.
+    /// Its path, absolute.
     pub path: PathBuf,
     /// What is there.
     pub state: FileState,
@@ -38,7 +38,7 @@ pub enum FileState {
     },
 }
 
-/// The kernel that the config names.
+/// A guest's kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KernelFacts {
     /// The file.
@@ -87,11 +87,6 @@ impl FileFacts {
 }
 
 impl KernelFacts {
-    /// No config names one.
-    pub(super) fn unnamed() -> Self {
-        Self { file: FileFacts { path: PathBuf::new(), state: FileState::Unknown }, format: None }
-    }
-
     pub(super) fn read(root: &Root, path: &Path) -> Self {
         let (state, head) = inspect(root, path, 1024);
         Self {

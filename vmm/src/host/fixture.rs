@@ -1,11 +1,12 @@
-//! Captures made by hand, for tests: a server on which nothing is wrong, to be changed.
+//! Snapshots made by hand, for tests: a server on which nothing is wrong, to be changed.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::Root;
 use super::tree::{Entry, Found, Tree};
+use super::{HostError, Root};
 
-/// A capture in memory.
+/// A snapshot in memory.
 #[derive(Clone, Default)]
 pub struct Fixture(Tree);
 
@@ -281,3 +282,51 @@ const SERVER: [(&str, &str); 33] = [
     ("/usr/sbin/update-initramfs", ""),
     ("/var/log/dmesg", "[    0.1] DMAR: IOMMU enabled"),
 ];
+
+/// The kind of tree that hwloc-gather-topology keeps: masks rather than lists, no lists of what is
+/// online, a folder of its own, and nothing of IOMMUs, drivers or processes.
+pub fn gathered() -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut file = |path: &str, text: &str| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(text.len() as u64);
+        header.set_mode(0o444);
+        let path = format!("./some-host/{path}");
+        archive.append_data(&mut header, path, text.as_bytes()).expect("memory takes all");
+    };
+    for cpu in 0..4 {
+        let mask = if cpu % 2 == 0 { "00000000,00000005\n" } else { "00000000,0000000a\n" };
+        file(&format!("sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings"), mask);
+    }
+    for (node, mask) in [(0, "00000000,00000005\n"), (1, "00000000,0000000a\n")] {
+        let folder = format!("sys/devices/system/node/node{node}");
+        file(&format!("{folder}/cpumap"), mask);
+        file(&format!("{folder}/meminfo"), &format!("Node {node} MemTotal: 8388608 kB\n"));
+        for name in ["nr_hugepages", "free_hugepages"] {
+            file(&format!("{folder}/hugepages/hugepages-1048576kB/{name}"), "4\n");
+        }
+    }
+    file("sys/kernel/mm/hugepages/hugepages-1048576kB/resv_hugepages", "0\n");
+    file("proc/cpuinfo", "processor\t: 0\nvendor_id\t: GenuineIntel\n\n");
+    let folder = "sys/devices/pci0000:40/0000:41:00.0";
+    for (name, text) in [("vendor", "0x8086\n"), ("class", "0x020000\n"), ("numa_node", "1\n")] {
+        file(&format!("{folder}/{name}"), text);
+    }
+    let mut link = tar::Header::new_gnu();
+    link.set_entry_type(tar::EntryType::Symlink);
+    link.set_size(0);
+    let at = "./some-host/sys/bus/pci/devices/0000:41:00.0";
+    let target = "../../../devices/pci0000:40/0000:41:00.0";
+    archive.append_link(&mut link, at, target).expect("memory takes all");
+    let bytes = archive.into_inner().expect("memory takes all");
+    let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    bzip2.write_all(&bytes).expect("memory takes all");
+    bzip2.finish().expect("memory takes all")
+}
+
+/// The host in the archive `bytes`.
+pub fn archive(bytes: &[u8]) -> Result<Root, HostError> {
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(bytes).expect("a file");
+    Root::open(file.path())
+}

@@ -15,7 +15,7 @@ pub enum HostUse {
         /// The interface.
         interface: String,
         /// Its addresses with their prefixes' lengths, but those of its link; of this host only,
-        /// because captures have none.
+        /// because snapshots have none.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         addresses: Vec<String>,
         /// Whether the default route leads through it.

@@ -17,7 +17,7 @@ use super::{HostError, HostUse, IOMMU_GROUPS, PciFunction};
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Inventory {
     /// By address.
-    pub functions: BTreeMap<Bdf, Listed>,
+    pub functions: BTreeMap<Bdf, HostFunction>,
     /// Their IOMMU groups.
     pub groups: BTreeMap<u32, IommuGroup>,
     /// Whether the vfio-pci driver is there to bind to.
@@ -26,7 +26,7 @@ pub struct Inventory {
 
 /// One function, beyond what a plan needs of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Listed {
+pub struct HostFunction {
     /// What a plan needs.
     #[serde(flatten)]
     pub function: PciFunction,
@@ -50,7 +50,7 @@ pub struct Listed {
     pub interrupts: Vec<u32>,
 }
 
-impl Listed {
+impl HostFunction {
     /// Virtual functions that vanish when its driver goes; VFIO's keep them.
     pub fn functions_to_lose(&self) -> usize {
         let sriov = self.sriov.as_ref().filter(|_| !self.function.is_bound_to_vfio());
@@ -88,7 +88,7 @@ impl Inventory {
         Ok(inventory)
     }
 
-    /// Makes groups of what the functions say of themselves: captures of topology have those links
+    /// Makes groups of what the functions say of themselves: snapshots of topology have those links
     /// and not what they point at.
     fn gather_groups(&mut self) {
         for (address, listed) in &self.functions {
@@ -125,14 +125,14 @@ impl Inventory {
     }
 
     /// Virtual functions of `address`.
-    pub fn virtual_functions(&self, address: Bdf) -> impl Iterator<Item = (Bdf, &Listed)> {
+    pub fn virtual_functions(&self, address: Bdf) -> impl Iterator<Item = (Bdf, &HostFunction)> {
         let sriov = self.functions.get(&address).and_then(|found| found.sriov.as_ref());
         let all = sriov.into_iter().flat_map(|sriov| &sriov.functions);
         all.filter_map(|function| Some((*function, self.functions.get(function)?)))
     }
 }
 
-impl Listed {
+impl HostFunction {
     /// Modules of the kernel under `root` that would have it; vfio-pci is none of them.
     pub fn native_modules(&self, root: &Root) -> BTreeSet<String> {
         modules::drivers_of(root, &self.modalias)
@@ -172,7 +172,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn listed(&mut self, address: Bdf, function: PciFunction) -> Result<Listed, HostError> {
+    fn listed(&mut self, address: Bdf, function: PciFunction) -> Result<HostFunction, HostError> {
         let root = self.root;
         let folder = format!("{DEVICES}/{address}");
         let file = |name: &str| format!("{folder}/{name}");
@@ -181,7 +181,7 @@ impl<'a> Reader<'a> {
         let path = target.components().filter_map(|part| part.as_os_str().to_str()?.parse().ok());
         let path = path.filter(|bridge: &Bdf| *bridge != address).collect();
         let interrupts = root.names(file("msi_irqs")).unwrap_or_default();
-        Ok(Listed {
+        Ok(HostFunction {
             path,
             sriov: self.sriov(address)?,
             virtual_of: self.virtual_of(address),

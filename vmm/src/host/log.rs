@@ -19,7 +19,7 @@ pub struct KernelLog {
     pub lines: Vec<String>,
 }
 
-/// Where a capture keeps the log, and where some systems copy what was said at boot.
+/// Where a snapshot keeps the log, and where some systems copy what was said at boot.
 const COPY: &str = "/var/log/dmesg";
 
 /// What a line that concerns passthrough speaks of. Nothing else is kept: the log also names

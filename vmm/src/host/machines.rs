@@ -29,7 +29,7 @@ pub struct RunningMachine {
 impl RunningMachine {
     /// All but the one that this process is to become.
     pub(super) fn read_all(root: &Root) -> Vec<Self> {
-        // Other programs' processes belong in no capture.
+        // Other programs' processes belong in no snapshot.
         let quiet = Root::live();
         let look = if root.is_live() { &quiet } else { root };
         let names = look.names("/proc").unwrap_or_default();
@@ -44,7 +44,7 @@ impl RunningMachine {
 
     fn read(root: &Root, pid: u32) -> Option<Self> {
         let folder = format!("/proc/{pid}/task");
-        // Read again: only this one is for a capture.
+        // Read again: only this one is for a snapshot.
         root.glance(format!("/proc/{pid}/comm"))?;
         let (mut name, mut vcpus, mut own) = (String::new(), Vec::new(), Vec::new());
         for thread in root.names(&folder).unwrap_or_default() {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::HostError;
 use super::id_set::IdSet;
 use super::root::Root;
-use crate::plan::PageSize;
+use crate::units::PageSize;
 
 const NODE: &str = "/sys/devices/system/node";
 const POOLS: &str = "/sys/kernel/mm/hugepages";
@@ -62,7 +62,7 @@ impl Memory {
         }
         let online: IdSet = match root.value(format!("{NODE}/online"), "a list of nodes")? {
             Some(online) => online,
-            // Captures by older tools lack the list, and have the folders of the nodes.
+            // Snapshots by older tools lack the list, and have the folders of the nodes.
             None => root
                 .names(NODE)?
                 .iter()

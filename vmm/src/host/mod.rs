@@ -4,7 +4,7 @@
 //! be made and tested for a host that is not at hand. What a snapshot cannot hold, such as
 //! whether a device file opens, is unknown then and refuses nothing.
 //!
-//! A [`HostProfile`] is only what a config asks for: hosts have hundreds of functions and CPUs, and
+//! A [`HostProfile`] is only what a [`Query`] asks for: hosts have hundreds of functions and CPUs, and
 //! every file read is time before the guest's first instruction. [`Facts`] are all of it, for the
 //! commands that look at a host.
 
@@ -30,6 +30,7 @@ pub mod memory;
 mod modules;
 mod pci;
 mod process;
+mod query;
 mod root;
 mod settings;
 mod snapshot;
@@ -38,7 +39,6 @@ mod tree;
 mod usage;
 mod values;
 mod vfio;
-mod wanted;
 
 use std::collections::BTreeMap;
 
@@ -53,7 +53,7 @@ pub use facts::Facts;
 pub use files::{FileFacts, FileState, KernelFacts, KernelFormat};
 pub use host_use::HostUse;
 pub use id_set::IdSet;
-pub use inventory::{Inventory, Listed, Sriov};
+pub use inventory::{HostFunction, Inventory, Sriov};
 pub use iommu::{Iommu, IommuGroup};
 pub use linux::LinuxVersion;
 pub use log::KernelLog;
@@ -62,23 +62,23 @@ pub use memory::{Memory, Node};
 pub use modules::{ModuleState, Modules};
 pub use pci::{HostBar, PciFunction};
 pub use process::{Capability, Process};
+pub use query::{Query, Taking};
 pub use root::Root;
 pub use settings::Settings;
 pub use snapshot::Snapshot;
 pub use system::{Family, Initramfs, Loader, System};
 pub use vfio::{device_file, group_file};
 
-use crate::config::{Config, ConsoleConfig};
+use query::Candidates;
 use usage::Usage;
 use vfio::VfioFiles;
-use wanted::Wanted;
 
 /// Where a host shows its IOMMU groups.
 const IOMMU_GROUPS: &str = "/sys/kernel/iommu_groups";
 /// Where a host shows the drivers of its functions.
 const PCI_DRIVERS: &str = "/sys/bus/pci/drivers";
 
-/// What exists on a host, as far as a config asks for it.
+/// What exists on a host, as far as a query asks for it.
 #[derive(Clone, Debug, Serialize)]
 pub struct HostProfile {
     /// CPUs.
@@ -93,17 +93,17 @@ pub struct HostProfile {
     pub machines: Vec<RunningMachine>,
     /// Whether irqbalance runs, which moves interrupts; `None` when that is not to be seen.
     pub irqbalance: Option<bool>,
-    /// IOMMU units and the groups of the config's devices.
+    /// IOMMU units and the groups of the functions that were asked about.
     pub iommu: Iommu,
     /// Addresses of all PCI functions, in order.
     pub addresses: Vec<Bdf>,
-    /// The config's devices that exist, and all members of their groups.
+    /// Functions that were asked about and exist, and all members of their groups.
     pub functions: BTreeMap<Bdf, PciFunction>,
-    /// Virtual functions of those physical ones of which the config wants a free one.
+    /// Virtual functions of those physical ones of which a free one is to be taken.
     pub virtual_functions: BTreeMap<Bdf, Vec<Bdf>>,
-    /// What devices are used for that the config may take from the host, as far as it does.
+    /// What functions are used for that are to be taken from the host.
     pub uses: BTreeMap<Bdf, Vec<HostUse>>,
-    /// The environment variables in which the config looks for addresses.
+    /// The environment variables that were asked about.
     pub environment: BTreeMap<String, Option<String>>,
     /// Whether the vfio-pci driver is there to bind to.
     pub vfio_pci: bool,
@@ -115,24 +115,24 @@ pub struct HostProfile {
     pub group_files: BTreeMap<u32, Access>,
     /// /dev/iommu.
     pub iommufd: Access,
-    /// /dev/vfio/devices/vfioN, by function, of the config's devices that have one.
+    /// /dev/vfio/devices/vfioN, by function, of those that were asked about and have one.
     pub device_files: BTreeMap<Bdf, Access>,
-    /// The config's kernel.
-    pub kernel: KernelFacts,
-    /// The config's initial RAM disk.
+    /// The kernel that was asked about.
+    pub kernel: Option<KernelFacts>,
+    /// The initial RAM disk that was asked about.
     pub initrd: Option<FileFacts>,
-    /// Why the config's console file cannot be written; `None` when it can or nobody knows.
+    /// Why the console file cannot be written; `None` when it can or nobody knows.
     pub console_refusal: Option<&'static str>,
 }
 
 impl HostProfile {
-    /// Reads what `config` asks for from the host behind `root`.
+    /// Reads what `query` asks for from the host behind `root`.
     ///
     /// # Errors
     /// A file of sysfs or procfs cannot be read or holds something else than the kernel writes.
     /// What does not exist is no error.
-    pub fn read(root: &Root, config: &Config) -> Result<Self, HostError> {
-        Self::read_for(root, Some(config), Wanted::by(root, config))
+    pub fn read(root: &Root, query: &Query) -> Result<Self, HostError> {
+        Self::read_for(root, query, Candidates::find(root, query))
     }
 
     /// Whose IOMMU to speak of: the firmware's, or where its tables cannot be seen, the one that
@@ -141,19 +141,20 @@ impl HostProfile {
         self.iommu.vendor.unwrap_or(self.cpus.vendor)
     }
 
-    /// [`Self::read`] for devices that are `wanted`, with or without a config that names a kernel.
-    fn read_for(root: &Root, config: Option<&Config>, wanted: Wanted) -> Result<Self, HostError> {
+    /// [`Self::read`] with the candidates of `query` known already.
+    fn read_for(root: &Root, query: &Query, candidates: Candidates) -> Result<Self, HostError> {
         let cpus = Cpus::read(root)?;
         let memory = Memory::read(root, &cpus.online)?;
         let mut iommu = Iommu::read(root)?;
         let mut functions = BTreeMap::new();
         let mut uses = BTreeMap::new();
-        let usage = (!wanted.to_take.is_empty()).then(|| Usage::read_to_take(root));
-        for &address in &wanted.addresses {
+        let any_taken = candidates.functions.values().any(|taking| *taking == Taking::Yes);
+        let usage = any_taken.then(|| Usage::read_to_take(root));
+        for (&address, &taking) in &candidates.functions {
             let Some(function) = PciFunction::read(root, address)? else {
                 continue;
             };
-            if let Some(usage) = usage.as_ref().filter(|_| wanted.to_take.contains(&address)) {
+            if let Some(usage) = usage.as_ref().filter(|_| taking == Taking::Yes) {
                 uses.insert(address, usage.of(root, address, &function));
             }
             if let Some(group) = function.group {
@@ -162,7 +163,7 @@ impl HostProfile {
             functions.insert(address, function);
         }
         let devices =
-            || wanted.addresses.iter().filter_map(|address| functions.get_key_value(address));
+            || candidates.functions.keys().filter_map(|address| functions.get_key_value(address));
         iommu.address_bits = match devices().map(|(_, f)| f.iommu_unit.as_deref()).collect() {
             Some(units) => iommu::address_bits(root, Vec::into_iter(units))?,
             None => iommu::address_bits(root, iommu.units.iter().map(String::as_str))?,
@@ -180,23 +181,19 @@ impl HostProfile {
             process: Process::read(root, &cpus.online)?,
             machines: RunningMachine::read_all(root),
             irqbalance: settings::irqbalance(root),
-            kernel: config.map_or_else(KernelFacts::unnamed, |config| {
-                KernelFacts::read(root, &config.kernel)
-            }),
-            initrd: config
-                .and_then(|config| config.initrd.as_ref())
-                .map(|path| FileFacts::read(root, path)),
-            console_refusal: match config.map(|config| &config.console) {
-                Some(ConsoleConfig::File(path)) => files::write_refusal(root, path),
-                Some(ConsoleConfig::Stdio | ConsoleConfig::Off) | None => None,
-            },
+            kernel: query.kernel.as_deref().map(|path| KernelFacts::read(root, path)),
+            initrd: query.initrd.as_deref().map(|path| FileFacts::read(root, path)),
+            console_refusal: query
+                .console_file
+                .as_deref()
+                .and_then(|path| files::write_refusal(root, path)),
             cpus,
             memory,
             iommu,
             functions,
-            virtual_functions: wanted.virtual_functions,
+            virtual_functions: candidates.virtual_functions,
             uses,
-            environment: wanted.environment,
+            environment: candidates.environment,
         };
         if !root.is_live() {
             host.assume(root);
@@ -204,7 +201,7 @@ impl HostProfile {
         Ok(host)
     }
 
-    /// Takes what a capture tells nothing of to be as a machine needs it: a capture of a host's
+    /// Takes what a snapshot tells nothing of to be as a machine needs it: a snapshot of a host's
     /// topology only, as hwloc gathers, has neither IOMMUs nor drivers. [`Root::lacks`] says so.
     fn assume(&mut self, root: &Root) {
         let (groups, drivers) = (root.exists(IOMMU_GROUPS), root.exists(PCI_DRIVERS));

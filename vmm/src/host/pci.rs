@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::root::Root;
 use super::{HostError, link};
-use crate::plan::BarKind;
+use berth_devices::pci::BarKind;
 
 pub(super) const DEVICES: &str = "/sys/bus/pci/devices";
 pub(super) const VFIO_PCI: &str = "/sys/bus/pci/drivers/vfio-pci";

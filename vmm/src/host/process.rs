@@ -31,7 +31,7 @@ pub enum Capability {
 }
 
 impl Process {
-    /// `online` is what it may use where a capture does not say.
+    /// `online` is what it may use where a snapshot does not say.
     pub(super) fn read(root: &Root, online: &IdSet) -> Result<Self, HostError> {
         const STATUS: &str = "/proc/self/status";
         const LIMITS: &str = "/proc/self/limits";

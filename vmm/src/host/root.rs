@@ -69,14 +69,14 @@ impl Root {
         if root.exists("/sys") || root.exists("/proc") {
             Ok(root)
         } else {
-            Err(HostError::NoCapture { path: path.to_owned() })
+            Err(HostError::NoSnapshot { path: path.to_owned() })
         }
     }
 
-    /// A capture made by hand.
+    /// A snapshot made by hand.
     #[cfg(test)]
     pub(super) fn of(tree: Tree) -> Self {
-        Self { source: Source::Archive { path: PathBuf::from("capture"), tree }, record: None }
+        Self { source: Source::Archive { path: PathBuf::from("snapshot"), tree }, record: None }
     }
 
     /// The same, remembering what is read of it.
@@ -94,7 +94,7 @@ impl Root {
         self.record.map(RefCell::into_inner).unwrap_or_default()
     }
 
-    /// This host as it is now, rather than a capture.
+    /// This host as it is now, rather than a snapshot.
     pub fn is_live(&self) -> bool {
         matches!(self.source, Source::Live)
     }
@@ -299,7 +299,7 @@ impl Root {
 fn leading_folder(path: &Path) -> PathBuf {
     let mut below = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
     match (below.next(), below.next()) {
-        // A link would lead out of the capture.
+        // A link would lead out of the snapshot.
         (Some(only), None) if only.is_symlink() => path.to_owned(),
         (Some(only), None) if only.join("sys").is_dir() || only.join("proc").is_dir() => only,
         _ => path.to_owned(),

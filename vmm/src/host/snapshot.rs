@@ -1,4 +1,4 @@
-//! A capture of this host: what berth reads of it, and no more, as an archive.
+//! A snapshot of this host: what berth reads of it, and no more, as an archive.
 //!
 //! The list of files is not kept by hand: the readers themselves run over every function of the
 //! host, and what they read is what is captured. Left out are addresses of the network, serial
@@ -11,9 +11,9 @@ use std::path::Path;
 
 use super::pci;
 use super::tree::Tree;
-use super::{Facts, HostError, Root, archive};
+use super::{Facts, HostError, Query, Root, archive};
 
-/// A capture, not yet written.
+/// A snapshot, not yet written.
 pub struct Snapshot(Tree);
 
 impl Snapshot {
@@ -24,7 +24,7 @@ impl Snapshot {
     pub fn take(root: Root) -> Result<Self, HostError> {
         let root = root.recorded();
         let all = pci::addresses(&root)?;
-        Facts::read(&root, None, &all)?;
+        Facts::read(&root, &Query::default(), &all)?;
         root.touch_expected();
         let mut tree = root.into_record();
         tree.edit(&mut |path, bytes| redact(path, bytes));
@@ -193,12 +193,12 @@ mod tests {
     }
 
     #[test]
-    fn a_capture_tells_what_its_host_told() {
+    fn a_snapshot_tells_what_its_host_told() {
         let fixture = Fixture::server();
         let all = pci::addresses(&fixture.root()).expect("functions");
-        let before = Facts::read(&fixture.root(), None, &all).expect("facts");
-        let tree = Snapshot::take(fixture.root()).expect("a capture").0;
-        let after = Facts::read(&Root::of(tree), None, &all).expect("facts");
+        let before = Facts::read(&fixture.root(), &Query::default(), &all).expect("facts");
+        let tree = Snapshot::take(fixture.root()).expect("a snapshot").0;
+        let after = Facts::read(&Root::of(tree), &Query::default(), &all).expect("facts");
         let json = |facts: &Facts| serde_json::to_value(facts).expect("facts are plain data");
         let (before, after) = (json(&before), json(&after));
         for (part, facts) in before.as_object().expect("an object") {

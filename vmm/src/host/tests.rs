@@ -1,16 +1,15 @@
 //! Profiles of snapshots: folders with the files that sysfs and procfs have.
 
-mod captures;
+mod snapshots;
 
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use serde_json::json;
-
 use berth_devices::vfio::ResetMethod;
 
 use super::*;
-use crate::plan::{BarKind, PageSize};
+use crate::units::PageSize;
+use berth_devices::pci::BarKind;
 
 const NIC: &str = "sys/bus/pci/devices/0000:21:00.0";
 
@@ -117,15 +116,11 @@ impl Snapshot {
     }
 
     fn read(&self) -> Result<HostProfile, HostError> {
-        let config = json!({
-            "name": "vm",
-            "kernel": "/boot/vmlinuz",
-            "vcpus": 1,
-            "memory": { "size_mib": 1024 },
-            "devices": [{ "address": "21:00.0" }, { "address": "22:00.0" }],
-        });
-        let config = serde_json::from_value(config).expect("a good config");
-        HostProfile::read(&Root::open(self.0.path())?, &config)
+        let mut query = Query { kernel: Some("/boot/vmlinuz".into()), ..Query::default() };
+        for address in ["21:00.0", "22:00.0"] {
+            query.add(address.parse().expect("an address"), Taking::No);
+        }
+        HostProfile::read(&Root::open(self.0.path())?, &query)
     }
 }
 
@@ -163,7 +158,7 @@ fn a_snapshot_is_read_under_its_root() {
     assert!(host.vfio_pci);
     assert_eq!(host.kvm, Access::Unknown);
     assert_eq!(host.group_files[&12], Access::Unknown);
-    assert_eq!(host.kernel.file.state, FileState::Unknown);
+    assert_eq!(host.kernel.expect("it was asked about").file.state, FileState::Unknown);
     assert_eq!(host.addresses.len(), 2);
 }
 
@@ -294,7 +289,7 @@ fn malformed_files_are_named() {
 fn a_folder_that_is_no_host_is_refused() {
     let folder = Snapshot(tempfile::tempdir().expect("a folder"));
     let error = folder.read().expect_err("an empty folder");
-    assert!(matches!(error, HostError::NoCapture { .. }));
+    assert!(matches!(error, HostError::NoSnapshot { .. }));
 }
 
 #[test]
@@ -310,11 +305,8 @@ fn a_kernel_without_numa_has_one_node() {
 
 #[test]
 fn this_host_can_be_read() {
-    let config = json!({
-        "name": "vm", "kernel": "/nonexistent", "vcpus": 1, "memory": { "size_mib": 1024 },
-    });
-    let config = serde_json::from_value(config).expect("a good config");
-    let host = HostProfile::read(&Root::live(), &config).expect("a host");
+    let query = Query { kernel: Some("/nonexistent".into()), ..Query::default() };
+    let host = HostProfile::read(&Root::live(), &query).expect("a host");
     assert!(!host.cpus.online.is_empty() && !host.memory.nodes.is_empty());
-    assert_eq!(host.kernel.file.state, FileState::Missing);
+    assert_eq!(host.kernel.expect("it was asked about").file.state, FileState::Missing);
 }

@@ -39,6 +39,7 @@ use watch::{Watch, Watched};
 use crate::chipset::{self, Chipset};
 use crate::console::{Console, Input, Keyboard, SerialConsole};
 use crate::exit::Exit;
+use crate::kick;
 use crate::kvm::{BAR_SLOTS, RAM_SLOTS, Vm};
 use crate::limits;
 use crate::memory;
@@ -73,9 +74,10 @@ struct Filters {
     vcpu: Filter,
 }
 
-/// Builds the machine and runs it to its end. `lock` is released when its CPUs are taken.
-pub fn run(plan: Plan, mode: Mode, lock: PlacementLock) -> Result<Exit, Error> {
-    Ok(Machine::build(plan, mode, lock)?.run()?)
+/// Builds the machine and runs it to its end. `placement_lock` is released when
+/// its CPUs are taken.
+pub fn run(plan: Plan, mode: Mode, placement_lock: PlacementLock) -> Result<Exit, Error> {
+    Ok(Machine::build(plan, mode, placement_lock)?.run()?)
 }
 
 /// Why there was no orderly end.
@@ -101,7 +103,11 @@ impl Error {
 
 impl Machine {
     /// Executes the plan. Nothing of it is left when this fails.
-    pub fn build(plan: Plan, mode: Mode, lock: PlacementLock) -> Result<Self, BuildError> {
+    pub fn build(
+        plan: Plan,
+        mode: Mode,
+        placement_lock: PlacementLock,
+    ) -> Result<Self, BuildError> {
         let filters = Filters {
             control: Filter::new(Role::Control, mode)?,
             vcpu: Filter::new(Role::Vcpu, mode)?,
@@ -109,14 +115,14 @@ impl Machine {
         let keyboard = Keyboard::prepare(&plan.console)?;
         // Before the first thread, which inherits both.
         let signals = Signals::take().map_err(BuildError::system("take over signals"))?;
-        vcpu::prepare_kicks().map_err(BuildError::system("install a signal handler"))?;
+        kick::prepare().map_err(BuildError::system("install a signal handler"))?;
         let pinned = pin::pin_this_thread(&plan.vmm_cpus);
         pinned.map_err(BuildError::system("choose the CPUs of its own threads"))?;
         let filter = Filter::new(Role::Interrupts, mode)?;
         let steering = Steering::start(&plan.interrupts, &plan.vmm_cpus, &filter);
         let steering = steering.map_err(BuildError::system("start what steers interrupts"))?;
         let threads = reserve_cpus(&plan)?;
-        drop(lock);
+        drop(placement_lock);
         limits::raise(&plan.limits).map_err(BuildError::system("raise its resource limits"))?;
 
         let vm = Arc::new(Vm::new()?);

@@ -14,9 +14,9 @@ const BOOT_OVERHEAD: u64 = 16 << 20;
 pub(super) fn plan(config: &Config, host: &HostProfile) -> Result<BootPlan, PlanError> {
     check_kvm(host)?;
 
-    let kernel = &host.kernel;
-    let kernel_size = file_size("kernel", &kernel.file)?;
-    let (max, unpacked) = match kernel.format {
+    let kernel = host.kernel.as_ref();
+    let kernel_size = kernel.map_or(Ok(0), |kernel| file_size("kernel", &kernel.file))?;
+    let (max, unpacked) = match kernel.and_then(|kernel| kernel.format) {
         Some(KernelFormat::BzImage { entry64: true, cmdline_max, init_size }) => {
             (cmdline_max as usize, u64::from(init_size))
         }

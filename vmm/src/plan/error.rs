@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use berth_devices::pci::Bdf;
 use berth_devices::vfio::IommuBackend;
 
-use super::PageSize;
 use super::text::{Bytes, list, range};
 use crate::host::{Access, CpuVendor, FileState, HostUse, IdSet};
+use crate::units::PageSize;
 
 /// Why there is no plan.
 ///

@@ -5,10 +5,11 @@ use std::path::Path;
 use berth_devices::pci::Bdf;
 use berth_devices::vfio::IommuBackend;
 
+use super::PlanError;
 use super::memory::GUEST_RAM;
 use super::text::list;
-use super::{PageSize, PlanError};
 use crate::host::{Access, CpuVendor, FileState, Holder, group_file};
+use crate::units::PageSize;
 
 impl PlanError {
     /// What to do about it, as commands where there are some; may have several lines.

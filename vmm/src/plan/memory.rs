@@ -5,9 +5,10 @@ use std::ops::Range;
 use berth_arch::ram;
 
 use super::placement::Share;
-use super::{MemoryPlan, NodePages, PageSize, PlanError, RamRegion};
+use super::{MemoryPlan, NodePages, PlanError, RamRegion};
 use crate::config::Config;
 use crate::host::{HostProfile, Node};
+use crate::units::PageSize;
 
 /// Nested paging with four levels, which hosts use unless they need five, translates 48 bits.
 const NESTED_PAGING_BITS: u8 = 48;

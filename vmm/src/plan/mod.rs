@@ -5,7 +5,7 @@
 //! tests try any host on it.
 
 mod boot;
-mod choice;
+mod device_choice;
 mod devices;
 mod display;
 mod error;
@@ -15,10 +15,10 @@ mod iommu;
 mod limits;
 mod memory;
 mod numa;
-mod page_size;
 mod pci;
 mod peers;
 mod placement;
+mod query;
 mod resets;
 mod shortfalls;
 mod text;
@@ -30,18 +30,17 @@ use std::time::Duration;
 use berth_arch::topology::Place;
 use serde::{Serialize, Serializer};
 
-pub use berth_devices::pci::BarKind;
-pub use choice::choose;
+pub use device_choice::choose;
 pub use error::PlanError;
 pub use interrupts::InterruptPlan;
 pub use iommu::IommuPlan;
 pub use numa::NumaPlan;
-pub use page_size::PageSize;
 pub use pci::{BarPlan, FunctionPlan, PciPlan, PortPlan, RomPlan, RootPlan};
 pub use shortfalls::Shortfall;
 
 use crate::config::{Config, ConsoleConfig};
 use crate::host::HostProfile;
+use crate::units::PageSize;
 
 /// Everything that is decided about one machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

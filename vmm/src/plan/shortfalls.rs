@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use super::Plan;
 use super::devices::Assigned;
-use super::{PageSize, Plan};
 use crate::config::{Config, CpuChoice, InterruptCpus, SeveralNodes};
 use crate::host::{Capability, HostProfile, IdSet};
+use crate::units::PageSize;
 
 /// Something that could be better.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

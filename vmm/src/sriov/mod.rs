@@ -4,29 +4,28 @@
 //! New ones are kept from the host's drivers until their ports are set, because a driver reads
 //! its MAC once.
 
-pub mod netlink;
-mod port;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use berth_devices::pci::Bdf;
 
-pub use port::{IndexedWish, Mac, PortWish, VfPort};
 pub use report::SriovReport;
 
 use crate::binding::{
-    self, BindingError, Choice, Goal, Report, Session, Setting, Step, Value, check_free, find,
+    self, BindOptions, BindingError, Goal, Report, Session, Setting, Step, Value, check_free, find,
+    ports, sriov,
 };
-use crate::host::{Inventory, Listed, Root, Sriov};
+use crate::host::{HostFunction, Inventory, Root, Sriov};
+use crate::units::{VfPort, VfPortArgument, VfPortChange};
 
 /// What `berth sriov PF N` is to make.
 #[derive(Clone, Debug)]
-pub struct Wish {
+pub struct SriovRequest {
     /// How many virtual functions.
     pub count: u32,
     /// Their ports.
-    pub ports: Vec<IndexedWish>,
+    pub ports: Vec<VfPortArgument>,
     /// Whether they are bound to vfio-pci.
     pub bind: bool,
     /// Also if one is in use.
@@ -47,62 +46,30 @@ pub fn show(physical: Bdf) -> Result<SriovReport, BindingError> {
 ///
 /// # Errors
 /// The function cannot have so many, or one that it has is in use; nothing has changed then.
-pub fn set(physical: Bdf, wish: &Wish) -> Result<SriovReport, BindingError> {
+pub fn set(physical: Bdf, request: &SriovRequest) -> Result<SriovReport, BindingError> {
     let root = Root::live();
-    let mut session = Session::for_command(wish.dry_run)?;
+    let mut session = Session::for_command(request.dry_run)?;
     let host = Inventory::read_to_take(&root, &[physical])?;
     let ports = ports(sriov(&host, physical)?)?;
-    let first = renumber(&host, physical, &ports, wish)?;
-    let mut report = Report::new(wish.dry_run, &first);
-    if wish.dry_run {
-        if wish.bind {
+    let first = renumber(&host, physical, &ports, request)?;
+    let mut report = Report::new(request.dry_run, &first);
+    if request.dry_run {
+        if request.bind {
             report.notes.push("then each new VF would be bound to vfio-pci".to_owned());
         }
         return SriovReport::read(physical, Some(report));
     }
-    if wish.bind && wish.count > 0 {
+    if request.bind && request.count > 0 {
         binding::need_vfio(&host)?;
     }
     binding::apply(&mut session, &first)?;
     // Only now do the functions have addresses: a card may number them by their count.
     let host = Inventory::read_to_take(&root, &[physical])?;
-    let second = hand_out(&session, &host, physical, wish)?;
+    let second = hand_out(&session, &host, physical, request)?;
     report.add(&second);
     binding::apply(&mut session, &second)?;
     drop(session);
     SriovReport::read(physical, Some(report))
-}
-
-/// The step that gives a virtual function's port what a run wishes for it.
-///
-/// # Errors
-/// It is no virtual function, or its port cannot be reached.
-pub fn port_of(
-    host: &Inventory,
-    device: Bdf,
-    wish: &PortWish,
-) -> Result<Option<Step>, BindingError> {
-    let Some((physical, index)) = find(host, device)?.virtual_of else {
-        return Err(BindingError::NotVirtual { device });
-    };
-    let card = Inventory::read_to_take(&Root::live(), &[physical])?;
-    let ports = ports(sriov(&card, physical)?)?;
-    let now = ports.get(index as usize).ok_or(BindingError::NoInterface { device: physical })?;
-    let setting = Setting::VfPort { physical, index };
-    let step = Step::new(setting, Value::Port(now.clone()), Goal::Port(*wish));
-    Ok(step.changes().then_some(step))
-}
-
-fn sriov(host: &Inventory, physical: Bdf) -> Result<&Sriov, BindingError> {
-    let found = find(host, physical)?;
-    let is_virtual = found.virtual_of.is_some();
-    found.sriov.as_ref().ok_or(BindingError::NoSriov { device: physical, is_virtual })
-}
-
-fn ports(sriov: &Sriov) -> Result<Vec<VfPort>, BindingError> {
-    let Some(interface) = &sriov.interface else { return Ok(Vec::new()) };
-    netlink::ports(interface)
-        .map_err(|source| BindingError::Ports { interface: interface.clone(), source })
 }
 
 /// The first half: their number, and their ports while no driver has them.
@@ -110,10 +77,10 @@ fn renumber(
     host: &Inventory,
     physical: Bdf,
     ports: &[VfPort],
-    wish: &Wish,
+    request: &SriovRequest,
 ) -> Result<Vec<Step>, BindingError> {
     let sriov = sriov(host, physical)?;
-    let Wish { count, .. } = *wish;
+    let SriovRequest { count, .. } = *request;
     if count > sriov.max {
         return Err(BindingError::TooManyVirtualFunctions {
             device: physical,
@@ -121,19 +88,19 @@ fn renumber(
             max: sriov.max,
         });
     }
-    let wishes: BTreeMap<u32, PortWish> =
-        wish.ports.iter().map(|one| (one.index, one.wish)).collect();
-    if let Some(&index) = wishes.keys().find(|index| **index >= count) {
+    let changes: BTreeMap<u32, VfPortChange> =
+        request.ports.iter().map(|one| (one.index, one.change)).collect();
+    if let Some(&index) = changes.keys().find(|index| **index >= count) {
         return Err(BindingError::NoSuchIndex { device: physical, index, count });
     }
-    if !wishes.is_empty() && sriov.interface.is_none() {
+    if !changes.is_empty() && sriov.interface.is_none() {
         return Err(BindingError::NoInterface { device: physical });
     }
     let now = sriov.functions.len() as u32;
     let mut steps = Vec::new();
     let fresh = now != count;
     if fresh {
-        steps.extend(farewell(host, physical, sriov, ports, wish.force)?);
+        steps.extend(farewell(host, physical, sriov, ports, request.force)?);
         if count > 0 {
             let autoprobe = Setting::VfAutoprobe(physical);
             steps.push(Step::to(autoprobe, flag(sriov.autoprobe), flag(false)));
@@ -141,11 +108,11 @@ fn renumber(
         let number = |count: u32| Value::Count(count.into());
         steps.push(Step::to(Setting::VfCount(physical), number(now), number(count)));
     }
-    for (&index, wish) in &wishes {
+    for (&index, change) in &changes {
         // What a new port is like is the driver's business.
         let before = if fresh { None } else { ports.get(index as usize) };
         let before = Value::Port(before.cloned().unwrap_or_default());
-        let step = Step::new(Setting::VfPort { physical, index }, before, Goal::Port(*wish));
+        let step = Step::new(Setting::VfPort { physical, index }, before, Goal::Port(*change));
         if fresh || step.changes() {
             steps.push(step);
         }
@@ -167,8 +134,8 @@ fn farewell(
 ) -> Result<Vec<Step>, BindingError> {
     let mut steps = Vec::new();
     for (index, &device) in (0..).zip(&sriov.functions) {
-        let found: &Listed = find(host, device)?;
-        check_free(device, found, Choice { force, group: false })?;
+        let found: &HostFunction = find(host, device)?;
+        check_free(device, found, BindOptions { force, ..BindOptions::default() })?;
         let lost = |setting, before| Step::new(setting, before, Goal::Lost).of(Some(physical));
         if let Some(port) = ports.get(index as usize) {
             let setting = Setting::VfPort { physical, index };
@@ -188,7 +155,7 @@ fn hand_out(
     session: &Session,
     host: &Inventory,
     physical: Bdf,
-    wish: &Wish,
+    request: &SriovRequest,
 ) -> Result<Vec<Step>, BindingError> {
     let sriov = sriov(host, physical)?;
     let functions: BTreeSet<Bdf> = sriov.functions.iter().copied().collect();
@@ -199,8 +166,8 @@ fn hand_out(
     if let Some(original) = autoprobe.clone() {
         steps.push(Step::to(setting, flag(sriov.autoprobe), original));
     }
-    if wish.bind {
-        steps.extend(binding::bind_steps(host, &functions, wish.force)?);
+    if request.bind {
+        steps.extend(binding::bind_steps(host, &functions, request.force)?);
     } else if autoprobe == Some(flag(true)) {
         for &device in &functions {
             let function = &find(host, device)?.function;

@@ -5,9 +5,9 @@ use std::fmt;
 use berth_devices::pci::Bdf;
 use serde::Serialize;
 
-use super::{VfPort, ports, sriov};
-use crate::binding::{BindingError, Report, find};
+use crate::binding::{BindingError, Report, find, ports, sriov};
 use crate::host::{HostUse, Inventory, Root};
+use crate::units::VfPort;
 
 /// A physical function and its virtual ones.
 #[derive(Debug, Serialize)]

@@ -23,16 +23,16 @@ fn card(count: u32) -> Inventory {
     host
 }
 
-fn wish(count: u32, ports: &[&str]) -> Wish {
+fn request(count: u32, ports: &[&str]) -> SriovRequest {
     let ports = ports.iter().map(|port| port.parse().expect("a port")).collect();
-    Wish { count, ports, bind: false, force: false, dry_run: false }
+    SriovRequest { count, ports, bind: false, force: false, dry_run: false }
 }
 
-fn decide(host: &Inventory, wish: &Wish) -> Result<Vec<String>, String> {
+fn decide(host: &Inventory, request: &SriovRequest) -> Result<Vec<String>, String> {
     let physical = bdf("21:00.0");
     let count = host.functions[&physical].sriov.as_ref().map_or(0, |sriov| sriov.functions.len());
     let ports = vec![VfPort { spoof_check: true, ..VfPort::default() }; count];
-    let steps = renumber(host, physical, &ports, wish);
+    let steps = renumber(host, physical, &ports, request);
     steps
         .map(|steps| {
             let line = |step: &Step| format!("{}: {} -> {}", step.setting, step.before, step.after);
@@ -44,7 +44,7 @@ fn decide(host: &Inventory, wish: &Wish) -> Result<Vec<String>, String> {
 #[test]
 fn new_functions_are_kept_from_drivers_until_their_ports_are_set() {
     assert_eq!(
-        decide(&card(0), &wish(2, &["1,mac=52:54:00:00:00:11"])).expect("possible"),
+        decide(&card(0), &request(2, &["1,mac=52:54:00:00:00:11"])).expect("possible"),
         [
             "sriov_drivers_autoprobe of 0000:21:00.0: 1 -> 0",
             "number of VFs of 0000:21:00.0: 0 -> 2",
@@ -56,7 +56,7 @@ fn new_functions_are_kept_from_drivers_until_their_ports_are_set() {
 
 #[test]
 fn what_goes_with_a_number_is_noted_for_the_way_back() {
-    let steps = decide(&card(2), &wish(1, &[])).expect("possible");
+    let steps = decide(&card(2), &request(1, &[])).expect("possible");
     assert_eq!(steps.len(), 8, "{steps:#?}");
     assert_eq!(steps[2], "driver of 0000:21:10.0: igbvf -> gone");
     assert_eq!(steps[7], "number of VFs of 0000:21:00.0: 2 -> 1");
@@ -64,30 +64,34 @@ fn what_goes_with_a_number_is_noted_for_the_way_back() {
 
 #[test]
 fn the_same_number_changes_ports_only() {
-    assert_eq!(decide(&card(2), &wish(2, &[])), Ok(vec![]));
-    assert_eq!(decide(&card(2), &wish(2, &["0,spoof-check=on"])), Ok(vec![]));
-    let steps = decide(&card(2), &wish(2, &["0,vlan=7"])).expect("possible");
+    assert_eq!(decide(&card(2), &request(2, &[])), Ok(vec![]));
+    assert_eq!(decide(&card(2), &request(2, &["0,spoof-check=on"])), Ok(vec![]));
+    let steps = decide(&card(2), &request(2, &["0,vlan=7"])).expect("possible");
     assert_eq!(steps.len(), 1, "{steps:#?}");
 }
 
 #[test]
-fn impossible_wishes_are_refused() {
+fn impossible_requests_are_refused() {
     let mut used = card(1);
     let found = used.functions.get_mut(&bdf("21:10.0")).expect("it is there");
     found.uses = vec![HostUse::OpenVfio { holder: None }];
     let mut mute = card(0);
     let found = mute.functions.get_mut(&bdf("21:00.0")).expect("it is there");
     found.sriov.as_mut().expect("it has some").interface = None;
-    for (host, wish, message) in [
-        (&card(0), wish(8, &[]), "0000:21:00.0 has at most 7 virtual functions, not 8"),
-        (&card(0), wish(1, &["1,vlan=7"]), "there is no VF 1 of 0000:21:00.0: the last of 1 is 0"),
+    for (host, request, message) in [
+        (&card(0), request(8, &[]), "0000:21:00.0 has at most 7 virtual functions, not 8"),
+        (
+            &card(0),
+            request(1, &["1,vlan=7"]),
+            "there is no VF 1 of 0000:21:00.0: the last of 1 is 0",
+        ),
         (
             &mute,
-            wish(1, &["0,vlan=7"]),
+            request(1, &["0,vlan=7"]),
             "the ports of 0000:21:00.0 cannot be set: it has no network interface",
         ),
-        (&used, wish(2, &[]), "0000:21:10.0 is in use: it is open in another process"),
+        (&used, request(2, &[]), "0000:21:10.0 is in use: it is open in another process"),
     ] {
-        assert_eq!(decide(host, &wish), Err(message.to_owned()));
+        assert_eq!(decide(host, &request), Err(message.to_owned()));
     }
 }

@@ -8,8 +8,8 @@ pub(crate) fn bdf(text: &str) -> Bdf {
 }
 
 /// An endpoint in a group of its own, which has the number of its bus.
-pub(crate) fn candidate(address: Bdf, driver: Option<&str>) -> Listed {
-    Listed {
+pub(crate) fn candidate(address: Bdf, driver: Option<&str>) -> HostFunction {
+    HostFunction {
         function: PciFunction {
             vendor: 0x8086,
             device: 0x10c9,
@@ -52,7 +52,7 @@ pub(crate) fn host(functions: &[(&str, Option<&str>)]) -> Inventory {
     host
 }
 
-fn change(host: &mut Inventory, address: &str, change: impl Fn(&mut Listed)) {
+fn change(host: &mut Inventory, address: &str, change: impl Fn(&mut HostFunction)) {
     change(host.functions.get_mut(&bdf(address)).expect("it is there"));
 }
 
@@ -61,19 +61,20 @@ fn text(steps: &[Step]) -> Vec<String> {
     changes.map(|step| format!("{}: {} -> {}", step.setting, step.before, step.after)).collect()
 }
 
-fn try_bind(host: &Inventory, asked: &[&str], choice: Choice) -> Result<Vec<String>, String> {
+fn try_bind(host: &Inventory, asked: &[&str], options: BindOptions) -> Result<Vec<String>, String> {
     let asked: Vec<Bdf> = asked.iter().map(|address| bdf(address)).collect();
-    let steps = members(host, &asked, choice).and_then(|all| bind(host, &all, choice));
+    let steps = members(host, &asked, options).and_then(|all| bind(host, &all, options));
     steps.map(|steps| text(&steps)).map_err(|error| error.to_string())
 }
 
-const FORCE: Choice = Choice { group: false, force: true };
+const FORCE: BindOptions =
+    BindOptions { force: true, group: false, dry_run: false, persist: false };
 
 #[test]
 fn binding_sets_the_override_and_then_the_driver() {
     let host = host(&[("21:00.0", Some("igb")), ("22:00.0", None)]);
     assert_eq!(
-        try_bind(&host, &["21:00.0", "22:00.0"], Choice::default()).expect("bound"),
+        try_bind(&host, &["21:00.0", "22:00.0"], BindOptions::default()).expect("bound"),
         [
             "driver_override of 0000:21:00.0: none -> vfio-pci",
             "driver of 0000:21:00.0: igb -> vfio-pci",
@@ -89,7 +90,7 @@ fn what_a_vfio_driver_has_stays_even_when_it_is_held() {
     change(&mut host, "21:00.0", |found| {
         found.uses = vec![HostUse::OpenVfio { holder: None }];
     });
-    assert_eq!(try_bind(&host, &["21:00.0"], Choice::default()), Ok(vec![]));
+    assert_eq!(try_bind(&host, &["21:00.0"], BindOptions::default()), Ok(vec![]));
 }
 
 #[test]
@@ -97,7 +98,9 @@ fn a_group_is_taken_without_its_bridges() {
     let mut host =
         host(&[("21:00.0", Some("igb")), ("21:00.1", Some("igb")), ("21:1f.0", Some("pcieport"))]);
     change(&mut host, "21:1f.0", |found| found.function.class = 0x06_0400);
-    let steps = try_bind(&host, &["21:00.0"], Choice { group: true, force: false }).expect("bound");
+    let steps =
+        try_bind(&host, &["21:00.0"], BindOptions { group: true, ..BindOptions::default() })
+            .expect("bound");
     assert_eq!(steps.len(), 4, "{steps:?}");
     assert!(steps[3].starts_with("driver of 0000:21:00.1"), "{steps:?}");
     let alone = BTreeSet::from([bdf("21:00.0")]);
@@ -145,7 +148,7 @@ fn refusals_name_the_function_and_the_reason() {
     let mut host = host(nic);
     change(&mut host, "21:00.0", |found| found.uses = route());
     assert_eq!(
-        try_bind(&host, &["21:00.0"], Choice::default()),
+        try_bind(&host, &["21:00.0"], BindOptions::default()),
         Err("0000:21:00.0 is in use: it is eth0 with 192.0.2.7/24, which the default route uses"
             .to_owned())
     );
@@ -163,7 +166,7 @@ fn unbinding_goes_back_to_what_the_journal_knows() {
         Setting::Driver(_) => Some(Value::Name("igb".to_owned())),
         _ => Some(Value::Nothing),
     };
-    let steps = unbind(&host, &devices, Choice::default(), igb).expect("given back");
+    let steps = unbind(&host, &devices, BindOptions::default(), igb).expect("given back");
     assert_eq!(
         text(&steps),
         [
@@ -171,17 +174,18 @@ fn unbinding_goes_back_to_what_the_journal_knows() {
             "driver of 0000:21:00.0: vfio-pci -> igb",
         ]
     );
-    let steps = unbind(&host, &devices, Choice::default(), |_| None).expect("given back");
-    assert_eq!(text(&steps)[1], "driver of 0000:21:00.0: vfio-pci -> the kernel's choice");
+    let steps = unbind(&host, &devices, BindOptions::default(), |_| None).expect("given back");
+    assert_eq!(text(&steps)[1], "driver of 0000:21:00.0: vfio-pci -> the kernel's options");
 
     change(&mut host, "21:00.0", |found| {
         found.uses =
             vec![HostUse::OpenVfio { holder: Some(Holder { pid: 7, comm: "qemu".to_owned() }) }];
     });
-    let error = unbind(&host, &devices, Choice::default(), igb).expect_err("it is held");
+    let error = unbind(&host, &devices, BindOptions::default(), igb).expect_err("it is held");
     assert_eq!(error.to_string(), "0000:21:00.0 is in use: it is open in process 7 (qemu)");
 
     change(&mut host, "21:00.0", |found| found.function.driver = Some("igb".to_owned()));
-    let steps = unbind(&host, &devices, Choice::default(), |_| None).expect("it is where it was");
+    let steps =
+        unbind(&host, &devices, BindOptions::default(), |_| None).expect("it is where it was");
     assert_eq!(steps, []);
 }

@@ -4,8 +4,8 @@ use std::panic::{self, AssertUnwindSafe};
 
 use super::super::fake::{BURNT, FakeKernel, Fuse, physical, virtual_function};
 use super::*;
-use crate::plan::PageSize;
-use crate::sriov::VfPort;
+use crate::units::PageSize;
+use crate::units::VfPort;
 
 fn name(text: &str) -> Value {
     Value::Name(text.to_owned())

@@ -114,7 +114,7 @@ fn what_a_run_binds_need_not_be_bound() {
         let mut host = Fixture::server();
         host.bind(NIC.address, "igb");
         change(&mut host);
-        let facts = Facts::read(&host.root(), Some(&auto), &[]).expect("facts");
+        let facts = Facts::read(&host.root(), &Query::from(&auto), &[]).expect("facts");
         Report::new(&facts, Some(&auto))
     };
     let idle = report(&|_| ());
@@ -144,7 +144,7 @@ fn a_free_virtual_function_is_looked_at_instead_of_all() {
         host.link(&format!("{folder}/0000:41:00.0/virtfn{index}"), &format!("../{address}"));
     }
     host.of("0000:42:10.0", "enable", "1");
-    let facts = Facts::read(&host.root(), Some(&any), &[]).expect("facts");
+    let facts = Facts::read(&host.root(), &Query::from(&any), &[]).expect("facts");
     let report = Report::new(&facts, Some(&any));
     let devices: BTreeSet<_> = report.findings.iter().filter_map(|f| f.device).collect();
     let devices: Vec<String> = devices.iter().map(ToString::to_string).collect();
@@ -249,5 +249,5 @@ fn faults_in_the_log() {
         host.remove("/var/log/dmesg");
     });
     assert_eq!(unseen.severity, Severity::Unknown);
-    assert!(unseen.seen.contains("not in the capture"), "{unseen:?}");
+    assert!(unseen.seen.contains("not in the snapshot"), "{unseen:?}");
 }

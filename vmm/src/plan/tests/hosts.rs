@@ -1,5 +1,6 @@
 //! Hosts made by hand.
 
+use berth_devices::pci::BarKind;
 use std::collections::BTreeMap;
 
 use berth_devices::pci::{Bdf, Link, LinkSpeed, LinkWidth, Payload};
@@ -11,7 +12,7 @@ use crate::host::{
     Access, CpuVendor, Cpus, FileFacts, FileState, HostBar, HostProfile, IdSet, Iommu, IommuGroup,
     KernelFacts, KernelFormat, LinuxVersion, Memory, Node, PciFunction, Process,
 };
-use crate::plan::{BarKind, PageSize};
+use crate::units::PageSize;
 
 const MIB: u64 = 1 << 20;
 
@@ -166,14 +167,14 @@ pub(super) fn host(cpus: Cpus, memory: Memory) -> HostProfile {
         group_files: BTreeMap::new(),
         iommufd: Access::Missing,
         device_files: BTreeMap::new(),
-        kernel: KernelFacts {
+        kernel: Some(KernelFacts {
             file: file("/boot/vmlinuz", 12 * MIB),
             format: Some(KernelFormat::BzImage {
                 entry64: true,
                 cmdline_max: 2047,
                 init_size: 40 << 20,
             }),
-        },
+        }),
         initrd: Some(file("/boot/initrd", 30 * MIB)),
         console_refusal: None,
         cpus,

@@ -10,7 +10,8 @@ use super::{config, golden, plan};
 use crate::host::iommu::ReservedRegion;
 use crate::host::memory::Pool;
 use crate::host::{Access, CpuVendor, Holder, HostProfile};
-use crate::plan::{IommuPlan, PageSize, Plan, PlanError};
+use crate::plan::{IommuPlan, Plan, PlanError};
+use crate::units::PageSize;
 
 /// The server with a kernel that has iommufd too.
 fn modern() -> HostProfile {

@@ -1,5 +1,6 @@
 //! Hierarchies: who is behind which port, on which root bus, at which addresses.
 
+use berth_devices::pci::BarKind;
 use std::ops::Range;
 
 use serde_json::{Value, json};
@@ -7,7 +8,7 @@ use serde_json::{Value, json};
 use super::hosts::{assign, bdf, function, igb, member, server};
 use super::{config, golden, plan};
 use crate::host::{HostBar, HostProfile, LinuxVersion};
-use crate::plan::{BarKind, PciPlan, Plan, PlanError};
+use crate::plan::{PciPlan, Plan, PlanError};
 
 fn pci(host: &HostProfile, devices: &[&str]) -> PciPlan {
     let devices: Vec<Value> = devices.iter().map(|d| json!({ "address": d })).collect();

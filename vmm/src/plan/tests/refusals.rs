@@ -1,37 +1,44 @@
 //! Every refusal with its remedy, in one text.
 
+use berth_devices::pci::BarKind;
 use serde_json::{Value, json};
 
 use super::hosts::{function, member, server};
 use super::{config, golden, pool};
-use crate::error::Error;
 use crate::host::iommu::ReservedRegion;
 use crate::host::memory::Pool;
-use crate::host::{Access, CpuVendor, FileState, Holder, HostProfile, IdSet, KernelFormat};
-use crate::plan::{BarKind, PageSize, Plan};
+use crate::host::{
+    Access, CpuVendor, FileState, Holder, HostProfile, IdSet, KernelFacts, KernelFormat,
+};
+use crate::plan::Plan;
+use crate::units::{PageSize, write_failure};
 
 /// A refusal: its name, fields of the config that differ, and what differs on the host.
 type Case = (&'static str, Value, fn(&mut HostProfile));
 
+fn kernel(host: &mut HostProfile) -> &mut KernelFacts {
+    host.kernel.as_mut().expect("every config names one")
+}
+
 fn refusals() -> Vec<Case> {
     let none = || json!({});
     vec![
-        ("kernel missing", none(), |host| host.kernel.file.state = FileState::Missing),
+        ("kernel missing", none(), |host| kernel(host).file.state = FileState::Missing),
         ("kernel is a folder", none(), |host| {
-            host.kernel.file.state = FileState::NotAFile("a directory");
+            kernel(host).file.state = FileState::NotAFile("a directory");
         }),
         ("kernel unreadable", none(), |host| {
-            host.kernel.file.state =
+            kernel(host).file.state =
                 FileState::Unreadable("Permission denied (os error 13)".into());
         }),
         ("kernel for arm64", none(), |host| {
-            host.kernel.format = Some(KernelFormat::Other("an arm64 kernel image"));
+            kernel(host).format = Some(KernelFormat::Other("an arm64 kernel image"));
         }),
         ("kernel compressed", none(), |host| {
-            host.kernel.format = Some(KernelFormat::Other("gzip-compressed data"));
+            kernel(host).format = Some(KernelFormat::Other("gzip-compressed data"));
         }),
         ("kernel of 32 bits", none(), |host| {
-            host.kernel.format =
+            kernel(host).format =
                 Some(KernelFormat::BzImage { entry64: false, cmdline_max: 2047, init_size: 0 });
         }),
         ("console file in no folder", json!({ "console": { "file": "/nowhere/log" } }), |host| {
@@ -209,8 +216,8 @@ fn refusals_name_the_object_and_the_remedy() {
             Ok(_) => panic!("{name}: accepted"),
             Err(error) => {
                 let mut report = Vec::new();
-                let error = Error::from(error);
-                error.report(&mut report).expect("memory takes all");
+                let help = error.help();
+                write_failure(&mut report, &error, help.as_deref()).expect("memory takes all");
                 text += &format!("# {name}\n{}\n", String::from_utf8_lossy(&report));
             }
         }

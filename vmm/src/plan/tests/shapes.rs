@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use super::hosts::{assign, host, igb, node};
 use super::{config, golden};
 use crate::host::{CpuVendor, Cpus, HostProfile, IdSet, Memory, RunningMachine};
-use crate::plan::{PageSize, Plan, Shortfall};
+use crate::plan::{Plan, Shortfall};
+use crate::units::PageSize;
 
 /// Which threads share a core.
 #[derive(Clone, Copy, Debug)]

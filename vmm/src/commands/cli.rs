@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use berth_devices::pci::Bdf;
 use clap::{Args, Parser, Subcommand};
 
-use crate::exit::Outcome;
-use crate::inspect::CheckArgs;
-use crate::sandbox::Mode;
-use crate::sriov::IndexedWish;
+use super::check::CheckArgs;
+use berth::binding::BindOptions;
+use berth::exit::Outcome;
+
+use berth::sandbox::Mode;
+use berth::units::VfPortArgument;
 
 /// Runs a virtual machine around PCIe devices that it owns
 #[derive(Debug, Parser)]
@@ -74,7 +76,7 @@ pub enum Command {
         #[arg(long)]
         persist: bool,
         #[command(flatten)]
-        how: How,
+        change: ChangeArgs,
     },
     /// Give PCI functions back to the drivers that had them
     Unbind {
@@ -84,7 +86,7 @@ pub enum Command {
         #[arg(long)]
         persist: bool,
         #[command(flatten)]
-        how: How,
+        change: ChangeArgs,
     },
     /// Put back all that berth has changed: drivers, overrides, numbers of VFs, huge pages
     #[command(
@@ -93,7 +95,7 @@ pub enum Command {
     )]
     Restore {
         #[command(flatten)]
-        how: How,
+        change: ChangeArgs,
     },
     /// Show a physical function's virtual functions, or set their number and ports
     Sriov {
@@ -104,12 +106,12 @@ pub enum Command {
         count: Option<u32>,
         /// The port of one: INDEX,mac=MAC,vlan=ID,trust=on|off,spoof-check=on|off
         #[arg(long, value_name = "PORT", requires = "count")]
-        vf: Vec<IndexedWish>,
+        vf: Vec<VfPortArgument>,
         /// Give them to vfio-pci
         #[arg(long, requires = "count")]
         bind: bool,
         #[command(flatten)]
-        how: How,
+        change: ChangeArgs,
     },
 }
 
@@ -126,7 +128,7 @@ pub struct Functions {
 
 /// What commands that change drivers have in common.
 #[derive(Debug, Args)]
-pub struct How {
+pub struct ChangeArgs {
     /// Take also what is in use
     #[arg(long)]
     pub force: bool,
@@ -136,6 +138,13 @@ pub struct How {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+impl ChangeArgs {
+    /// With the switches that only some of the commands have.
+    pub fn options(&self, group: bool, persist: bool) -> BindOptions {
+        BindOptions { group, force: self.force, dry_run: self.dry_run, persist }
+    }
 }
 
 fn exit_codes() -> String {

@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use berth_devices::pci::Bdf;
 
 use super::setting::{Act, Setting, Value};
-use crate::sriov::{VfPort, netlink};
+use crate::netlink::vf_ports;
+use crate::units::VfPort;
 
 /// The door to the kernel.
-pub trait Kernel {
+pub trait HostControl {
     /// What `setting` is now; `None` when what it is about does not exist.
     fn value(&self, setting: &Setting) -> io::Result<Option<Value>>;
 
@@ -19,11 +20,11 @@ pub trait Kernel {
 }
 
 /// The kernel's sysfs, or a tree that looks like it.
-pub struct Sysfs {
+pub struct LiveHost {
     root: PathBuf,
 }
 
-impl Sysfs {
+impl LiveHost {
     /// The one whose `/` is `root`.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
@@ -48,11 +49,11 @@ impl Sysfs {
         if fs::symlink_metadata(link).is_err() {
             return Ok(None);
         }
-        Ok(netlink::ports(&self.interface(physical)?)?.into_iter().nth(index as usize))
+        Ok(vf_ports::ports(&self.interface(physical)?)?.into_iter().nth(index as usize))
     }
 }
 
-impl Kernel for Sysfs {
+impl HostControl for LiveHost {
     fn value(&self, setting: &Setting) -> io::Result<Option<Value>> {
         let Some(path) = setting.path() else {
             let Setting::VfPort { physical, index } = setting else { return Ok(None) };
@@ -99,7 +100,7 @@ impl Kernel for Sysfs {
                 OpenOptions::new().write(true).open(self.path(path))?.write_all(text.as_bytes())
             }
             Act::SetPort { physical, index, before, port } => {
-                netlink::set_port(&self.interface(*physical)?, *index, before, port)
+                vf_ports::set_port(&self.interface(*physical)?, *index, before, port)
             }
         }
     }
@@ -120,7 +121,7 @@ mod tests {
         for (name, text) in [("driver_override", "(null)\n"), ("sriov_numvfs", "2\n")] {
             fs::write(sysfs.join(name), text).expect("a file");
         }
-        let kernel = Sysfs::new(folder.path());
+        let kernel = LiveHost::new(folder.path());
         let nic: Bdf = nic.parse().expect("an address");
         let value = |setting| kernel.value(&setting).expect("readable");
         assert_eq!(value(Setting::Override(nic)), Some(Value::Nothing));
@@ -138,7 +139,7 @@ mod tests {
     fn a_file_that_is_not_there_is_not_made() {
         let folder = tempfile::tempdir().expect("a folder");
         let act = Act::Write { path: "/sys/x".to_owned(), text: "1".to_owned() };
-        let error = Sysfs::new(folder.path()).perform(&act).expect_err("no such file");
+        let error = LiveHost::new(folder.path()).perform(&act).expect_err("no such file");
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 }

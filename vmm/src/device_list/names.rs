@@ -21,7 +21,7 @@ pub struct Names {
 
 impl Names {
     /// From this system's file; nameless where there is none. Names are no fact of a host, so
-    /// that captures of other hosts get them from here too.
+    /// that snapshots of other hosts get them from here too.
     pub fn of_this_system() -> Self {
         let text = PLACES.iter().find_map(|path| fs::read(path).ok()).unwrap_or_default();
         Self::parse(&String::from_utf8_lossy(&text))

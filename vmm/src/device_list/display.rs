@@ -4,11 +4,11 @@ use std::fmt::{self, Formatter};
 
 use anstyle::{AnsiColor, Style};
 
-use super::{Device, Listing, State};
+use super::{Device, DeviceList, State};
 
 const HEADINGS: [&str; 8] = ["ADDRESS", "NODE", "GROUP", "DRIVER", "VFS", "LINK", "RESET", "STATE"];
 
-impl fmt::Display for Listing {
+impl fmt::Display for DeviceList {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         if self.devices.is_empty() {
             writeln!(f, "no PCI functions but the host's own bridges")?;
@@ -16,13 +16,13 @@ impl fmt::Display for Listing {
             self.fmt_table(f)?;
         }
         if !self.lacks.is_empty() {
-            writeln!(f, "\nnot in the capture: {}", self.lacks.join(", "))?;
+            writeln!(f, "\nnot in the snapshot: {}", self.lacks.join(", "))?;
         }
         Ok(())
     }
 }
 
-impl Listing {
+impl DeviceList {
     fn fmt_table(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let rows: Vec<[String; 8]> = self.devices.iter().map(row).collect();
         let mut widths = HEADINGS.map(str::len);

@@ -70,7 +70,7 @@ impl fmt::Display for VfPort {
 
 /// What a port is to be; what is `None` stays as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PortWish {
+pub struct VfPortChange {
     /// Its function's address.
     pub mac: Option<Mac>,
     /// The VLAN, 1 to 4094; 0 is none.
@@ -81,13 +81,13 @@ pub struct PortWish {
     pub spoof_check: Option<bool>,
 }
 
-impl PortWish {
-    /// Whether it wishes anything.
+impl VfPortChange {
+    /// Whether anything changes.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// `port` with the wishes fulfilled.
+    /// `port` with the change made.
     pub fn applied_to(&self, port: &VfPort) -> VfPort {
         VfPort {
             mac: self.mac.unwrap_or(port.mac),
@@ -100,21 +100,21 @@ impl PortWish {
 
 /// `INDEX,mac=MAC,vlan=ID,trust=on|off,spoof-check=on|off` of the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IndexedWish {
+pub struct VfPortArgument {
     /// Which of the virtual functions.
     pub index: u32,
     /// What its port is to be.
-    pub wish: PortWish,
+    pub change: VfPortChange,
 }
 
-impl FromStr for IndexedWish {
+impl FromStr for VfPortArgument {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let mut parts = text.split(',');
         let index = parts.next().unwrap_or_default();
         let index = index.parse().map_err(|_| format!("`{index}` is not the index of a VF"))?;
-        let mut wish = PortWish::default();
+        let mut change = VfPortChange::default();
         for part in parts {
             let (key, value) = part.split_once('=').unwrap_or((part, ""));
             let switch = || match value {
@@ -123,10 +123,10 @@ impl FromStr for IndexedWish {
                 _ => Err(format!("{key} is `{value}`; expected on or off")),
             };
             match key {
-                "mac" => wish.mac = Some(value.parse()?),
-                "vlan" => wish.vlan = Some(vlan(value)?),
-                "trust" => wish.trust = switch()?,
-                "spoof-check" => wish.spoof_check = switch()?,
+                "mac" => change.mac = Some(value.parse()?),
+                "vlan" => change.vlan = Some(vlan(value)?),
+                "trust" => change.trust = switch()?,
+                "spoof-check" => change.spoof_check = switch()?,
                 _ => {
                     return Err(format!(
                         "`{key}` is none of mac=MAC, vlan=ID, trust=on|off and spoof-check=on|off"
@@ -134,7 +134,7 @@ impl FromStr for IndexedWish {
                 }
             }
         }
-        Ok(Self { index, wish })
+        Ok(Self { index, change })
     }
 }
 
@@ -152,13 +152,13 @@ mod tests {
 
     #[test]
     fn a_vf_of_the_command_line_says_all_about_its_port() {
-        let wish = "1,mac=52:54:00:00:00:0a,vlan=7,trust=on,spoof-check=off";
-        let IndexedWish { index, wish } = wish.parse().expect("a good one");
+        let text = "1,mac=52:54:00:00:00:0a,vlan=7,trust=on,spoof-check=off";
+        let VfPortArgument { index, change } = text.parse().expect("a good one");
         assert_eq!(index, 1);
-        let port = wish.applied_to(&VfPort { spoof_check: true, ..VfPort::default() });
+        let port = change.applied_to(&VfPort { spoof_check: true, ..VfPort::default() });
         assert_eq!(port.to_string(), "mac 52:54:00:00:00:0a vlan 7 trust on spoofchk off");
-        let nothing: IndexedWish = "0".parse().expect("a good one");
-        assert_eq!(nothing.wish.applied_to(&port), port);
+        let nothing: VfPortArgument = "0".parse().expect("a good one");
+        assert_eq!(nothing.change.applied_to(&port), port);
     }
 
     #[test]
@@ -173,7 +173,7 @@ mod tests {
             ),
             ("0,rate=1", "`rate` is none of mac=MAC, vlan=ID, trust=on|off and spoof-check=on|off"),
         ] {
-            assert_eq!(text.parse::<IndexedWish>().expect_err(text), message);
+            assert_eq!(text.parse::<VfPortArgument>().expect_err(text), message);
         }
     }
 }

@@ -1,23 +1,22 @@
-//! The commands that look at a host: `devices`, `check`, `snapshot`; how commands print.
+//! `berth check`: what would keep a machine from running well, and what to do about it.
 
-use std::io::{self, Write};
-use std::path::Path;
+use std::path::PathBuf;
 
+use berth::check::{Code, Fix, Report};
+use berth::config::Config;
+use berth::error::Error;
+use berth::exit::Outcome;
+use berth::host::{Facts, Query};
 use berth_devices::pci::Bdf;
-use serde::Serialize;
 
-use crate::check::{Code, Fix, Report};
-use crate::config::Config;
-use crate::error::Error;
-use crate::exit::Outcome;
-use crate::host::{Facts, Inventory, Root, Snapshot};
-use crate::listing::{Listing, Names};
+use super::host_at;
+use super::print::{print, write};
 
 /// What `berth check` is asked.
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
     /// The config of the machine that is to run
-    pub config: Option<std::path::PathBuf>,
+    pub config: Option<PathBuf>,
     /// A device that a machine is to get; may be repeated
     #[arg(long, value_name = "ADDRESS")]
     pub device: Vec<Bdf>,
@@ -29,7 +28,7 @@ pub struct CheckArgs {
     pub dry_run: bool,
     /// Look at another host: a folder or archive with its sys and proc, as of `berth snapshot`
     #[arg(long, value_name = "PATH")]
-    pub host: Option<std::path::PathBuf>,
+    pub host: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -38,33 +37,8 @@ pub struct CheckArgs {
     pub list: bool,
 }
 
-/// This host, or the one that was captured at `path`.
-pub fn open(path: Option<&Path>) -> Result<Root, Error> {
-    Ok(path.map_or_else(|| Ok(Root::live()), Root::open)?)
-}
-
-/// `berth devices`.
-pub fn devices(host: Option<&Path>, json: bool) -> Result<Outcome, Error> {
-    let root = open(host)?;
-    let inventory = Inventory::read(&root)?;
-    let listing = Listing::new(&inventory, &Names::of_this_system(), root.lacks());
-    print(&listing, json)?;
-    Ok(Outcome::Done)
-}
-
-/// `berth snapshot`.
-pub fn snapshot() -> Result<Outcome, Error> {
-    let mut out = io::stdout().lock();
-    if io::IsTerminal::is_terminal(&out) {
-        return Err(Error::SnapshotToTerminal);
-    }
-    let snapshot = Snapshot::take(Root::live())?;
-    snapshot.write(&mut out).and_then(|()| out.flush()).map_err(Error::Output)?;
-    Ok(Outcome::Done)
-}
-
 /// `berth check`.
-pub fn check(args: &CheckArgs) -> Result<Outcome, Error> {
+pub fn run(args: &CheckArgs) -> Result<Outcome, Error> {
     if args.list {
         let lines =
             Code::ALL.iter().map(|code| format!("{code:20} {}: {}\n", code.topic(), code.why()));
@@ -72,8 +46,9 @@ pub fn check(args: &CheckArgs) -> Result<Outcome, Error> {
     }
     let config = args.config.as_deref().map(Config::load).transpose()?;
     let look = || -> Result<Report, Error> {
-        let root = open(args.host.as_deref())?;
-        let facts = Facts::read(&root, config.as_ref(), &args.device)?;
+        let root = host_at(args.host.as_deref())?;
+        let query = config.as_ref().map(Query::from).unwrap_or_default();
+        let facts = Facts::read(&root, &query, &args.device)?;
         Ok(Report::new(&facts, config.as_ref()))
     };
     let mut report = look()?;
@@ -113,22 +88,4 @@ fn announce(fixes: &[Fix]) -> Result<Outcome, Error> {
         text += &format!("  {fix}\n");
     }
     write(&text)
-}
-
-/// As JSON or as text for people.
-pub fn print<T: Serialize + ToString>(value: &T, json: bool) -> Result<Outcome, Error> {
-    if json {
-        let json = serde_json::to_string_pretty(value);
-        return write(&(json.map_err(|error| Error::Output(error.into()))? + "\n"));
-    }
-    write(&value.to_string())
-}
-
-/// To standard output, in colour on a terminal.
-fn write(text: &str) -> Result<Outcome, Error> {
-    match anstream::stdout().lock().write_all(text.as_bytes()) {
-        // A reader such as `head` that has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Outcome::Done),
-        result => result.map(|()| Outcome::Done).map_err(Error::Output),
-    }
 }

@@ -11,16 +11,16 @@ use serde::Serialize;
 
 pub use names::Names;
 
-use crate::host::{HostUse, Inventory, Listed, Sriov};
+use crate::host::{HostFunction, HostUse, Inventory, Sriov};
 
 /// Every function that a guest could get: all but the host's own fabric.
 ///
 /// Serialized field names are for scripts; they stay.
 #[derive(Debug, Serialize)]
-pub struct Listing {
+pub struct DeviceList {
     /// In the order of their addresses.
     pub devices: Vec<Device>,
-    /// What a capture lacks of what berth reads.
+    /// What a snapshot lacks of what berth reads.
     pub lacks: Vec<&'static str>,
 }
 
@@ -127,7 +127,7 @@ pub enum State {
     NoIommu,
 }
 
-impl Listing {
+impl DeviceList {
     /// What `inventory` holds for guests.
     pub fn new(inventory: &Inventory, names: &Names, lacks: Vec<&'static str>) -> Self {
         let functions = inventory.functions.iter();
@@ -137,7 +137,7 @@ impl Listing {
     }
 }
 
-fn device(address: Bdf, listed: &Listed, inventory: &Inventory, names: &Names) -> Device {
+fn device(address: Bdf, listed: &HostFunction, inventory: &Inventory, names: &Names) -> Device {
     let function = &listed.function;
     let neighbours = neighbours(address, listed, inventory);
     let (state, obstacles) = judge(address, listed, &neighbours, inventory);
@@ -167,9 +167,9 @@ fn device(address: Bdf, listed: &Listed, inventory: &Inventory, names: &Names) -
 /// Others of its group, bridges left out.
 fn neighbours<'a>(
     address: Bdf,
-    listed: &Listed,
+    listed: &HostFunction,
     inventory: &'a Inventory,
-) -> BTreeMap<Bdf, &'a Listed> {
+) -> BTreeMap<Bdf, &'a HostFunction> {
     let group = listed.function.group.and_then(|group| inventory.groups.get(&group));
     let members = group.into_iter().flat_map(|group| &group.members);
     members
@@ -181,8 +181,8 @@ fn neighbours<'a>(
 
 fn judge(
     address: Bdf,
-    listed: &Listed,
-    neighbours: &BTreeMap<Bdf, &Listed>,
+    listed: &HostFunction,
+    neighbours: &BTreeMap<Bdf, &HostFunction>,
     inventory: &Inventory,
 ) -> (State, Vec<String>) {
     let own: Vec<String> = listed.uses.iter().map(ToString::to_string).collect();

@@ -1,4 +1,4 @@
-//! Listings of captures made by hand.
+//! Listings of snapshots made by hand.
 
 use super::*;
 use crate::host::fixture::{Device as Function, Fixture, NIC, golden};
@@ -6,14 +6,14 @@ use crate::host::fixture::{Device as Function, Fixture, NIC, golden};
 /// A function, what stands in its way, and what makes it so.
 type Case<'a> = (&'a str, &'a str, &'a dyn Fn(&mut Fixture));
 
-fn listing(change: impl FnOnce(&mut Fixture)) -> Listing {
+fn listing(change: impl FnOnce(&mut Fixture)) -> DeviceList {
     let mut host = Fixture::server();
     change(&mut host);
     let inventory = Inventory::read(&host.root()).expect("an inventory");
-    Listing::new(&inventory, &Names::default(), Vec::new())
+    DeviceList::new(&inventory, &Names::default(), Vec::new())
 }
 
-fn judged(listing: &Listing, address: &str) -> (State, Vec<String>) {
+fn judged(listing: &DeviceList, address: &str) -> (State, Vec<String>) {
     let address = address.parse().expect("an address");
     let device = listing.devices.iter().find(|device| device.address == address);
     let device = device.expect("a device");
@@ -42,9 +42,9 @@ fn text_is_as_the_readme_shows_it() {
     host.device(Function { address: "0000:41:00.1", group: 15, driver: "igb", ..NIC });
     let inventory = Inventory::read(&host.root()).expect("an inventory");
     let names = "8086  Intel Corporation\n\t10c9  82576 Gigabit Network Connection\n";
-    let listing = Listing::new(&inventory, &Names::parse(names), Vec::new());
+    let listing = DeviceList::new(&inventory, &Names::parse(names), Vec::new());
     let text = anstream::adapter::strip_str(&listing.to_string()).to_string();
-    golden("listing/golden/server.txt", &text);
+    golden("device_list/golden/server.txt", &text);
 }
 
 #[test]

@@ -1,0 +1,48 @@
+//! Virtual functions of a card, and the step that changes the port of one.
+
+use berth_devices::pci::Bdf;
+
+use super::{BindingError, Goal, Setting, Step, Value, find};
+use crate::host::{Inventory, Root, Sriov};
+use crate::netlink::vf_ports;
+use crate::units::{VfPort, VfPortChange};
+
+/// The step that gives the port of virtual function `device` what a run asks for it.
+///
+/// # Errors
+/// It is no virtual function, or its port cannot be reached.
+pub(super) fn port_step(
+    host: &Inventory,
+    device: Bdf,
+    change: &VfPortChange,
+) -> Result<Option<Step>, BindingError> {
+    let Some((physical, index)) = find(host, device)?.virtual_of else {
+        return Err(BindingError::NotVirtual { device });
+    };
+    let card = Inventory::read_to_take(&Root::live(), &[physical])?;
+    let ports = ports(sriov(&card, physical)?)?;
+    let now = ports.get(index as usize).ok_or(BindingError::NoInterface { device: physical })?;
+    let setting = Setting::VfPort { physical, index };
+    let step = Step::new(setting, Value::Port(now.clone()), Goal::Port(*change));
+    Ok(step.changes().then_some(step))
+}
+
+/// What a physical function says of its virtual ones.
+///
+/// # Errors
+/// There is no such function, or it has no SR-IOV.
+pub fn sriov(host: &Inventory, physical: Bdf) -> Result<&Sriov, BindingError> {
+    let found = find(host, physical)?;
+    let is_virtual = found.virtual_of.is_some();
+    found.sriov.as_ref().ok_or(BindingError::NoSriov { device: physical, is_virtual })
+}
+
+/// The ports of a card's virtual functions, by index; none where no network driver has the card.
+///
+/// # Errors
+/// The driver of the physical function does not tell.
+pub fn ports(sriov: &Sriov) -> Result<Vec<VfPort>, BindingError> {
+    let Some(interface) = &sriov.interface else { return Ok(Vec::new()) };
+    vf_ports::ports(interface)
+        .map_err(|source| BindingError::Ports { interface: interface.clone(), source })
+}

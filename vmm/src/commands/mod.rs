@@ -1,0 +1,69 @@
+//! The commands of the program, a file each. Each turns its arguments into calls of the library
+//! and prints what comes back.
+
+mod check;
+mod cli;
+mod devices;
+mod plan;
+mod print;
+mod run;
+mod snapshot;
+
+use std::io;
+use std::path::Path;
+
+use berth::error::Error;
+use berth::exit::Outcome;
+use berth::host::Root;
+use berth::{binding, sriov};
+use clap::Parser;
+
+use cli::{Cli, Command};
+use print::print;
+
+/// Parses the command line, executes it and reports what failed.
+pub fn main() -> Outcome {
+    let cli = Cli::parse();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    execute(cli.command).unwrap_or_else(|error| {
+        // Without standard error nobody is left to tell.
+        let _ = error.report(&mut io::stderr().lock());
+        error.outcome()
+    })
+}
+
+fn execute(command: Command) -> Result<Outcome, Error> {
+    match command {
+        Command::Run { config, seccomp } => run::run(&config, seccomp),
+        Command::Plan { config, host, json } => plan::run(&config, host.as_deref(), json),
+        Command::Check(args) => check::run(&args),
+        Command::Devices { host, json } => devices::run(host.as_deref(), json),
+        Command::Snapshot => snapshot::run(),
+        Command::Bind { functions, persist, change } => {
+            let options = change.options(functions.group, persist);
+            print(&binding::bind(&functions.devices, options)?, change.json)
+        }
+        Command::Unbind { functions, persist, change } => {
+            let options = change.options(functions.group, persist);
+            print(&binding::unbind(&functions.devices, options)?, change.json)
+        }
+        Command::Restore { change } => {
+            let report = binding::restore(change.options(false, false))?;
+            print(&report, change.json)?;
+            Ok(report.check().map(|()| Outcome::Done)?)
+        }
+        Command::Sriov { device, count: None, change, .. } => {
+            print(&sriov::show(device)?, change.json)
+        }
+        Command::Sriov { device, count: Some(count), vf: ports, bind, change } => {
+            let (force, dry_run) = (change.force, change.dry_run);
+            let request = sriov::SriovRequest { count, ports, bind, force, dry_run };
+            print(&sriov::set(device, &request)?, change.json)
+        }
+    }
+}
+
+/// This host, or the one of the snapshot at `path`.
+fn host_at(path: Option<&Path>) -> Result<Root, Error> {
+    Ok(path.map_or_else(|| Ok(Root::live()), Root::open)?)
+}

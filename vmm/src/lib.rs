@@ -1,0 +1,34 @@
+//! berth runs one virtual machine around PCIe devices that it owns.
+//!
+//! A [`config::Config`] is what the user wishes, a [`host::HostProfile`] what exists. From both
+//! comes a [`plan::Plan`], every decision, or the reason there is none. [`machine::run`] executes
+//! it, and an [`exit::Exit`] says how that ended. [`check`] says what keeps a host from it,
+//! [`binding`] gives functions to vfio-pci and back, [`sriov`] makes virtual ones.
+//!
+//! Halls depend on those above them in this list and on no others; a test of this crate holds that.
+
+pub mod binding;
+pub mod check;
+mod child;
+mod chipset;
+pub mod config;
+mod console;
+pub mod device_list;
+pub mod error;
+pub mod exit;
+pub mod host;
+mod kick;
+mod kvm;
+mod limits;
+pub mod machine;
+mod memory;
+pub mod netlink;
+mod pin;
+pub mod placement_lock;
+pub mod plan;
+pub mod sandbox;
+pub mod sriov;
+pub mod state;
+mod steering;
+pub mod units;
+mod vcpu;
