@@ -14,7 +14,9 @@ use super::Output;
 pub struct SerialConsole {
     port: Mutex<SerialPort>,
     output: Output,
-    room: EventFd,
+    /// Room for input in an empty port.
+    capacity: usize,
+    drained: EventFd,
 }
 
 impl SerialConsole {
@@ -23,8 +25,10 @@ impl SerialConsole {
     /// # Errors
     /// The host has no eventfd left.
     pub fn new(irq: EventFd, output: Output) -> io::Result<Self> {
-        let port = Mutex::new(SerialPort::new(irq, Box::new(output.queue())));
-        Ok(Self { port, output, room: EventFd::new(EFD_NONBLOCK)? })
+        let port = SerialPort::new(irq, Box::new(output.queue()));
+        let capacity = port.room();
+        let drained = EventFd::new(EFD_NONBLOCK)?;
+        Ok(Self { port: Mutex::new(port), output, capacity, drained })
     }
 
     /// A guest reads registers, one per byte.
@@ -48,18 +52,18 @@ impl SerialConsole {
         self.port().input(bytes)
     }
 
-    /// Rung when a guest has made room for input where there was none.
-    pub fn room_made(&self) -> &EventFd {
-        &self.room
+    /// Rung when a guest has read the last byte of input.
+    pub fn drained(&self) -> &EventFd {
+        &self.drained
     }
 
     fn access(&self, access: impl FnOnce(&mut SerialPort)) {
         let mut port = self.port();
-        let full = port.room() == 0;
+        let had_input = port.room() < self.capacity;
         access(&mut port);
-        if full && port.room() > 0 {
+        if had_input && port.room() == self.capacity {
             // A full counter is rung already.
-            let _ = self.room.write(1);
+            let _ = self.drained.write(1);
         }
     }
 
@@ -128,21 +132,20 @@ mod tests {
     }
 
     #[test]
-    fn room_is_told_of_when_there_was_none() {
+    fn a_port_that_runs_out_of_input_says_so_once() {
         let console =
             SerialConsole::new(eventfd(), Output::new(Box::new(io::sink()))).expect("a console");
-        let capacity = console.room();
-        let mut byte = [0];
-        console.input(b"a");
-        console.read(DATA, &mut byte);
-        assert!(console.room_made().read().is_err(), "there was room all the time");
-
-        assert_eq!(console.input(&vec![b'b'; capacity]), capacity);
-        assert_eq!(console.room(), 0);
-        console.read(DATA, &mut byte);
-        assert_eq!((byte[0], console.room()), (b'b', 1));
-        assert_eq!(console.room_made().read().ok(), Some(1));
-        console.read(DATA, &mut byte);
-        assert!(console.room_made().read().is_err(), "told once");
+        let read = || {
+            let mut byte = [0];
+            console.read(DATA, &mut byte);
+            byte[0]
+        };
+        assert_eq!(console.input(b"ab"), 2);
+        assert_eq!(read(), b'a');
+        assert!(console.drained().read().is_err(), "one byte is there still");
+        assert_eq!(read(), b'b');
+        assert_eq!(console.drained().read().ok(), Some(1));
+        read();
+        assert!(console.drained().read().is_err(), "told once");
     }
 }
