@@ -8,7 +8,7 @@ use vfio_ioctls::VfioDeviceFd;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use super::BuildError;
-use crate::kvm::Vm;
+use crate::machine::kvm::Vm;
 use crate::plan::{IommuPlan, MemoryPlan, Plan};
 
 /// Where the kernel shows PCI functions.

@@ -3,10 +3,19 @@
 //! Nothing is decided here. Everything that the running machine needs is opened by
 //! [`Machine::build`]; once the guest runs, nothing is opened any more.
 
+mod chipset;
+mod console;
 mod control;
 mod dma;
 mod error;
 mod hierarchy;
+mod kick;
+mod kvm;
+mod limits;
+mod memory;
+mod pin;
+mod steering;
+mod vcpu;
 mod watch;
 
 use std::collections::BTreeSet;
@@ -37,19 +46,15 @@ pub use error::{BuildError, RunError};
 use hierarchy::Fabric;
 use watch::{Watch, Watched};
 
-use crate::chipset::{self, Chipset};
-use crate::console::{Console, Input, Keyboard, SerialConsole};
 use crate::exit::Exit;
-use crate::kick;
-use crate::kvm::{BAR_SLOTS, RAM_SLOTS, Vm};
-use crate::limits;
-use crate::memory;
-use crate::pin;
 use crate::placement_lock::PlacementLock;
 use crate::plan::{BootPlan, FunctionPlan, PciPlan, Plan, VcpuPlan};
 use crate::sandbox::{Filter, Mode, Role};
-use crate::steering::Steering;
-use crate::vcpu::{self, Ended, Shared, VcpuThread};
+use chipset::Chipset;
+use console::{Console, Input, Keyboard, SerialConsole};
+use kvm::{BAR_SLOTS, RAM_SLOTS, Vm};
+use steering::Steering;
+use vcpu::{Ended, Shared, VcpuThread};
 
 /// A machine that is ready to run.
 ///

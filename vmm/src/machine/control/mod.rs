@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::{Machine, RunError};
 use crate::exit::Exit;
-use crate::vcpu::{ExitCounts, Shared, VcpuThread};
+use crate::machine::vcpu::{ExitCounts, Shared, VcpuThread};
 use console::ConsoleInput;
 use devices::Devices;
 use event_loop::EventLoop;

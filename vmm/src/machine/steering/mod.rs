@@ -16,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 
 use crate::child;
-use crate::pin::pin_this_thread;
+use crate::machine::pin::pin_this_thread;
 use crate::plan::InterruptPlan;
 use crate::sandbox::Filter;
 
