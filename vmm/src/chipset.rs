@@ -115,7 +115,7 @@ pub mod tests {
     use std::io::{self, Write};
     use std::sync::Arc;
 
-    use berth_devices::pci::{BarRoutes, Bdf, HostBridge, PciFunction, RootBus};
+    use berth_devices::pci::{BarRoutes, GuestBdf, HostBridge, PciFunction, RootBus};
     use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
     use super::*;
@@ -125,8 +125,8 @@ pub mod tests {
     /// console.
     pub fn chipset(screen: impl Write + Send + 'static) -> Chipset {
         let eventfd = || EventFd::new(EFD_NONBLOCK).expect("an eventfd");
-        let bridge: (Bdf, Box<dyn PciFunction>) =
-            ("0000:00:00.0".parse().expect("an address"), Box::new(HostBridge::default()));
+        let bridge: (GuestBdf, Box<dyn PciFunction>) =
+            (GuestBdf::new(0, 0, 0).expect("in range"), Box::new(HostBridge::default()));
         let roots = vec![RootBus::new(0..=0, Vec::new())];
         let segment = Segment::new([bridge], [], roots, Arc::new(BarRoutes::new(vec![])));
         let console = SerialConsole::new(eventfd(), Output::new(Box::new(screen)));

@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use berth_devices::pci::{Attention, Bdf, PciFunction, Segment};
+use berth_devices::pci::{Attention, Bdf, GuestBdf, PciFunction, Segment};
 use berth_devices::vfio::Notifications;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -20,7 +20,7 @@ pub struct Watched {
     /// Its address on the host.
     pub host: Bdf,
     /// Its address in the guest.
-    pub guest: Bdf,
+    pub guest: GuestBdf,
     /// What follows when it reports an uncorrectable error.
     pub on_error: OnError,
     /// What follows when the host wants it back.
@@ -57,21 +57,21 @@ pub trait Slots {
     type Function;
 
     /// Presses the attention button of the slot that `function` is in.
-    fn press_button(&self, function: Bdf) -> Attention;
+    fn press_button(&self, function: GuestBdf) -> Attention;
 
     /// Takes `function` and its siblings out of their slot, if the guest has switched it off and
     /// they are there still.
-    fn take_out(&self, function: Bdf) -> Vec<Self::Function>;
+    fn take_out(&self, function: GuestBdf) -> Vec<Self::Function>;
 }
 
 impl Slots for Segment {
     type Function = Box<dyn PciFunction>;
 
-    fn press_button(&self, function: Bdf) -> Attention {
+    fn press_button(&self, function: GuestBdf) -> Attention {
         self.press_button(function)
     }
 
-    fn take_out(&self, function: Bdf) -> Vec<Self::Function> {
+    fn take_out(&self, function: GuestBdf) -> Vec<Self::Function> {
         self.take_out(function)
     }
 }

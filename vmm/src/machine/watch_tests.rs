@@ -8,14 +8,15 @@ use std::rc::Rc;
 use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
 use super::*;
+use berth_devices::pci::HostBdf;
 
 /// What happened to slots and devices, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Did {
-    Pressed(Bdf),
-    TookOut(Bdf),
+    Pressed(GuestBdf),
+    TookOut(GuestBdf),
     Unwatched(RawFd),
-    Closed(Bdf),
+    Closed(GuestBdf),
 }
 
 type Log = Rc<RefCell<Vec<Did>>>;
@@ -28,7 +29,7 @@ struct FakeSlots {
 }
 
 /// A device that says when it is closed.
-struct FakeFunction(Bdf, Log);
+struct FakeFunction(GuestBdf, Log);
 
 impl Drop for FakeFunction {
     fn drop(&mut self) {
@@ -39,12 +40,12 @@ impl Drop for FakeFunction {
 impl Slots for FakeSlots {
     type Function = FakeFunction;
 
-    fn press_button(&self, function: Bdf) -> Attention {
+    fn press_button(&self, function: GuestBdf) -> Attention {
         self.log.borrow_mut().push(Did::Pressed(function));
         self.answer
     }
 
-    fn take_out(&self, function: Bdf) -> Vec<FakeFunction> {
+    fn take_out(&self, function: GuestBdf) -> Vec<FakeFunction> {
         if !self.off.contains(&function.bus()) {
             return Vec::new();
         }
@@ -57,8 +58,10 @@ fn slots(answer: Attention) -> FakeSlots {
     FakeSlots { answer, off: BTreeSet::new(), log: Log::default() }
 }
 
-fn bdf(address: &str) -> Bdf {
-    address.parse().expect("an address")
+/// `BUS:DEVICE.FUNCTION`, read as an address of the guest.
+fn bdf(address: &str) -> GuestBdf {
+    let host: HostBdf = address.parse().expect("an address");
+    GuestBdf::new(host.bus(), host.device(), host.function()).expect("in range")
 }
 
 fn eventfd() -> EventFd {
@@ -68,7 +71,7 @@ fn eventfd() -> EventFd {
 /// Devices at these addresses in the guest.
 fn watch_at(guest: &[&str], on_error: OnError, on_removal: OnRemoval) -> Watch {
     let device = |guest: &&str| Watched {
-        host: bdf("0000:41:00.0"),
+        host: "0000:41:00.0".parse().expect("an address"),
         guest: bdf(guest),
         on_error,
         on_removal,
