@@ -7,9 +7,9 @@
 //!
 //! Halls depend on those above them in this list and on no others; a test of this crate holds that.
 
-mod affinity;
 pub mod binding;
 pub mod check;
+mod child;
 mod chipset;
 pub mod config;
 mod console;
@@ -17,11 +17,13 @@ pub mod device_list;
 pub mod error;
 pub mod exit;
 pub mod host;
+mod kick;
 mod kvm;
 mod limits;
 pub mod machine;
 mod memory;
 pub mod netlink;
+mod pin;
 pub mod placement_lock;
 pub mod plan;
 pub mod sandbox;

@@ -58,6 +58,8 @@ pub struct KernelDevice {
     device: ManuallyDrop<VfioDevice>,
     /// Where it was opened, and what a hot reset has to show.
     space: AddressSpace,
+    /// Told of each change of message signalled interrupts.
+    listener: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Drop for KernelDevice {
@@ -115,7 +117,15 @@ impl KernelDevice {
             has_request_irq: irq(IrqKind::Request).is_some(),
         };
         let (file, device) = (ManuallyDrop::new(file), ManuallyDrop::new(device));
-        Ok(Self { profile, file, device, space })
+        Ok(Self { profile, file, device, space, listener: None })
+    }
+
+    /// Calls `listener` whenever message signalled interrupts of the device were enabled or bound
+    /// anew. It is called with the function locked, so it must not wait.
+    #[must_use]
+    pub fn on_new_interrupts(mut self, listener: impl Fn() + Send + Sync + 'static) -> Self {
+        self.listener = Some(Box::new(listener));
+        self
     }
 
     fn region_offset(&self, region: Region, offset: u64, length: usize) -> io::Result<u64> {
@@ -230,7 +240,12 @@ impl VfioPort for KernelDevice {
     fn set_irqs(&self, kind: IrqKind, start: u32, irqfds: &[Option<&EventFd>]) -> io::Result<()> {
         let fds: Vec<i32> = irqfds.iter().map(|fd| fd.map_or(-1, AsRawFd::as_raw_fd)).collect();
         let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
-        self.set_irqs_raw(flags, kind, start, &fds, word(fds.len())?)
+        self.set_irqs_raw(flags, kind, start, &fds, word(fds.len())?)?;
+        let message_signalled = matches!(kind, IrqKind::Msi | IrqKind::Msix);
+        if let Some(listener) = self.listener.as_ref().filter(|_| message_signalled) {
+            listener();
+        }
+        Ok(())
     }
 
     fn unmask_intx_on(&self, resample: &EventFd) -> io::Result<()> {

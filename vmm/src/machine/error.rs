@@ -140,6 +140,11 @@ impl BuildError {
                  /sys/kernel/iommu_groups told berth of more"
                     .to_owned(),
             ),
+            Self::Memory(MemoryError::Thread { .. }) => Some(
+                "raise what limits its threads (`ulimit -u`, TasksMax= of its unit, pids.max of its \
+                 cgroup), or its address space (`ulimit -v`)"
+                    .to_owned(),
+            ),
             Self::Memory(MemoryError::Populate { .. }) => Some(
                 "another process took the pages after berth had counted them; `berth plan` counts again".to_owned(),
             ),

@@ -5,32 +5,35 @@
 //! hears through a pipe that a device's interrupts have changed, and looks by itself which there
 //! are. All that a guest can tell it is that it should look. It ends with berth.
 
-mod affinity;
-mod steered;
+mod irq_affinity;
 
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use steered::Steered;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
 
-use crate::affinity::pin_this_thread;
+use crate::child;
+use crate::pin::pin_this_thread;
 use crate::plan::InterruptPlan;
 use crate::sandbox::Filter;
 
-/// How often interrupts are put back that something on the host moves, in milliseconds.
-/// irqbalance looks at them every ten seconds.
-const AGAIN_MS: libc::c_int = 10_000;
+/// How often interrupts are put back that something on the host moves. irqbalance looks at them
+/// every ten seconds.
+const AGAIN: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// The process, from berth's side. It ends with the last of these.
 #[derive(Clone)]
 pub struct Steering(Arc<PipeWriter>);
 
 impl Steering {
-    /// Starts it on the CPUs of berth's own threads; `None` when nothing is to be steered.
+    /// Starts it on the CPUs of berth's own threads, while the process has one thread; `None` when
+    /// nothing is to be steered.
     ///
-    /// To be called while the process has one thread, because only that one is in the child.
+    /// # Errors
+    /// No pipe, or no child ([`child::start`]).
     pub fn start(
         interrupts: &[InterruptPlan],
         cpus: &[u32],
@@ -41,69 +44,42 @@ impl Steering {
         }
         let (reader, writer) = io::pipe()?;
         // A vCPU must not wait: with a full pipe the child is about to look anyway.
-        // SAFETY: sets a flag of a descriptor of ours.
-        if unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) } < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the process has one thread, so the child may do all that it could.
-        match unsafe { libc::fork() } {
-            -1 => Err(io::Error::last_os_error()),
-            0 => {
-                drop(writer);
-                // Not to be pinned is no reason not to steer.
-                let _ = pin_this_thread(cpus);
-                serve(reader, interrupts, filter)
-            }
-            _ => Ok(Some(Self(Arc::new(writer)))),
-        }
+        rustix::fs::fcntl_setfl(&writer, OFlags::NONBLOCK)?;
+        let kept = [libc::STDERR_FILENO, reader.as_raw_fd()];
+        child::start(c"berth-irq", &kept, || {
+            // Not to be pinned is no reason not to steer.
+            let _ = pin_this_thread(cpus);
+            serve(reader, interrupts, filter);
+        })?;
+        Ok(Some(Self(Arc::new(writer))))
     }
 
-    /// Tells it that interrupts have changed.
-    fn changed(&self) {
-        // Without it interrupts stay where they are, which it has said.
+    /// Tells it that interrupts have changed. Never waits.
+    pub fn changed(&self) {
+        // A child that is gone has said why.
         let _ = (&*self.0).write(&[1]);
     }
 }
 
-fn serve(mut reader: PipeReader, interrupts: &[InterruptPlan], filter: &Filter) -> ! {
-    let kept = reader.as_raw_fd();
-    // SAFETY: system calls on values of our own; descriptors that are closed here belong to
-    // values of the parent's that this process never touches again.
-    unsafe {
-        // What ends a job is berth's to follow, and this ends with berth.
-        libc::setpgid(0, 0);
-        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGPIPE] {
-            libc::signal(signal, libc::SIG_IGN);
-        }
-        libc::prctl(libc::PR_SET_NAME, c"berth-irq".as_ptr());
-        libc::chdir(c"/".as_ptr());
-        libc::close(libc::STDIN_FILENO);
-        libc::close(libc::STDOUT_FILENO);
-        libc::syscall(libc::SYS_close_range, libc::STDERR_FILENO + 1, kept - 1, 0);
-        libc::syscall(libc::SYS_close_range, kept + 1, libc::c_uint::MAX, 0);
-    }
+fn serve(mut reader: PipeReader, interrupts: &[InterruptPlan], filter: &Filter) {
     let result = filter.apply().map_err(io::Error::other);
     if let Err(error) = result.and_then(|()| steer_until_end(&mut reader, interrupts)) {
         log::warn!("the devices' interrupts stay where they are: {error}");
-        // Said once, and berth shall not find itself without the other end.
+        // The warning is said once. berth goes on telling, so the other end stays open.
         while matches!(reader.read(&mut [0; 4096]), Ok(1..)) {}
     }
-    // SAFETY: ends this process, without running what berth has registered for its own end.
-    unsafe { libc::_exit(0) }
 }
 
 fn steer_until_end(reader: &mut PipeReader, interrupts: &[InterruptPlan]) -> io::Result<()> {
-    let wait = if interrupts.iter().any(|plan| plan.kept) { AGAIN_MS } else { -1 };
+    let again = interrupts.iter().any(|plan| plan.kept).then_some(&AGAIN);
     loop {
-        let mut poll = libc::pollfd { fd: reader.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: `poll` is one valid pollfd.
-        let ready = unsafe { libc::poll(&raw mut poll, 1, wait) };
+        let ready = poll(&mut [PollFd::new(&*reader, PollFlags::IN)], again);
         // An interrupted wait is as good as one that is over.
-        if ready > 0 && reader.read(&mut [0; 4096])? == 0 {
+        if ready.is_ok_and(|ready| ready > 0) && reader.read(&mut [0; 4096])? == 0 {
             return Ok(());
         }
         for plan in interrupts.iter().filter(|plan| !plan.cpus.is_empty()) {
-            affinity::steer(Path::new("/"), plan)?;
+            irq_affinity::steer(Path::new("/"), plan)?;
         }
     }
 }
