@@ -15,7 +15,7 @@ use berth_devices::pci::Bdf;
 
 use super::owner::Owner;
 use super::{BindingError, Session};
-use crate::host::{HostUse, Inventory, Root};
+use crate::host::{Functions, HostUse, Root};
 
 /// How long a killed berth may take to let go of its devices. Unmapping a terabyte from an IOMMU
 /// takes seconds.
@@ -107,8 +107,8 @@ fn give_back(owner: &Owner, devices: &[Bdf]) -> Result<bool, BindingError> {
 fn wait_until_released(devices: &[Bdf]) -> Result<(), BindingError> {
     let deadline = Instant::now() + RELEASE;
     loop {
-        let host = Inventory::read_to_take(&Root::live(), devices)?;
-        let mut uses = host.functions.values().flat_map(|found| &found.uses);
+        let host = Functions::read_to_take(&Root::live(), devices)?;
+        let mut uses = host.read.values().flat_map(|found| &found.uses);
         if !uses.any(|use_| matches!(use_, HostUse::OpenVfio { .. })) || Instant::now() > deadline {
             return Ok(());
         }

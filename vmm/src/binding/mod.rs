@@ -40,7 +40,7 @@ pub use run::{Lease, RunDevice, for_run, recover};
 pub use setting::{Goal, Setting, Step, Value};
 pub use virtual_functions::{ports, sriov};
 
-use crate::host::{HostUse, Inventory, Root};
+use crate::host::{Functions, HostUse, Root};
 use crate::state;
 use crate::units::PageSize;
 use host_control::LiveHost;
@@ -68,13 +68,16 @@ pub struct BindOptions {
 /// Nothing has changed then.
 pub fn bind(asked: &[Bdf], options: BindOptions) -> Result<Report, BindingError> {
     let mut session = Session::for_command(options.dry_run)?;
-    let host = Inventory::read_to_take(&Root::live(), asked)?;
+    let host = Functions::read_to_take(&Root::live(), asked)?;
     let devices = decide::members(&host, asked, options)?;
     let steps = decide::bind(&host, &devices, options)?;
     if options.persist {
         decide::check_lasting(&host, &devices)?;
     }
     let mut report = Report::new(options.dry_run, &steps);
+    if options.force {
+        report.notes.extend(decide::overridden(&host, &devices));
+    }
     report.notes.extend(decide::notes(&host, &devices));
     if !host.vfio_pci {
         report.commands.insert(0, module::COMMAND.to_owned());
@@ -101,7 +104,7 @@ pub fn bind(asked: &[Bdf], options: BindOptions) -> Result<Report, BindingError>
 /// Nothing has changed then.
 pub fn unbind(asked: &[Bdf], options: BindOptions) -> Result<Report, BindingError> {
     let mut session = Session::for_command(options.dry_run)?;
-    let host = Inventory::read_to_take(&Root::live(), asked)?;
+    let host = Functions::read_to_take(&Root::live(), asked)?;
     let devices = decide::members(&host, asked, options)?;
     for &device in &devices {
         if let Some(run) = session.journal.run_of(&Setting::Driver(device)) {
@@ -164,7 +167,7 @@ pub fn reserve(node: Option<u32>, size: PageSize, pages: u64) -> Result<(), Bind
 /// # Errors
 /// One of them cannot be given, or must not be.
 pub fn bind_steps(
-    host: &Inventory,
+    host: &Functions,
     devices: &BTreeSet<Bdf>,
     force: bool,
 ) -> Result<Vec<Step>, BindingError> {
@@ -258,8 +261,8 @@ impl Session {
     }
 
     /// Modules that would have a function: those of its kind, and of what has it or had it.
-    fn rivals(&self, host: &Inventory, device: Bdf) -> BTreeSet<String> {
-        let Some(found) = host.functions.get(&device) else { return BTreeSet::new() };
+    fn rivals(&self, host: &Functions, device: Bdf) -> BTreeSet<String> {
+        let Some(found) = host.get(device) else { return BTreeSet::new() };
         let root = Root::live();
         let mut modules = found.native_modules(&root);
         let now = found.function.driver.clone().filter(|_| !found.function.is_bound_to_vfio());
@@ -278,9 +281,9 @@ impl Session {
         let functions: BTreeSet<Bdf> =
             entries.filter_map(|entry| entry.setting.function()).collect();
         let functions: Vec<Bdf> = functions.into_iter().collect();
-        let host = Inventory::read_to_take(&Root::live(), &functions)?;
+        let host = Functions::read_to_take(&Root::live(), &functions)?;
         let mut held = BTreeMap::new();
-        for (device, found) in &host.functions {
+        for (device, found) in &host.read {
             let use_ = found.uses.iter().find(|use_| matches!(use_, HostUse::OpenVfio { .. }));
             if let Some(use_) = use_ {
                 held.insert(*device, format!("it {use_}"));

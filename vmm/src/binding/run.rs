@@ -11,7 +11,7 @@ use super::owner::Owner;
 use super::{
     BindOptions, BindingError, Session, Setting, decide, execute, module, virtual_functions,
 };
-use crate::host::{Inventory, Root};
+use crate::host::{Functions, Root};
 use crate::state;
 use crate::units::VfPortChange;
 
@@ -48,7 +48,7 @@ pub fn for_run(name: &str, devices: &[RunDevice]) -> Result<Option<Lease>, Bindi
     }
     let mut session = Session::open()?;
     let addresses: Vec<Bdf> = devices.iter().map(|device| device.address).collect();
-    let host = Inventory::read_to_take(&Root::live(), &addresses)?;
+    let host = Functions::read_to_take(&Root::live(), &addresses)?;
     // Whoever was killed has lost its devices by now, so that the owner of one lives.
     for &device in &addresses {
         if let Some(run) = session.journal.run_of(&Setting::Driver(device)) {

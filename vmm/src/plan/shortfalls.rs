@@ -191,8 +191,8 @@ fn pages(host: &HostProfile, plan: &Plan) -> Option<Shortfall> {
 
 fn interrupts(config: &Config, host: &HostProfile, plan: &Plan, vcpus: &IdSet) -> Vec<Shortfall> {
     let mut found = Vec::new();
-    let steered: IdSet = plan.interrupts.iter().flat_map(|plan| plan.cpus.clone()).collect();
-    if plan.interrupts.is_empty() {
+    let steered: IdSet = plan.pci.functions.iter().flat_map(|f| f.interrupt_cpus.clone()).collect();
+    if plan.pci.functions.is_empty() {
         return found;
     }
     let on_vcpus = steered.intersection(vcpus);

@@ -13,10 +13,9 @@ use berth_devices::pci::Bdf;
 pub use report::SriovReport;
 
 use crate::binding::{
-    self, BindOptions, BindingError, Goal, Report, Session, Setting, Step, Value, check_free, find,
-    ports, sriov,
+    self, BindingError, Goal, Report, Session, Setting, Step, Value, check_free, find, ports, sriov,
 };
-use crate::host::{HostFunction, Inventory, Root, Sriov};
+use crate::host::{Functions, HostFunction, Root, Sriov};
 use crate::units::{VfPort, VfPortArgument, VfPortChange};
 
 /// What `berth sriov PF N` is to make.
@@ -49,7 +48,7 @@ pub fn show(physical: Bdf) -> Result<SriovReport, BindingError> {
 pub fn set(physical: Bdf, request: &SriovRequest) -> Result<SriovReport, BindingError> {
     let root = Root::live();
     let mut session = Session::for_command(request.dry_run)?;
-    let host = Inventory::read_to_take(&root, &[physical])?;
+    let host = Functions::read_to_take(&root, &[physical])?;
     let ports = ports(sriov(&host, physical)?)?;
     let first = renumber(&host, physical, &ports, request)?;
     let mut report = Report::new(request.dry_run, &first);
@@ -64,7 +63,7 @@ pub fn set(physical: Bdf, request: &SriovRequest) -> Result<SriovReport, Binding
     }
     binding::apply(&mut session, &first)?;
     // Only now do the functions have addresses: a card may number them by their count.
-    let host = Inventory::read_to_take(&root, &[physical])?;
+    let host = Functions::read_to_take(&root, &[physical])?;
     let second = hand_out(&session, &host, physical, request)?;
     report.add(&second);
     binding::apply(&mut session, &second)?;
@@ -74,7 +73,7 @@ pub fn set(physical: Bdf, request: &SriovRequest) -> Result<SriovReport, Binding
 
 /// The first half: their number, and their ports while no driver has them.
 fn renumber(
-    host: &Inventory,
+    host: &Functions,
     physical: Bdf,
     ports: &[VfPort],
     request: &SriovRequest,
@@ -126,7 +125,7 @@ fn flag(on: bool) -> Value {
 
 /// What goes with the virtual functions there are, for the way back.
 fn farewell(
-    host: &Inventory,
+    host: &Functions,
     physical: Bdf,
     sriov: &Sriov,
     ports: &[VfPort],
@@ -135,7 +134,7 @@ fn farewell(
     let mut steps = Vec::new();
     for (index, &device) in (0..).zip(&sriov.functions) {
         let found: &HostFunction = find(host, device)?;
-        check_free(device, found, BindOptions { force, ..BindOptions::default() })?;
+        check_free(host, device, force)?;
         let lost = |setting, before| Step::new(setting, before, Goal::Lost).of(Some(physical));
         if let Some(port) = ports.get(index as usize) {
             let setting = Setting::VfPort { physical, index };
@@ -153,7 +152,7 @@ fn farewell(
 /// took new ones before.
 fn hand_out(
     session: &Session,
-    host: &Inventory,
+    host: &Functions,
     physical: Bdf,
     request: &SriovRequest,
 ) -> Result<Vec<Step>, BindingError> {

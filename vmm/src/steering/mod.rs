@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub use steered::Steered;
 
 use crate::affinity::pin_this_thread;
-use crate::plan::InterruptPlan;
+use crate::plan::FunctionPlan;
 use crate::sandbox::Filter;
 
 /// How often interrupts are put back that something on the host moves, in milliseconds.
@@ -32,11 +32,11 @@ impl Steering {
     ///
     /// To be called while the process has one thread, because only that one is in the child.
     pub fn start(
-        interrupts: &[InterruptPlan],
+        functions: &[FunctionPlan],
         cpus: &[u32],
         filter: &Filter,
     ) -> io::Result<Option<Self>> {
-        if interrupts.iter().all(|plan| plan.cpus.is_empty()) {
+        if functions.iter().all(|plan| plan.interrupt_cpus.is_empty()) {
             return Ok(None);
         }
         let (reader, writer) = io::pipe()?;
@@ -52,7 +52,7 @@ impl Steering {
                 drop(writer);
                 // Not to be pinned is no reason not to steer.
                 let _ = pin_this_thread(cpus);
-                serve(reader, interrupts, filter)
+                serve(reader, functions, filter)
             }
             _ => Ok(Some(Self(Arc::new(writer)))),
         }
@@ -65,7 +65,7 @@ impl Steering {
     }
 }
 
-fn serve(mut reader: PipeReader, interrupts: &[InterruptPlan], filter: &Filter) -> ! {
+fn serve(mut reader: PipeReader, functions: &[FunctionPlan], filter: &Filter) -> ! {
     let kept = reader.as_raw_fd();
     // SAFETY: system calls on values of our own; descriptors that are closed here belong to
     // values of the parent's that this process never touches again.
@@ -83,7 +83,7 @@ fn serve(mut reader: PipeReader, interrupts: &[InterruptPlan], filter: &Filter) 
         libc::syscall(libc::SYS_close_range, kept + 1, libc::c_uint::MAX, 0);
     }
     let result = filter.apply().map_err(io::Error::other);
-    if let Err(error) = result.and_then(|()| steer_until_end(&mut reader, interrupts)) {
+    if let Err(error) = result.and_then(|()| steer_until_end(&mut reader, functions)) {
         log::warn!("the devices' interrupts stay where they are: {error}");
         // Said once, and berth shall not find itself without the other end.
         while matches!(reader.read(&mut [0; 4096]), Ok(1..)) {}
@@ -92,8 +92,8 @@ fn serve(mut reader: PipeReader, interrupts: &[InterruptPlan], filter: &Filter) 
     unsafe { libc::_exit(0) }
 }
 
-fn steer_until_end(reader: &mut PipeReader, interrupts: &[InterruptPlan]) -> io::Result<()> {
-    let wait = if interrupts.iter().any(|plan| plan.kept) { AGAIN_MS } else { -1 };
+fn steer_until_end(reader: &mut PipeReader, functions: &[FunctionPlan]) -> io::Result<()> {
+    let wait = if functions.iter().any(|plan| plan.resteer) { AGAIN_MS } else { -1 };
     loop {
         let mut poll = libc::pollfd { fd: reader.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: `poll` is one valid pollfd.
@@ -102,8 +102,8 @@ fn steer_until_end(reader: &mut PipeReader, interrupts: &[InterruptPlan]) -> io:
         if ready > 0 && reader.read(&mut [0; 4096])? == 0 {
             return Ok(());
         }
-        for plan in interrupts.iter().filter(|plan| !plan.cpus.is_empty()) {
-            affinity::steer(Path::new("/"), plan)?;
+        for plan in functions.iter().filter(|plan| !plan.interrupt_cpus.is_empty()) {
+            affinity::steer(Path::new("/"), plan.host, &plan.interrupt_cpus)?;
         }
     }
 }
