@@ -79,10 +79,7 @@ fn isolated(
         .filter(|(_, l)| !l.function.is_bridge())
         .map(|(address, _)| *address)
         .collect();
-    let same_card = |other: &Bdf| {
-        (other.domain(), other.bus(), other.device())
-            == (device.domain(), device.bus(), device.device())
-    };
+    let same_card = |other: &Bdf| other.slot() == device.slot();
     if endpoints.is_empty() {
         return Finding::pass(code, source, "nothing else can reach it past the IOMMU");
     }

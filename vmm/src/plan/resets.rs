@@ -41,10 +41,8 @@ pub(super) fn choose(assigned: &mut [Assigned], host: &HostProfile, notes: &mut 
 }
 
 /// The host's device that a function is of. A virtual function is one by itself.
-fn card(device: &Assigned) -> (u32, u8, u8, Option<u8>) {
-    let Assigned { address, function, .. } = device;
-    let alone = function.is_virtual.then(|| address.function());
-    (address.domain(), address.bus(), address.device(), alone)
+fn card(device: &Assigned) -> Bdf {
+    if device.function.is_virtual { device.address } else { device.address.slot() }
 }
 
 fn hot_reset(device: &Assigned, assigned: &[Assigned], host: &HostProfile) -> HotReset {

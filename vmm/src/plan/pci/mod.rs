@@ -7,7 +7,7 @@ mod windows;
 
 use std::ops::{Range, RangeInclusive};
 
-use berth_devices::pci::{Bar, BarKind, BarSpec, Bdf, Link, PortWindows};
+use berth_devices::pci::{Bar, BarKind, BarSpec, Bdf, GuestBdf, Link, PortWindows};
 use berth_devices::vfio::ResetMethod;
 use serde::Serialize;
 
@@ -55,7 +55,7 @@ pub struct RootPlan {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PortPlan {
     /// Address in the guest.
-    pub guest: Bdf,
+    pub guest: GuestBdf,
     /// Number of the bus behind it, and of its slot.
     pub secondary: u8,
     /// The link that the device has on the host.
@@ -73,7 +73,7 @@ pub struct FunctionPlan {
     /// Address on the host.
     pub host: Bdf,
     /// Address in the guest.
-    pub guest: Bdf,
+    pub guest: GuestBdf,
     /// berth takes it from its driver for the run, and gives it back.
     pub take: bool,
     /// What its port is to be for the run, if it is a virtual function.
@@ -157,9 +157,8 @@ pub(super) fn plan(
 
 impl PciPlan {
     /// Whether the device of `guest`, an address in the guest, has other functions too.
-    pub fn is_multi_function(&self, guest: Bdf) -> bool {
-        let place = |bdf: Bdf| (bdf.domain(), bdf.bus(), bdf.device());
-        let of_device = self.functions.iter().filter(|f| place(f.guest) == place(guest));
+    pub fn is_multi_function(&self, guest: GuestBdf) -> bool {
+        let of_device = self.functions.iter().filter(|f| f.guest.slot() == guest.slot());
         of_device.count() > 1
     }
 }
