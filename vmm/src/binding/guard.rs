@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use berth_devices::pci::Bdf;
 
 use super::owner::Owner;
-use super::{BindingError, Session};
-use crate::host::{Functions, HostUse, Root};
+use super::{BindingError, Session, Target};
+use crate::host::{Functions, HostUse};
 
 /// How long a killed berth may take to let go of its devices. Unmapping a terabyte from an IOMMU
 /// takes seconds.
@@ -32,7 +32,7 @@ pub struct Guard {
 impl Guard {
     /// Starts it. To be called while the process has one thread, because only that one is in the
     /// child.
-    pub fn start(owner: Owner, devices: &[Bdf]) -> Result<Self, BindingError> {
+    pub fn start(target: &Target, owner: Owner, devices: &[Bdf]) -> Result<Self, BindingError> {
         let (reader, alive) = io::pipe().map_err(BindingError::Guard)?;
         let (result, writer) = io::pipe().map_err(BindingError::Guard)?;
         // SAFETY: the process has one thread, so the child may do all that it could.
@@ -40,7 +40,7 @@ impl Guard {
             -1 => Err(BindingError::Guard(io::Error::last_os_error())),
             0 => {
                 drop((alive, result));
-                stand_guard(reader, writer, &owner, devices)
+                stand_guard(reader, writer, target, &owner, devices)
             }
             _ => Ok(Self { alive, result, _owner: owner }),
         }
@@ -55,7 +55,13 @@ impl Guard {
     }
 }
 
-fn stand_guard(reader: PipeReader, result: PipeWriter, owner: &Owner, devices: &[Bdf]) -> ! {
+fn stand_guard(
+    reader: PipeReader,
+    result: PipeWriter,
+    target: &Target,
+    owner: &Owner,
+    devices: &[Bdf],
+) -> ! {
     let mut kept = [libc::STDERR_FILENO, reader.as_raw_fd(), result.as_raw_fd(), owner.fd()];
     kept.sort_unstable();
     // SAFETY: system calls on values of our own; descriptors that are closed here belong to
@@ -82,7 +88,7 @@ fn stand_guard(reader: PipeReader, result: PipeWriter, owner: &Owner, devices: &
     }
     // Nobody writes: this ends when berth does.
     let _ = File::from(OwnedFd::from(reader)).read(&mut [0]);
-    match give_back(owner, devices) {
+    match give_back(target, owner, devices) {
         Ok(true) => {
             let _ = File::from(OwnedFd::from(result)).write(&[1]);
         }
@@ -93,9 +99,9 @@ fn stand_guard(reader: PipeReader, result: PipeWriter, owner: &Owner, devices: &
     unsafe { libc::_exit(0) }
 }
 
-fn give_back(owner: &Owner, devices: &[Bdf]) -> Result<bool, BindingError> {
-    wait_until_released(devices)?;
-    let mut session = Session::open()?;
+fn give_back(target: &Target, owner: &Owner, devices: &[Bdf]) -> Result<bool, BindingError> {
+    wait_until_released(target, devices)?;
+    let mut session = Session::open(target)?;
     let id = owner.id().to_owned();
     let restored = session.give_back(|other| *other == id)?;
     owner.retire();
@@ -104,10 +110,11 @@ fn give_back(owner: &Owner, devices: &[Bdf]) -> Result<bool, BindingError> {
 
 /// The pipe ends before the kernel has closed the devices of a berth that was killed, and
 /// vfio-pci's unbind would wait for that where nothing can interrupt it.
-fn wait_until_released(devices: &[Bdf]) -> Result<(), BindingError> {
+fn wait_until_released(target: &Target, devices: &[Bdf]) -> Result<(), BindingError> {
+    let root = target.root()?;
     let deadline = Instant::now() + RELEASE;
     loop {
-        let host = Functions::read_to_take(&Root::live(), devices)?;
+        let host = Functions::read_to_take(&root, devices)?;
         let mut uses = host.read.values().flat_map(|found| &found.uses);
         if !uses.any(|use_| matches!(use_, HostUse::OpenVfio { .. })) || Instant::now() > deadline {
             return Ok(());

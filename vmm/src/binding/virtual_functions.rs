@@ -12,6 +12,7 @@ use crate::units::{VfPort, VfPortChange};
 /// # Errors
 /// It is no virtual function, or its port cannot be reached.
 pub(super) fn port_step(
+    root: &Root,
     host: &Functions,
     device: Bdf,
     change: &VfPortChange,
@@ -19,7 +20,7 @@ pub(super) fn port_step(
     let Some((physical, index)) = find(host, device)?.virtual_of else {
         return Err(BindingError::NotVirtual { device });
     };
-    let card = Functions::read_to_take(&Root::live(), &[physical])?;
+    let card = Functions::read_to_take(root, &[physical])?;
     let ports = ports(sriov(&card, physical)?)?;
     let now = ports.get(index as usize).ok_or(BindingError::NoInterface { device: physical })?;
     let setting = Setting::VfPort { physical, index };

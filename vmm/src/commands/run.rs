@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use berth::binding::{self, Lease, RunDevice};
+use berth::binding::{self, Lease, RunDevice, Target};
 use berth::config::Config;
 use berth::error::Error;
 use berth::exit::{Exit, Outcome};
@@ -38,7 +38,8 @@ pub fn run(path: &Path, seccomp: Mode) -> Result<Outcome, Error> {
 /// A plan whose devices are bound, for as long as the lease lasts.
 fn prepare(path: &Path) -> Result<(Plan, Option<Lease>), Error> {
     let config = Config::load(path)?;
-    binding::recover();
+    let target = Target::live();
+    binding::recover(&target);
     let root = Root::live();
     let mut host = HostProfile::read(&root, &Query::from(&config))?;
     let mut plan = Plan::new(&config, &host)?;
@@ -50,7 +51,7 @@ fn prepare(path: &Path) -> Result<(Plan, Option<Lease>), Error> {
             port: function.port,
         })
         .collect();
-    let Some(lease) = binding::for_run(&plan.name, &devices)? else {
+    let Some(lease) = binding::for_run(&target, &plan.name, &devices)? else {
         return Ok((plan, None));
     };
     let addresses: Vec<Bdf> = devices.iter().map(|device| device.address).collect();

@@ -199,9 +199,11 @@ mod tests {
             redacted(
                 "proc/42/mountinfo",
                 "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n2 1 0:50 / /mnt rw - nfs4 10.0.0.1:/x rw\n\
-                 3 1 0:51 / /n rw - 9p 10.0.0.2 rw,trans=tcp\n3 1 0:51 / /l rw - 9p lab rw,trans=virtio\n"
+                 3 1 0:51 / /n rw - 9p 10.0.0.2 rw,trans=tcp\n3 1 0:51 / /l rw - 9p lab rw,trans=virtio\n\
+                 4 1 0:52 / /v rw - virtiofs share rw\n"
             ),
-            "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n3 1 0:51 / /l rw - 9p lab rw,trans=virtio\n"
+            "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n3 1 0:51 / /l rw - 9p lab rw,trans=virtio\n\
+             4 1 0:52 / /v rw - virtiofs share rw\n"
         );
         assert_eq!(
             redacted(

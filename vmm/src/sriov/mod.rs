@@ -13,9 +13,10 @@ use berth_devices::pci::Bdf;
 pub use report::SriovReport;
 
 use crate::binding::{
-    self, BindingError, Goal, Report, Session, Setting, Step, Value, check_free, find, ports, sriov,
+    self, BindingError, Goal, Report, Session, Setting, Step, Target, Value, check_free, find,
+    ports, sriov,
 };
-use crate::host::{Functions, HostFunction, Root, Sriov};
+use crate::host::{Functions, HostFunction, Sriov};
 use crate::units::{VfPort, VfPortArgument, VfPortChange};
 
 /// What `berth sriov PF N` is to make.
@@ -37,17 +38,21 @@ pub struct SriovRequest {
 ///
 /// # Errors
 /// There is no such function, or it has no SR-IOV.
-pub fn show(physical: Bdf) -> Result<SriovReport, BindingError> {
-    SriovReport::read(physical, None)
+pub fn show(target: &Target, physical: Bdf) -> Result<SriovReport, BindingError> {
+    SriovReport::read(&target.root()?, physical, None)
 }
 
 /// `berth sriov PF N`.
 ///
 /// # Errors
 /// The function cannot have so many, or one that it has is in use; nothing has changed then.
-pub fn set(physical: Bdf, request: &SriovRequest) -> Result<SriovReport, BindingError> {
-    let root = Root::live();
-    let mut session = Session::for_command(request.dry_run)?;
+pub fn set(
+    target: &Target,
+    physical: Bdf,
+    request: &SriovRequest,
+) -> Result<SriovReport, BindingError> {
+    let root = target.root()?;
+    let mut session = Session::for_command(target, request.dry_run)?;
     let host = Functions::read_to_take(&root, &[physical])?;
     let ports = ports(sriov(&host, physical)?)?;
     let first = renumber(&host, physical, &ports, request)?;
@@ -56,7 +61,7 @@ pub fn set(physical: Bdf, request: &SriovRequest) -> Result<SriovReport, Binding
         if request.bind {
             report.notes.push("then each new VF would be bound to vfio-pci".to_owned());
         }
-        return SriovReport::read(physical, Some(report));
+        return SriovReport::read(&root, physical, Some(report));
     }
     if request.bind && request.count > 0 {
         binding::need_vfio(&host)?;
@@ -68,7 +73,7 @@ pub fn set(physical: Bdf, request: &SriovRequest) -> Result<SriovReport, Binding
     report.add(&second);
     binding::apply(&mut session, &second)?;
     drop(session);
-    SriovReport::read(physical, Some(report))
+    SriovReport::read(&root, physical, Some(report))
 }
 
 /// The first half: their number, and their ports while no driver has them.

@@ -43,8 +43,12 @@ pub struct VirtualFunction {
 }
 
 impl SriovReport {
-    pub(super) fn read(address: Bdf, change: Option<Report>) -> Result<Self, BindingError> {
-        let host = Functions::read_to_take(&Root::live(), &[address])?;
+    pub(super) fn read(
+        root: &Root,
+        address: Bdf,
+        change: Option<Report>,
+    ) -> Result<Self, BindingError> {
+        let host = Functions::read_to_take(root, &[address])?;
         let sriov = sriov(&host, address)?;
         let mut ports = ports(sriov)?.into_iter();
         let mut functions = Vec::new();
