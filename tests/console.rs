@@ -38,11 +38,8 @@ impl<'host> Terminal<'host> {
     /// Starts berth there and waits until the terminal is raw.
     fn start(host: &'host Host, verbs: &str) -> Result<Self> {
         let folder = format!("{}/terminal", host.scratch());
-        let config = GuestConfig::new(host)
-            .without_devices()
-            .set("/memory/size_mib", 256)
-            .set("/shutdown_timeout_s", 0)
-            .verbs(verbs);
+        let config =
+            GuestConfig::new(host).without_devices().set("/shutdown_timeout_s", 0).verbs(verbs);
         let session = format!(
             "#!/bin/sh
              cd {folder} || exit

@@ -1,7 +1,7 @@
 //! The devices of berth's machine, and the doors through which they reach VFIO and KVM.
 //!
 //! A door is a trait with one operation per method: [`irq::VmPort`] to KVM and
-//! [`vfio::VfioBackend`] to VFIO. Behind them all PCI, MSI-X and configuration space logic runs
+//! [`vfio::VfioPort`] to VFIO. Behind them all PCI, MSI-X and configuration space logic runs
 //! without hardware, against the fakes.
 
 #[cfg(any(test, feature = "fakes"))]

@@ -114,6 +114,33 @@ mod tests {
     }
 
     #[test]
+    fn a_status_bit_is_cleared_by_a_one_at_its_place_only() {
+        let (mut power, _sci) = registers();
+        assert!(power.press_button().is_ok());
+        let status = |power: &PowerRegisters| {
+            let mut data = [0; 2];
+            power.read_event(0, &mut data);
+            u16::from_le_bytes(data)
+        };
+        for (offset, data) in [(0, &[0xff, 0xfe][..]), (0, &[0, 0]), (0, &[0xff]), (2, &[0, 1])] {
+            assert!(power.write_event(offset, data).is_ok());
+            assert_eq!(status(&power), POWER_BUTTON, "{offset} {data:x?}");
+        }
+        assert!(power.write_event(1, &[1]).is_ok());
+        assert_eq!(status(&power), 0);
+    }
+
+    #[test]
+    fn enable_bits_are_kept_byte_by_byte() {
+        let (mut power, _sci) = registers();
+        assert!(power.write_event(2, &[0x21, 0x43]).is_ok());
+        assert!(power.write_event(3, &[0x65]).is_ok());
+        let mut data = [0xff; 6];
+        power.read_event(0, &mut data);
+        assert_eq!(data, [0, 0, 0x21, 0x65, 0, 0], "and zeros behind the block");
+    }
+
+    #[test]
     fn sleep_enable_means_off() {
         let (mut power, _sci) = registers();
         let mut control = [0; 2];

@@ -1,8 +1,8 @@
 //! Runs scripts on L1 through a virtio-serial port.
 //!
-//! We send `SECONDS SCRIPT_BYTES STDIN_BYTES\n`, the script and its standard input; the server in
-//! `resources/lab/l1-init.sh` answers `STATUS STDOUT_BYTES STDERR_BYTES\n` and both outputs. One
-//! request at a time per port, so a host has several. A round trip takes about 0.1 s.
+//! We send `SECONDS SCRIPT_BYTES STDIN_BYTES\n`, the script and its standard input; `probe agent`
+//! answers `STATUS STDOUT_BYTES STDERR_BYTES\n` and both outputs. One request at a time per port,
+//! so a host has several.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;

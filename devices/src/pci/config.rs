@@ -168,6 +168,24 @@ mod tests {
     }
 
     #[test]
+    fn ports_have_two_bits_of_type_and_memory_four() {
+        for (size, sized) in [(4, 0xffff_fffd_u32), (8, 0xffff_fff9), (16, 0xffff_fff1)] {
+            let mut config = ConfigSpace::default();
+            let ports = spec(1, BarKind::Io, size, 0x1000 + 3 * size);
+            config.emulate_bars(&[ports]);
+            assert_eq!(config.bar_address(&ports), 0x1000 + 3 * size);
+            config.write(0x14, &[0xff; 4]);
+            assert_eq!(read(&config, 0x14), sized);
+            config.write(0x14, &[0; 4]);
+            assert_eq!(read(&config, 0x14), 1);
+        }
+        let mut config = ConfigSpace::default();
+        config.emulate_bars(&[spec(1, BarKind::Memory32 { prefetchable: true }, 16, 0)]);
+        config.write(0x14, &[0xff; 4]);
+        assert_eq!(read(&config, 0x14), 0xffff_fff8);
+    }
+
+    #[test]
     fn the_rom_has_an_enable_bit_where_bars_have_their_type() {
         let mut config = ConfigSpace::default();
         let kind = BarKind::Memory32 { prefetchable: false };

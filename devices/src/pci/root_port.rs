@@ -27,7 +27,7 @@ use super::regs::{
     STATUS_CAPABILITY_LIST,
 };
 use super::root_bus::BusNumbers;
-use super::slot::{Attention, HotPlug, Slot};
+use super::slot::{Attention, HotPlug, PortSlot};
 use super::{Link, LinkState};
 use crate::irq::MsiMessage;
 use crate::warnings::Warnings;
@@ -96,7 +96,7 @@ pub struct PortWindows {
 pub struct RootPort {
     config: ConfigSpace,
     buses: Arc<BusNumbers>,
-    slot: Slot,
+    slot: PortSlot,
     link: LinkState,
     warnings: Warnings,
 }
@@ -112,7 +112,7 @@ impl RootPort {
         express(&mut config, port);
         power(&mut config);
         msi(&mut config);
-        let slot = Slot::new(&mut config, EXPRESS, port.slot, hot_plug);
+        let slot = PortSlot::new(&mut config, EXPRESS, port.slot, hot_plug);
         Self {
             config,
             buses: Arc::new(BusNumbers::new(port.secondary)),
@@ -322,5 +322,4 @@ fn msi(config: &mut ConfigSpace) {
 }
 
 #[cfg(test)]
-#[path = "root_port_tests.rs"]
 mod tests;

@@ -6,8 +6,8 @@
 //! guest cannot use.
 
 use super::backend::DeviceProfile;
-use super::function::Place;
 use super::reset::FlrBit;
+use super::wiring::FunctionSite;
 use crate::pci::capability::{Capability, ExtendedCapability, capabilities, extended_capabilities};
 use crate::pci::msi::MsiCapability;
 use crate::pci::msix::MsixCapability;
@@ -51,7 +51,7 @@ pub struct FunctionConfig {
 
 impl FunctionConfig {
     /// From what the device has and where it goes.
-    pub fn new(profile: &DeviceProfile, place: &Place) -> Self {
+    pub fn new(profile: &DeviceProfile, place: &FunctionSite) -> Self {
         let raw = profile.config.as_slice();
         let mut space = ConfigSpace::default();
         if raw.len() < EXTENDED_CONFIG_SIZE {
@@ -197,10 +197,16 @@ mod tests {
         let mut profile =
             DeviceProfile { config: raw.to_vec(), msix_vectors: 10, ..Default::default() };
         profile.bars[Bar::ROM.index()].size = 0x1_8000;
-        let bdf = crate::pci::Bdf::new(0, 0, 1, 0).expect("device 1, function 0");
+        let bdf = crate::pci::GuestBdf::new(0, 1, 0).expect("device 1, function 0");
         let reset = crate::vfio::rig::RESET;
-        let place =
-            Place { bdf, bars: Vec::new(), multi_function, intx_gsi: None, rom: Some(0), reset };
+        let place = FunctionSite {
+            bdf,
+            bars: Vec::new(),
+            multi_function,
+            intx_gsi: None,
+            rom: Some(0),
+            reset,
+        };
         FunctionConfig::new(&profile, &place)
     }
 
@@ -270,14 +276,56 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_device_gives_a_sound_list(seed in prop::collection::vec(any::<u8>(), 512), long in any::<bool>()) {
+        fn no_device_shows_what_is_hidden(seed in prop::collection::vec(any::<u8>(), 512), long in any::<bool>()) {
             let length = if long { EXTENDED_CONFIG_SIZE } else { CONFIG_SIZE };
             let raw: Vec<u8> = seed.iter().cycle().take(length).copied().collect();
-            let seen = seen(&raw);
-            // Overlapping capabilities can clear each other's header; what is hidden never shows.
+            let had: Vec<_> = extended_capabilities(&raw).iter().map(|c| (c.offset, c.id)).collect();
+            let mut seen = vec![0xa5; EXTENDED_CONFIG_SIZE];
+            seen[..length].copy_from_slice(&raw);
+            config(&raw, false).space.read(0, &mut seen);
+            let mut visible = had.clone();
+            visible.retain(|(_, id)| !HIDDEN_EXTENDED.contains(id));
             for capability in extended_capabilities(&seen) {
-                let was = extended_capabilities(&raw);
-                prop_assert!(capability.id == 0 || was.iter().any(|c| c.id == capability.id) || !long);
+                let found = (capability.offset, capability.id);
+                prop_assert!(visible.contains(&found) || found == (EXTENDED, 0), "{:x?}", found);
+            }
+            if !long {
+                prop_assert!(seen[CONFIG_SIZE..].iter().all(|byte| *byte == 0));
+            }
+            let offsets: Vec<_> = capabilities(&raw).iter().map(|c| c.offset).collect();
+            for capability in capabilities(&seen) {
+                prop_assert!(offsets.contains(&capability.offset), "{:x?}", capability);
+            }
+        }
+
+        /// Devices as they are sold: capabilities that do not overlap, in any order.
+        #[test]
+        fn a_list_keeps_all_that_is_not_hidden(
+            ids in prop::collection::vec(
+                prop_oneof![prop::sample::select(HIDDEN_EXTENDED.to_vec()), 1u16..0x30], 0..40,
+            ),
+        ) {
+            let mut raw = raw();
+            raw[EXTENDED.into()..].fill(0);
+            let at = |index: usize| EXTENDED + 0x40 * u16::try_from(index).expect("below 60");
+            for (index, id) in ids.iter().enumerate() {
+                let next = if index + 1 < ids.len() { at(index + 1) } else { 0 };
+                let header = u32::from(*id) | 2 << 16 | u32::from(next) << 20;
+                let body = [[0xff; 4]; 16].concat();
+                raw[at(index).into()..][..64].copy_from_slice(&body);
+                raw[at(index).into()..][..4].copy_from_slice(&header.to_le_bytes());
+            }
+            let seen = seen(&raw);
+            let mut found: Vec<_> =
+                extended_capabilities(&seen).iter().map(|c| (c.id, c.version, c.offset)).collect();
+            found.retain(|(id, _, _)| *id != 0);
+            let shown: Vec<_> = ids.iter().enumerate().map(|(index, id)| (*id, 2, at(index)))
+                .filter(|(id, _, _)| !HIDDEN_EXTENDED.contains(id)).collect();
+            prop_assert_eq!(&found, &shown);
+            for (index, id) in ids.iter().enumerate().filter(|(_, id)| HIDDEN_EXTENDED.contains(id)) {
+                let link = if index == 0 && !shown.is_empty() { 4 } else { 0 };
+                let rest = &seen[usize::from(at(index)) + link..][..64 - link];
+                prop_assert!(rest.iter().all(|byte| *byte == 0), "{:#x} leaves something", id);
             }
         }
     }

@@ -7,17 +7,15 @@
 use std::fmt;
 use std::io;
 use std::ops::RangeInclusive;
-use std::path::Path;
 use std::sync::Arc;
 
 use iommufd_ioctls::{IommuFd, IommufdError};
 use serde::Serialize;
-use vfio_ioctls::{VfioContainer, VfioDevice, VfioDeviceFd, VfioError, VfioIommufd, VfioOps};
+use vfio_ioctls::{VfioContainer, VfioDeviceFd, VfioError, VfioIommufd};
 
 use super::dma::DmaPort;
 use super::group::Groups;
 use super::iova;
-use super::kernel::{KernelDevice, OpenError};
 
 /// What maps the devices' DMA, in the kernel's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -69,20 +67,6 @@ impl AddressSpace {
                 Self::Iommufd(Arc::new(space))
             }
         })
-    }
-
-    /// Opens the function at `sysfs`, such as `/sys/bus/pci/devices/0000:41:00.0`: through its
-    /// group, or by its own file.
-    pub fn open_device(&self, sysfs: &Path) -> Result<KernelDevice, OpenError> {
-        let space: Arc<dyn VfioOps> = match self {
-            Self::Container { container, .. } => container.clone(),
-            Self::Iommufd(iommufd) => iommufd.clone(),
-        };
-        let device = VfioDevice::new(sysfs, space, true).map_err(OpenError::Attach)?;
-        if let Self::Container { groups, .. } = self {
-            groups.add(sysfs).map_err(OpenError::Describe)?;
-        }
-        KernelDevice::new(device, self.clone()).map_err(OpenError::Describe)
     }
 
     /// Addresses, in order, that may be mapped for all functions opened so far. `None` when the

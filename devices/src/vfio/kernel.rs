@@ -9,24 +9,27 @@ use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
 
 use vfio_bindings::bindings::vfio::{
     VFIO_BASE, VFIO_IRQ_INFO_NORESIZE, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK,
     VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE, VFIO_REGION_INFO_FLAG_MMAP, VFIO_TYPE,
     vfio_irq_set,
 };
-use vfio_ioctls::{VfioDevice, VfioError, VfioRegionInfoCap};
+use vfio_ioctls::{VfioDevice, VfioError, VfioOps, VfioRegionInfoCap};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ptr, ioctl_with_ptr};
 use vmm_sys_util::ioctl_io_nr;
 
-use super::backend::{DeviceProfile, IrqKind, Region, RegionProfile, VfioBackend};
+use super::backend::{
+    Affected, DeviceProfile, FewerVectors, IrqKind, Region, RegionProfile, VfioPort,
+};
 use super::group;
 use super::iommu::AddressSpace;
 use super::mapping::HostMapping;
-use super::reset::Affected;
 use crate::pci::regs::{CONFIG_SIZE, EXTENDED_CONFIG_SIZE};
-use crate::pci::{Bar, Bdf};
+use crate::pci::{Bar, HostBdf};
 
 ioctl_io_nr!(VFIO_DEVICE_SET_IRQS, VFIO_TYPE.into(), VFIO_BASE + 10);
 ioctl_io_nr!(VFIO_DEVICE_RESET, VFIO_TYPE.into(), VFIO_BASE + 11);
@@ -72,7 +75,24 @@ impl Drop for KernelDevice {
 }
 
 impl KernelDevice {
-    pub(super) fn new(device: VfioDevice, space: AddressSpace) -> io::Result<Self> {
+    /// Opens the function at `sysfs`, such as `/sys/bus/pci/devices/0000:41:00.0`, into `space`:
+    /// through its group, or by its own file.
+    ///
+    /// # Errors
+    /// The kernel does not hand the function out, or what was opened does not answer.
+    pub fn open(space: &AddressSpace, sysfs: &Path) -> Result<Self, OpenError> {
+        let operations: Arc<dyn VfioOps> = match space {
+            AddressSpace::Container { container, .. } => container.clone(),
+            AddressSpace::Iommufd(iommufd) => iommufd.clone(),
+        };
+        let device = VfioDevice::new(sysfs, operations, true).map_err(OpenError::Attach)?;
+        if let AddressSpace::Container { groups, .. } = space {
+            groups.add(sysfs).map_err(OpenError::Describe)?;
+        }
+        Self::describe(device, space.clone()).map_err(OpenError::Describe)
+    }
+
+    fn describe(device: VfioDevice, space: AddressSpace) -> io::Result<Self> {
         // SAFETY: `device` owns the descriptor and outlives this borrow.
         let fd = unsafe { BorrowedFd::borrow_raw(device.as_raw_fd()) };
         let file = File::from(fd.try_clone_to_owned()?);
@@ -125,9 +145,7 @@ impl KernelDevice {
         match unsafe { ioctl_with_ptr(&*self.file, VFIO_DEVICE_SET_IRQS(), words.as_ptr()) } {
             0 => Ok(()),
             // Not done: this is how many vectors there are (`vfio_msi_enable`).
-            fewer @ 1.. => {
-                Err(io::Error::other(format!("the host has only {fewer} vectors for it")))
-            }
+            fewer @ 1.. => Err(FewerVectors { available: fewer.unsigned_abs() }.into()),
             _ => Err(io::Error::last_os_error()),
         }
     }
@@ -143,7 +161,7 @@ const DEPENDENT_WORDS: usize = 2;
 impl KernelDevice {
     /// The functions that a hot reset resets. Who has one is told by its group; of a device that
     /// was opened by its own file by its ID in the iommufd, or `VFIO_PCI_DEVID_NOT_OWNED`.
-    fn dependents(&self) -> io::Result<Vec<(Bdf, u32)>> {
+    fn dependents(&self) -> io::Result<Vec<(HostBdf, u32)>> {
         // A bus has no more.
         const MOST: usize = 256;
         let mut words = vec![0u32; HOT_RESET_HEADER + MOST * DEPENDENT_WORDS];
@@ -158,7 +176,7 @@ impl KernelDevice {
         let dependents = dependents.take(words[2] as usize).filter_map(|dependent| {
             let [owner, place] = [dependent[0], dependent[1]];
             let (segment, bus, devfn) = (place & 0xffff, (place >> 16) as u8, (place >> 24) as u8);
-            Some((Bdf::new(segment, bus, devfn >> 3, devfn & 7)?, owner))
+            Some((HostBdf::new(segment, bus, devfn >> 3, devfn & 7)?, owner))
         });
         Ok(dependents.collect())
     }
@@ -180,7 +198,7 @@ fn region_profile(device: &VfioDevice, index: u32) -> RegionProfile {
     RegionProfile { size, mappable }
 }
 
-impl VfioBackend for KernelDevice {
+impl VfioPort for KernelDevice {
     fn profile(&self) -> &DeviceProfile {
         &self.profile
     }

@@ -27,17 +27,19 @@ mod msi;
 mod msix;
 mod regions;
 mod reset;
-#[cfg(test)]
-mod resets_tests;
 #[cfg(any(test, feature = "fakes"))]
 #[cfg_attr(not(test), allow(dead_code, reason = "tests use all of it"))]
-mod rig;
+pub(crate) mod rig;
 mod rom;
+mod wiring;
 
-pub use backend::{DeviceProfile, IrqKind, Region, RegionProfile, VfioBackend};
+pub use backend::{
+    Affected, DeviceProfile, FewerVectors, IrqKind, Region, RegionProfile, VfioPort,
+};
 pub use dma::{DmaPort, PeerAccess};
-pub use function::{FunctionError, Notifications, Place, VfioFunction, Wiring};
+pub use function::{Notifications, VfioFunction};
 pub use iommu::{AddressSpace, IommuBackend};
 pub use kernel::{KernelDevice, OpenError};
 pub use mapping::HostMapping;
-pub use reset::{Affected, FunctionReset, ResetMethod};
+pub use reset::{FunctionReset, ResetMethod};
+pub use wiring::{FunctionError, FunctionSite, Wiring};

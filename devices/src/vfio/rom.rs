@@ -6,7 +6,7 @@
 
 use std::io;
 
-use super::backend::{Region, VfioBackend};
+use super::backend::{Region, VfioPort};
 use crate::pci::Bar;
 
 /// What the ROM holds, once somebody has asked.
@@ -16,12 +16,7 @@ pub struct Rom(Option<Vec<u8>>);
 impl Rom {
     /// Reads inside the region. A read that fails is tried again the next time: the device may
     /// have been switched off between the access and the look at it.
-    pub fn read(
-        &mut self,
-        offset: u64,
-        data: &mut [u8],
-        device: &dyn VfioBackend,
-    ) -> io::Result<()> {
+    pub fn read(&mut self, offset: u64, data: &mut [u8], device: &dyn VfioPort) -> io::Result<()> {
         let copy = match self.0.take() {
             Some(copy) => copy,
             None => {

@@ -26,7 +26,8 @@ use berth_devices::pci::{BarRoutes, ResetExtent, Segment};
 use berth_devices::power::PowerRegisters;
 use berth_devices::serial::SerialPort;
 use berth_devices::vfio::{
-    AddressSpace, FunctionReset, KernelDevice, PeerAccess, Place, ResetMethod, VfioFunction, Wiring,
+    AddressSpace, FunctionReset, FunctionSite, KernelDevice, PeerAccess, ResetMethod, VfioFunction,
+    Wiring,
 };
 use kvm_ioctls::VcpuFd;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
@@ -250,7 +251,7 @@ fn assign(
         let mut slots = BAR_SLOTS..;
         for ((planned, device), reset) in plan.pci.functions.iter().zip(devices).zip(resets) {
             let bdf = planned.host;
-            let place = Place {
+            let place = FunctionSite {
                 bdf: planned.guest,
                 intx_gsi: planned.intx_gsi.map(Gsi),
                 rom: planned.rom.as_ref().map(|rom| rom.address),
@@ -287,7 +288,7 @@ fn reset_cards(plan: &PciPlan, devices: &[KernelDevice]) -> Vec<FunctionReset> {
     let resets = plan.functions.iter().zip(devices).map(|(planned, device)| {
         let FunctionPlan { host, reset: method, reset_alone: alone, .. } = *planned;
         let reset = FunctionReset { host, method, alone }.confirmed(device);
-        let card = (planned.guest.bus(), planned.guest.device());
+        let card = planned.guest.slot();
         let with_card = reset.method == ResetMethod::Hot && done.contains(&card);
         if !with_card && reset.run_at_start(device) == ResetExtent::Card {
             done.insert(card);

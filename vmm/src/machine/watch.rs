@@ -9,7 +9,7 @@
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
-use berth_devices::pci::{Attention, Bdf, Segment};
+use berth_devices::pci::{Attention, Bdf, GuestBdf, Segment};
 use berth_devices::vfio::Notifications;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -21,7 +21,7 @@ pub struct Watched {
     /// Its address on the host.
     pub host: Bdf,
     /// Its address in the guest.
-    pub guest: Bdf,
+    pub guest: GuestBdf,
     /// What follows when it reports an uncorrectable error.
     pub on_error: OnError,
     /// What follows when the host wants it back.
@@ -213,7 +213,7 @@ mod tests {
     fn watch(on_error: OnError, on_removal: OnRemoval) -> Watch {
         let device = Watched {
             host: "0000:41:00.0".parse().expect("an address"),
-            guest: "0000:01:00.0".parse().expect("an address"),
+            guest: GuestBdf::new(1, 0, 0).expect("a device"),
             on_error,
             on_removal,
             notifications: Notifications { error: Some(eventfd()), request: Some(eventfd()) },

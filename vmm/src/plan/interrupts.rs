@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::{Bdf, GuestBdf};
 use serde::Serialize;
 
 use super::devices::Assigned;
@@ -20,7 +20,7 @@ pub struct InterruptPlan {
     /// The function, as the host names it.
     pub host: Bdf,
     /// The function, as the guest names it.
-    pub guest: Bdf,
+    pub guest: GuestBdf,
     /// MSI-X vectors that the guest may use: an eventfd, a route of KVM's and an interrupt of the
     /// host each.
     pub msix_vectors: u16,

@@ -42,6 +42,8 @@ pub(super) fn steer(root: &Path, plan: &InterruptPlan) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use berth_devices::pci::GuestBdf;
+
     use super::*;
 
     const LIST: &str = "proc/irq/41/smp_affinity_list";
@@ -64,7 +66,7 @@ mod tests {
         let host = device.parse().expect("an address");
         InterruptPlan {
             host,
-            guest: host,
+            guest: GuestBdf::new(1, 0, 0).expect("a device"),
             msix_vectors: 2,
             intx_gsi: None,
             cpus: vec![7, 15],

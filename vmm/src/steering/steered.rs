@@ -4,7 +4,7 @@ use std::io;
 use std::ops::Range;
 
 use berth_devices::pci::Bar;
-use berth_devices::vfio::{Affected, DeviceProfile, HostMapping, IrqKind, Region, VfioBackend};
+use berth_devices::vfio::{Affected, DeviceProfile, HostMapping, IrqKind, Region, VfioPort};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Steering;
@@ -22,7 +22,7 @@ impl<B> Steered<B> {
     }
 }
 
-impl<B: VfioBackend> VfioBackend for Steered<B> {
+impl<B: VfioPort> VfioPort for Steered<B> {
     fn profile(&self) -> &DeviceProfile {
         self.device.profile()
     }

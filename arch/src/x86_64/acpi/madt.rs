@@ -5,7 +5,7 @@ use zerocopy::byteorder::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::super::layout;
-use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID};
+use super::table::{OEM_ID, OEM_REVISION, OEM_TABLE_ID};
 
 /// Largest APIC ID that 8-bit structures can carry: 255 means "all" there.
 const LAST_XAPIC_ID: u32 = 254;

@@ -1,4 +1,4 @@
-//! The address of a PCI function, read and printed like lspci does: `0000:41:00.0`.
+//! The address of a PCI function on the host, read and printed like lspci does: `0000:41:00.0`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// Device is 0..=31 and function 0..=7 (PCI Local Bus 3.0, section 3.2.2.3.2). The domain is
 /// Linux's: more than 16 bits exist (VMD), so it is kept as `u32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Bdf {
+pub struct HostBdf {
     domain: u32,
     bus: u8,
     device: u8,
@@ -24,8 +24,9 @@ pub struct Bdf {
 )]
 pub struct ParseBdfError(String);
 
-impl Bdf {
+impl HostBdf {
     /// Checks the ranges: device 0..=31, function 0..=7.
+    #[must_use]
     pub const fn new(domain: u32, bus: u8, device: u8, function: u8) -> Option<Self> {
         if device > 31 || function > 7 {
             return None;
@@ -34,39 +35,43 @@ impl Bdf {
     }
 
     /// Linux's PCI domain (segment group).
+    #[must_use]
     pub const fn domain(self) -> u32 {
         self.domain
     }
 
     /// Bus number, 0..=255.
+    #[must_use]
     pub const fn bus(self) -> u8 {
         self.bus
     }
 
     /// Device number, 0..=31.
+    #[must_use]
     pub const fn device(self) -> u8 {
         self.device
     }
 
     /// Function number, 0..=7.
+    #[must_use]
     pub const fn function(self) -> u8 {
         self.function
     }
 
-    /// Bus, device and function as transactions and tables carry them (PCI Express Base,
-    /// section 2.2.6.2).
-    pub const fn routing_id(self) -> u16 {
-        (self.bus as u16) << 8 | (self.device as u16) << 3 | self.function as u16
+    /// Function 0 of the same device: equal for all functions of a card.
+    #[must_use]
+    pub const fn slot(self) -> Self {
+        Self { function: 0, ..self }
     }
 }
 
-impl fmt::Display for Bdf {
+impl fmt::Display for HostBdf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:04x}:{:02x}:{:02x}.{:x}", self.domain, self.bus, self.device, self.function)
     }
 }
 
-impl FromStr for Bdf {
+impl FromStr for HostBdf {
     type Err = ParseBdfError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -80,19 +85,19 @@ impl FromStr for Bdf {
             let (rest, device) = rest.rsplit_once(':')?;
             let (domain, bus) = rest.rsplit_once(':').unwrap_or(("0", rest));
             let (bus, device, function) = (hex(bus, 2)?, hex(device, 2)?, hex(function, 1)?);
-            Bdf::new(hex(domain, 8)?, bus as u8, device as u8, function as u8)
+            HostBdf::new(hex(domain, 8)?, bus as u8, device as u8, function as u8)
         };
         parse().ok_or_else(|| ParseBdfError(text.to_owned()))
     }
 }
 
-impl Serialize for Bdf {
+impl Serialize for HostBdf {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl<'de> Deserialize<'de> for Bdf {
+impl<'de> Deserialize<'de> for HostBdf {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
@@ -105,16 +110,26 @@ mod tests {
     #[test]
     fn reads_and_prints_like_lspci() {
         for text in ["0000:41:00.0", "10000:e1:1f.7"] {
-            assert_eq!(text.parse::<Bdf>().map(|b| b.to_string()), Ok(text.to_owned()));
+            assert_eq!(text.parse::<HostBdf>().map(|b| b.to_string()), Ok(text.to_owned()));
         }
-        assert_eq!("41:00.0".parse::<Bdf>().map(|b| b.to_string()), Ok("0000:41:00.0".to_owned()));
+        assert_eq!(
+            "41:00.0".parse::<HostBdf>().map(|b| b.to_string()),
+            Ok("0000:41:00.0".to_owned())
+        );
+    }
+
+    #[test]
+    fn functions_of_a_card_share_a_slot() {
+        let bdf = |text: &str| text.parse::<HostBdf>().expect("an address");
+        assert_eq!(bdf("10000:e1:1f.7").slot(), bdf("10000:e1:1f.0"));
+        assert_ne!(bdf("0000:e1:1f.7").slot(), bdf("10000:e1:1f.0"));
     }
 
     #[test]
     fn refuses_what_is_not_an_address() {
         for text in ["", "41", "41:00", "41:20.0", "41:00.8", "+1:00.0", "0:41:00.0 ", "1:2:3:4.5"]
         {
-            assert!(text.parse::<Bdf>().is_err(), "{text}");
+            assert!(text.parse::<HostBdf>().is_err(), "{text}");
         }
     }
 }

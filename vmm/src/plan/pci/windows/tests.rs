@@ -41,7 +41,37 @@ fn inside(inner: &Range<u64>, outer: &Range<u64>) -> bool {
     outer.start <= inner.start && inner.end <= outer.end
 }
 
+/// The lowest address that fits, found by trying: every end of a block, rounded up.
+fn first_fit(blocks: &[Block]) -> Vec<u64> {
+    let mut order: Vec<usize> = (0..blocks.len()).filter(|index| blocks[*index].size > 0).collect();
+    order.sort_by_key(|index| Reverse((blocks[*index].align, blocks[*index].size)));
+    let (mut taken, mut offsets) = (Vec::<Range<u64>>::new(), vec![0; blocks.len()]);
+    for index in order {
+        let Block { size, align } = blocks[index];
+        let ends = taken.iter().map(|range| range.end).chain([0]);
+        let fits = |start: &u64| taken.iter().all(|t| t.end <= *start || start + size <= t.start);
+        let start = ends.map(|end| end.next_multiple_of(align)).filter(fits).min();
+        offsets[index] = start.expect("behind all others");
+        taken.push(offsets[index]..offsets[index] + size);
+    }
+    offsets
+}
+
 proptest! {
+    #[test]
+    fn blocks_lie_at_the_lowest_address_that_fits(
+        blocks in prop::collection::vec((0u64..6, 0u32..40, 1u64..4), 0..40),
+    ) {
+        let blocks: Vec<Block> = blocks
+            .into_iter()
+            .map(|(whole, bits, steps)| Block { size: whole * steps << bits, align: 1 << bits })
+            .collect();
+        let (whole, offsets) = pack(&blocks, 1).expect("they are small");
+        let ends = offsets.iter().zip(&blocks).map(|(start, block)| start + block.size);
+        prop_assert_eq!(whole.size, ends.max().unwrap_or(0));
+        prop_assert_eq!(offsets, first_fit(&blocks));
+    }
+
     #[test]
     fn everything_is_inside_its_window_and_nothing_overlaps(
         places in prop::collection::vec((0usize..3, any::<bool>()), 1..20),

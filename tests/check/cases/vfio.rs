@@ -1,6 +1,6 @@
 //! Faults of VFIO and of who has the NIC.
 
-use crate::readiness::{Case, FAULT};
+use crate::check::{Case, FAULT};
 
 const UNBIND: &str = "echo NIC >/sys/bus/pci/devices/NIC/driver/unbind; ";
 const NATIVE: &str = "echo NIC >/sys/bus/pci/devices/NIC/driver/unbind

@@ -4,25 +4,25 @@ use std::sync::Arc;
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::backend::{IrqKind, Region};
-use super::dma::PeerAccess;
-use super::function::{Place, VfioFunction, Wiring};
-use super::reset::{Affected, FunctionReset, ResetMethod};
-use super::rig::{
-    BDF, DEVICE_CONTROL, MSIX_CONTROL, Offers, PIN, RESET, Rig, WINDOWS, bar, bars, profile,
-};
-use crate::fake::{DeviceCall, DeviceLog, FakeDevice, FakePort, PortCall};
+use crate::fake::{DeviceLog, FakeDevice, FakePort, Journal, KvmCall, VfioCall};
 use crate::irq::{MsiMessage, MsiRouter};
 use crate::pci::regs::{COMMAND, COMMAND_MEMORY, ROM_ADDRESS};
 use crate::pci::{
-    Attention, BarRoutes, Bdf, HotPlug, Link, LinkSpeed, LinkWidth, Payload, PciFunction,
-    PortWindows, RootBus, RootPort, RootPortConfig, Segment, Space,
+    Attention, BarRoutes, GuestBdf, HostBdf, HotPlug, Link, LinkSpeed, LinkWidth, Payload,
+    PciFunction, PortWindows, RootBus, RootPort, RootPortConfig, Segment, Space,
+};
+use crate::vfio::rig::{
+    DEVICE_CONTROL, MSIX_CONTROL, Offers, PIN, RESET, Rig, WINDOWS, bar, bars, profile,
+};
+use crate::vfio::{
+    Affected, FunctionReset, FunctionSite, IrqKind, PeerAccess, Region, ResetMethod, VfioFunction,
+    Wiring,
 };
 
 const MESSAGE: MsiMessage = MsiMessage { address: 0xfee0_0000, data: 0x31 };
 
-fn off() -> DeviceCall {
-    DeviceCall::Write(Region::Config, COMMAND.into(), vec![0, 0])
+fn off() -> VfioCall {
+    VfioCall::Write(Region::Config, COMMAND.into(), vec![0, 0])
 }
 
 fn word(function: &mut VfioFunction, offset: u16) -> u32 {
@@ -34,25 +34,25 @@ fn word(function: &mut VfioFunction, offset: u16) -> u32 {
 #[test]
 fn a_function_level_reset_leaves_what_a_function_leaves() {
     let mut rig = Rig::new(Offers { rom: 0x8000, ..Offers::everything(true) });
-    rig.function.config_write(COMMAND, &[COMMAND_MEMORY as u8, 0]);
-    rig.function.config_write(ROM_ADDRESS, &0xc100_0001u32.to_le_bytes());
+    rig.write(COMMAND, &[COMMAND_MEMORY as u8, 0]);
+    rig.write(ROM_ADDRESS, &0xc100_0001u32.to_le_bytes());
     rig.function.bar_write(bar(3), 0, &MESSAGE.address.to_le_bytes());
     rig.function.bar_write(bar(3), 8, &MESSAGE.data.to_le_bytes());
     rig.function.bar_write(bar(3), 12, &[0; 4]);
-    rig.function.config_write(MSIX_CONTROL, &0x8000u16.to_le_bytes());
+    rig.write(MSIX_CONTROL, &0x8000u16.to_le_bytes());
     assert_eq!(rig.device.enabled(), Some(IrqKind::Msix));
     rig.device.take();
 
-    rig.function.config_write(DEVICE_CONTROL, &[0x10, 0xa8]);
-    let flr = DeviceCall::Write(Region::Config, DEVICE_CONTROL.into(), vec![0x10, 0xa8]);
+    rig.write(DEVICE_CONTROL, &[0x10, 0xa8]);
+    let flr = VfioCall::Write(Region::Config, DEVICE_CONTROL.into(), vec![0x10, 0xa8]);
     assert_eq!(
         rig.device.take(),
         [
-            DeviceCall::DisableIrqs(IrqKind::Msix),
+            VfioCall::DisableIrqs(IrqKind::Msix),
             off(),
             flr,
-            DeviceCall::SetIrqs(IrqKind::Intx, 0, vec![true]),
-            DeviceCall::UnmaskIntx
+            VfioCall::SetIrqs(IrqKind::Intx, 0, vec![true]),
+            VfioCall::UnmaskIntx
         ]
     );
     assert!(rig.port.mapped().is_empty() && rig.routes.find(Space::Memory, 0xc000_0000).is_none());
@@ -66,16 +66,16 @@ fn a_function_level_reset_leaves_what_a_function_leaves() {
     assert_eq!(entry[12] & 1, 1, "masked");
 
     // What a kernel restores then works.
-    rig.function.config_write(0x10, &0xc000_0000u32.to_le_bytes());
-    rig.function.config_write(COMMAND, &[COMMAND_MEMORY as u8, 0]);
+    rig.write(0x10, &0xc000_0000u32.to_le_bytes());
+    rig.write(COMMAND, &[COMMAND_MEMORY as u8, 0]);
     assert!(rig.port.mapped().contains(&(0xc000_0000..0xc002_0000)));
 }
 
 #[test]
 fn other_writes_to_device_control_reset_nothing() {
     let mut rig = Rig::new(Offers::default());
-    rig.function.config_write(COMMAND, &[COMMAND_MEMORY as u8, 0]);
-    rig.function.config_write(DEVICE_CONTROL, &[0xff, 0x7f]);
+    rig.write(COMMAND, &[COMMAND_MEMORY as u8, 0]);
+    rig.write(DEVICE_CONTROL, &[0xff, 0x7f]);
     assert!(!rig.port.mapped().is_empty());
 }
 
@@ -87,9 +87,14 @@ struct Card {
     switched_off: EventFd,
 }
 
-const PORT: Bdf = Bdf::new(0, 0, 1, 0).expect("device 1");
-const FIRST: Bdf = Bdf::new(0, 1, 0, 0).expect("function 0");
-const SECOND: Bdf = Bdf::new(0, 1, 0, 1).expect("function 1");
+const PORT: GuestBdf = GuestBdf::new(0, 1, 0).expect("device 1");
+const FIRST: GuestBdf = GuestBdf::new(1, 0, 0).expect("function 0");
+const SECOND: GuestBdf = GuestBdf::new(1, 0, 1).expect("function 1");
+
+/// Where the card is on the host.
+fn host(function: u8) -> HostBdf {
+    HostBdf::new(0, 0x41, 0, function).expect("a function")
+}
 
 /// Registers of a port.
 const BRIDGE_CONTROL: u64 = 0x3e;
@@ -102,8 +107,9 @@ const POWER: u64 = 0x80;
 
 impl Card {
     fn new(method: ResetMethod, hot_plug: bool) -> Self {
-        let (port, routes) =
-            (Arc::new(FakePort::default()), Arc::new(BarRoutes::new(WINDOWS.to_vec())));
+        let journal = Journal::default();
+        let port = Arc::new(FakePort::new(&journal));
+        let routes = Arc::new(BarRoutes::new(WINDOWS.to_vec()));
         let router = MsiRouter::new(port.clone());
         let eventfd = || EventFd::new(EFD_NONBLOCK).expect("an eventfd");
         let switched_off = eventfd();
@@ -121,22 +127,28 @@ impl Card {
         let wiring =
             Wiring { port: port.clone(), router, routes: routes.clone(), peers: PeerAccess::Alone };
         let (mut slots, mut devices) = (8.., Vec::new());
-        let affected: Vec<_> =
-            [FIRST, SECOND].map(|bdf| Affected { bdf, held: true }).into_iter().collect();
-        let functions: Vec<(Bdf, Box<dyn PciFunction>)> = (0u64..)
+        let affected: Vec<_> = [0, 1]
+            .map(|function| Affected { bdf: host(function), held: true })
+            .into_iter()
+            .collect();
+        let functions: Vec<(GuestBdf, Box<dyn PciFunction>)> = (0u64..)
             .zip([FIRST, SECOND])
             .map(|(index, bdf)| {
                 let offers = Offers { pin: false, ..Offers::everything(true) };
-                let (device, log) = FakeDevice::new(profile(&offers));
+                let (device, log) = FakeDevice::new(profile(&offers), &journal);
                 log.set_affected(affected.clone());
                 devices.push(log);
-                let place = Place {
+                let place = FunctionSite {
                     bdf,
                     bars: bars(index * 0x8_0000),
                     multi_function: true,
                     intx_gsi: None,
                     rom: None,
-                    reset: FunctionReset { host: bdf, method, alone: ResetMethod::Pm },
+                    reset: FunctionReset {
+                        host: host(bdf.function()),
+                        method,
+                        alone: ResetMethod::Pm,
+                    },
                 };
                 let device = Box::new(device);
                 let function = VfioFunction::new(device, &place, &mut slots, wiring.clone());
@@ -154,11 +166,11 @@ impl Card {
         card
     }
 
-    fn write(&self, bdf: Bdf, offset: u64, data: &[u8]) {
+    fn write(&self, bdf: GuestBdf, offset: u64, data: &[u8]) {
         self.segment.ecam_write(ecam(bdf) + offset, data);
     }
 
-    fn half(&self, bdf: Bdf, offset: u64) -> u16 {
+    fn half(&self, bdf: GuestBdf, offset: u64) -> u16 {
         let mut data = [0; 2];
         self.segment.ecam_read(ecam(bdf) + offset, &mut data);
         u16::from_le_bytes(data)
@@ -169,7 +181,7 @@ impl Card {
     }
 
     /// What both devices were asked.
-    fn take(&self) -> [Vec<DeviceCall>; 2] {
+    fn take(&self) -> [Vec<VfioCall>; 2] {
         [self.devices[0].take(), self.devices[1].take()]
     }
 
@@ -183,7 +195,7 @@ impl Card {
     }
 }
 
-fn ecam(bdf: Bdf) -> u64 {
+fn ecam(bdf: GuestBdf) -> u64 {
     u64::from(bdf.routing_id()) << 12
 }
 
@@ -192,7 +204,7 @@ fn a_bus_reset_resets_every_function_by_itself() {
     let card = Card::new(ResetMethod::Flr, false);
     assert_eq!(card.half(PORT, LINK_STATUS) & 1 << 13, 1 << 13);
     card.set(BRIDGE_CONTROL, 0x40);
-    assert_eq!(card.take(), [0, 1].map(|_| vec![off(), DeviceCall::Reset]));
+    assert_eq!(card.take(), [0, 1].map(|_| vec![off(), VfioCall::Reset]));
     assert!(card.port.mapped().is_empty());
     assert_eq!((card.half(FIRST, 0), card.half(SECOND, 6)), (!0, !0), "in reset");
     assert_eq!(card.half(PORT, LINK_STATUS) & 1 << 13, 0);
@@ -209,25 +221,74 @@ fn a_bus_reset_resets_every_function_by_itself() {
 fn a_card_is_reset_hot_once_for_all_its_functions() {
     let card = Card::new(ResetMethod::Hot, false);
     card.set(LINK_CONTROL, 0x10);
-    assert_eq!(card.take(), [vec![off(), DeviceCall::HotReset], vec![off()]]);
+    assert_eq!(card.take(), [vec![off(), VfioCall::HotReset], vec![off()]]);
     card.set(LINK_CONTROL, 0);
     card.take();
     let Card { segment, devices, .. } = card;
     segment.shut_down();
     drop(segment);
-    assert_eq!(devices[0].take(), [off(), DeviceCall::HotReset]);
+    assert_eq!(devices[0].take(), [off(), VfioCall::HotReset]);
     assert_eq!(devices[1].take(), [off()], "neither with the first nor when it is closed");
 }
 
 #[test]
-fn a_reset_that_fails_is_tried_once_and_ends_nothing() {
+fn addresses_that_a_function_gives_up_are_offered_to_the_others() {
+    let card = Card::new(ResetMethod::Flr, false);
+    let seconds = 0xc008_0000..0xc00a_0000;
+    let shown = || card.port.mapped().iter().filter(|mapped| **mapped == seconds).count();
+    card.write(FIRST, 0x10, &0xc008_0000u32.to_le_bytes());
+    assert_eq!(card.port.mapped().len(), 3, "the first function's BAR 0 is nowhere");
+    card.write(SECOND, 0x10, &0xc100_0000u32.to_le_bytes());
+    assert_eq!((shown(), card.port.mapped().len()), (1, 4), "now it is there");
+    // In the other direction, and by the command register.
+    card.write(SECOND, 0x10, &0xc008_0000u32.to_le_bytes());
+    assert_eq!(card.port.mapped().len(), 3);
+    card.write(FIRST, COMMAND.into(), &[0, 0]);
+    assert_eq!((shown(), card.port.mapped().len()), (1, 2));
+}
+
+#[test]
+fn a_port_reset_that_failed_is_tried_again_at_the_end() {
+    let card = Card::new(ResetMethod::Flr, false);
+    card.devices[0].refuse_reset(libc::EAGAIN);
+    card.set(LINK_CONTROL, 0x10);
+    assert_eq!(card.take(), [vec![off()], vec![off(), VfioCall::Reset]]);
+    card.devices[0].allow_reset();
+    card.segment.shut_down();
+    assert_eq!(card.take(), [vec![VfioCall::Reset], vec![]]);
+}
+
+#[test]
+fn a_port_reset_that_failed_is_tried_again_when_the_device_is_given_back() {
+    let card = Card::new(ResetMethod::Flr, false);
+    card.devices[0].refuse_reset(libc::EAGAIN);
+    card.set(LINK_CONTROL, 0x10);
+    card.take();
+    card.devices[0].allow_reset();
+    let Card { segment, devices, .. } = card;
+    drop(segment);
+    assert_eq!([devices[0].take(), devices[1].take()], [vec![VfioCall::Reset], vec![]]);
+}
+
+#[test]
+fn a_device_without_a_way_to_reset_it_is_not_asked_again() {
+    let card = Card::new(ResetMethod::None, false);
+    card.set(LINK_CONTROL, 0x10);
+    let Card { segment, devices, .. } = card;
+    segment.shut_down();
+    drop(segment);
+    assert_eq!(devices[0].take(), [off()]);
+}
+
+#[test]
+fn a_reset_that_fails_ends_nothing() {
     let card = Card::new(ResetMethod::Flr, false);
     card.devices[0].refuse_reset(libc::EAGAIN);
     let Card { segment, devices, .. } = card;
     segment.shut_down();
     drop(segment);
     assert_eq!(devices[0].take(), [off()]);
-    assert_eq!(devices[1].take(), [off(), DeviceCall::Reset]);
+    assert_eq!(devices[1].take(), [off(), VfioCall::Reset]);
 }
 
 #[test]
@@ -244,11 +305,12 @@ fn a_sleeping_port_hides_what_is_behind_it_unchanged() {
 
 #[test]
 fn a_reset_that_would_hit_others_is_not_done() {
-    let (device, log) = FakeDevice::new(profile(&Offers::default()));
-    let hot = |alone| FunctionReset { host: BDF, method: ResetMethod::Hot, alone };
+    let (device, log) = FakeDevice::new(profile(&Offers::default()), &Journal::default());
+    let hot = |alone| FunctionReset { host: host(0), method: ResetMethod::Hot, alone };
     let confirmed = |alone| hot(alone).confirmed(&device).method;
     assert_eq!(confirmed(ResetMethod::Pm), ResetMethod::Pm, "none at all");
-    let affected = |held| vec![Affected { bdf: FIRST, held: true }, Affected { bdf: SECOND, held }];
+    let affected =
+        |held| vec![Affected { bdf: host(0), held: true }, Affected { bdf: host(1), held }];
     log.set_affected(affected(false));
     assert_eq!(confirmed(ResetMethod::None), ResetMethod::None);
     log.set_affected(affected(true));
@@ -261,7 +323,7 @@ fn functions_are_reset_alone_when_a_hot_reset_fails() {
     let card = Card::new(ResetMethod::Hot, false);
     card.devices[0].set_affected(vec![]);
     card.segment.shut_down();
-    assert_eq!(card.take(), [vec![off(), DeviceCall::Reset], vec![off(), DeviceCall::HotReset]]);
+    assert_eq!(card.take(), [vec![off(), VfioCall::Reset], vec![off(), VfioCall::HotReset]]);
 }
 
 #[test]
@@ -289,8 +351,8 @@ fn a_card_leaves_its_slot_when_the_guest_lets_go_of_it() {
     assert_eq!(
         card.port.take_calls(),
         [
-            PortCall::Routes(vec![(gsi, MsiMessage { address: 0xfee0_1000, data: 0x41 })]),
-            PortCall::Attach(gsi)
+            KvmCall::Routes(vec![(gsi, MsiMessage { address: 0xfee0_1000, data: 0x41 })]),
+            KvmCall::Attach(gsi)
         ]
     );
     assert_eq!(card.segment.press_button(SECOND), Attention::Heard);
@@ -303,7 +365,7 @@ fn a_card_leaves_its_slot_when_the_guest_lets_go_of_it() {
     card.take();
     card.set(SLOT_CONTROL, 0x1529);
     assert!(card.switched_off.read().is_ok() && card.segment.is_switched_off(FIRST));
-    assert_eq!(card.take(), [0, 1].map(|_| vec![off(), DeviceCall::Reset]));
+    assert_eq!(card.take(), [0, 1].map(|_| vec![off(), VfioCall::Reset]));
     assert_eq!(card.half(PORT, SLOT_STATUS), 0x140, "the link has changed");
     assert_eq!(card.segment.press_button(FIRST), Attention::SwitchedOff);
     drop(card.segment.take_out(FIRST));

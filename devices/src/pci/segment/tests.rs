@@ -13,7 +13,7 @@ const LINK: Link = Link {
 };
 
 /// A function that says which one it is.
-struct Named(Bdf);
+struct Named(GuestBdf);
 
 impl PciFunction for Named {
     fn config_read(&mut self, offset: u16, data: &mut [u8]) {
@@ -23,20 +23,20 @@ impl PciFunction for Named {
         }
     }
 
-    fn config_write(&mut self, _offset: u16, _data: &[u8]) -> bool {
-        false
+    fn config_write(&mut self, _offset: u16, _data: &[u8]) -> Freed {
+        Freed::Nothing
     }
 
     fn bar_read(&mut self, _bar: Bar, _offset: u64, _data: &mut [u8]) {}
 
     fn bar_write(&mut self, _bar: Bar, _offset: u64, _data: &[u8]) {}
 
-    fn sync(&mut self) -> bool {
-        false
+    fn sync(&mut self) -> Freed {
+        Freed::Nothing
     }
 
-    fn set_link(&mut self, _link: LinkState) -> bool {
-        false
+    fn set_link(&mut self, _link: LinkState) -> Freed {
+        Freed::Nothing
     }
 
     fn reset(&mut self, _cause: ResetCause, done: ResetExtent) -> ResetExtent {
@@ -44,14 +44,14 @@ impl PciFunction for Named {
     }
 }
 
-fn bdf(bus: u8, device: u8, function: u8) -> Bdf {
-    Bdf::new(0, bus, device, function).expect("a device and a function")
+fn bdf(bus: u8, device: u8, function: u8) -> GuestBdf {
+    GuestBdf::new(bus, device, function).expect("a device and a function")
 }
 
 /// Two roots: buses 0 to 2 with two ports, and buses 3 to 4 with one. Behind each port a device
 /// with functions 0 and 2; an endpoint on the first root bus.
 fn segment() -> Segment {
-    let mut functions: Vec<(Bdf, Box<dyn PciFunction>)> = vec![
+    let mut functions: Vec<(GuestBdf, Box<dyn PciFunction>)> = vec![
         (bdf(0, 0, 0), Box::new(HostBridge::default())),
         (bdf(0, 3, 0), Box::new(Named(bdf(0, 3, 0)))),
     ];
@@ -81,12 +81,12 @@ fn segment() -> Segment {
     Segment::new(functions, all_ports, roots, Arc::new(BarRoutes::new(vec![])))
 }
 
-fn ecam(bdf: Bdf) -> u64 {
+fn ecam(bdf: GuestBdf) -> u64 {
     u64::from(bdf.bus()) << 20 | u64::from(bdf.device()) << 15 | u64::from(bdf.function()) << 12
 }
 
 /// The first dword of a function.
-fn id(segment: &Segment, bdf: Bdf) -> u32 {
+fn id(segment: &Segment, bdf: GuestBdf) -> u32 {
     let mut data = [0; 4];
     segment.ecam_read(ecam(bdf), &mut data);
     let memory = u32::from_le_bytes(data);
@@ -132,7 +132,7 @@ fn nothing_reads_as_ones() {
 #[test]
 fn functions_follow_their_bus_number() {
     let segment = segment();
-    let renumber = |port: Bdf, secondary: u8, subordinate: u8| {
+    let renumber = |port: GuestBdf, secondary: u8, subordinate: u8| {
         segment.ecam_write(ecam(port) + 0x19, &[secondary]);
         segment.ecam_write(ecam(port) + 0x1a, &[subordinate]);
     };

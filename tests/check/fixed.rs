@@ -42,7 +42,7 @@ fn what_can_be_mended_is_and_the_machine_runs() -> Result<()> {
         "modprobe kvm_amd".to_owned(),
         "modprobe vfio-pci".to_owned(),
         "modprobe vfio_iommu_type1".to_owned(),
-        format!("echo 256 > {pool}"),
+        format!("echo 128 > {pool}"),
         format!("berth bind {nic}"),
     ];
     let announced = dry.stdout.split("--fix would do this:\n").nth(1).context("the steps")?;
@@ -61,7 +61,7 @@ fn what_can_be_mended_is_and_the_machine_runs() -> Result<()> {
         ensure!(shown.any(|line| line == step), "{step} is not shown: {}", fixed.stderr);
         ensure!(shown.next().is_some_and(|line| line.contains("undone by")), "{}", fixed.stderr);
     }
-    ensure!(host.read(pool)? == "256", "no pages");
+    ensure!(host.read(pool)? == "128", "no pages");
     let again = report(&host, &format!("{berth} check {path} --fix --json"))?;
     ensure!(again["ready"] == true, "{again:#}");
 

@@ -1,6 +1,6 @@
 //! Faults of the host as a whole.
 
-use crate::readiness::{Case, FAULT};
+use crate::check::{Case, FAULT};
 
 pub const CASES: &[Case] = &[
     Case {

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
+use crate::check::{Case, FAULT};
 use crate::harness::GuestConfig;
-use crate::readiness::{Case, FAULT};
 
 /// Another device than the NIC.
 macro_rules! device {

@@ -7,8 +7,8 @@ use acpi_tables::aml::{
 };
 use acpi_tables::{Aml, AmlSink};
 
-use super::acpi::{AcpiConfig, PciRoot};
-use super::layout;
+use super::super::layout;
+use super::description::{AcpiConfig, PciRoot};
 
 /// What `_OSC` gives to the guest: native hot-plug, PME, AER and the PCI Express capability (PCI
 /// firmware specification 3.3, table 4-6, bits 0, 2, 3 and 4). Without the last one kernels use

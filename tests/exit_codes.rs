@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use crate::harness::{self, GuestConfig, Host, Process};
-use crate::{afterwards, removal};
+use crate::{postconditions, removal};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -25,8 +25,8 @@ fn guest<'host>(
 }
 
 fn all_is_well(host: &Host) -> Result<()> {
-    afterwards::nic_is_free(host)?;
-    afterwards::kernel_is_content(host)
+    postconditions::nic_is_free(host)?;
+    postconditions::kernel_is_content(host)
 }
 
 /// Ends by the guest's own doing.
@@ -111,13 +111,13 @@ fn pull_the_nic(host: &Host) -> Result<()> {
     let message = guest.stderr()?;
     ensure!(message.contains(host.nic()), "berth does not name the NIC: {message}");
     removal::is_out(host)?;
-    afterwards::kernel_is_content(host)?;
+    postconditions::kernel_is_content(host)?;
 
     removal::plug_in(host)?;
     let guest = self::guest(host, "ping:1", |config| config)?;
     guest.must_end(0, LIMIT)?;
     ensure!(guest.stdout()?.contains("L2: ping 1/1"), "{}", guest.everything());
-    afterwards::nic_is_free(host)
+    postconditions::nic_is_free(host)
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::readiness::{Case, FAULT};
+use crate::check::{Case, FAULT};
 
 pub const CASES: &[Case] = &[
     Case {
@@ -22,10 +22,10 @@ pub const CASES: &[Case] = &[
         config: |usual| usual.page_size("2M"),
         code: "HUGEPAGES-SHORT",
         severity: "fail",
-        seen: &["256 2M pages are needed on node 1, which has 0 free of 0"],
+        seen: &["128 2M pages are needed on node 1, which has 0 free of 0"],
         source: "/sys/devices/system/node/node1/hugepages/hugepages-2048kB",
         remedy: &[
-            "echo 256 > /sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages",
+            "echo 128 > /sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages",
         ],
         cured: true,
         ..FAULT
@@ -52,9 +52,9 @@ pub const CASES: &[Case] = &[
         run: "ulimit -l 1024; su user -c 'berth check CONFIG --json'",
         code: "MEMLOCK-LOW",
         severity: "fail",
-        seen: &["512 MiB are locked, and RLIMIT_MEMLOCK is 1 MiB"],
+        seen: &["256 MiB are locked, and RLIMIT_MEMLOCK is 1 MiB"],
         source: "/proc/self/limits",
-        remedy: &["`ulimit -l 524288`", "LimitMEMLOCK=536870912"],
+        remedy: &["`ulimit -l 262144`", "LimitMEMLOCK=268435456"],
         ..FAULT
     },
     Case {
