@@ -32,7 +32,30 @@ fn idle_siblings_come_from_whole_cores_first() {
     let host = host(|host| host.process.cpus = ids("0-7,8,9,10-12,26-28"));
     assert_eq!(pins(&plan(smt("idle", 2), &host)), [10, 11]);
     // They are the last choice, and a choice.
+    assert_eq!(pins(&plan(smt("idle", 4), &host)), [8, 10, 11, 12]);
     assert_eq!(pins(&plan(smt("idle", 5), &host)), [8, 9, 10, 11, 12]);
+}
+
+/// A policy that is met in two caches comes before one cache where it is not.
+#[test]
+fn idle_siblings_count_more_than_one_cache() {
+    let host = host(|host| {
+        host.process.cpus = ids("8-13,26-29");
+        host.cpus.l3_caches = vec![ids("8-10,24-26"), ids("11-12,27-28"), ids("13-15,29-31")];
+    });
+    assert_eq!(pins(&plan(smt("idle", 2), &host)), [11, 12]);
+    assert_eq!(pins(&plan(smt("idle", 3), &host)), [10, 11, 12]);
+}
+
+#[test]
+fn idle_siblings_count_more_than_a_faster_kind() {
+    let host = host(|host| {
+        host.process.cpus = ids("8-13,27-29");
+        let kind = |name: &str, cpus| CoreKind { name: name.to_owned(), cpus: ids(cpus) };
+        host.cpus.core_kinds =
+            vec![kind("fast cores", "0-10,16-26"), kind("slow cores", "11-15,27-31")];
+    });
+    assert_eq!(pins(&plan(smt("idle", 2), &host)), [11, 12]);
 }
 
 #[test]
@@ -41,12 +64,19 @@ fn cores_of_one_share_are_idle_for_the_next_one() {
     let nodes = [(0, "0-7,16-23", 64), (1, "", 64), (2, "", 64)];
     let mut host = Shape::new("two memory nodes", &nodes, Smt::Apart(16), Some(1)).into_host();
     assign(&mut host, vec![("0000:42:00.0", igb(Some(2), 15))]);
-    let fields = json!({
-        "vcpus": 4,
-        "devices": [{ "address": "0000:41:00.0" }, { "address": "0000:42:00.0" }],
-        "placement": { "smt": "idle", "several_nodes": "split" },
-    });
-    let plan = plan(fields, &host);
+    let fields = |vcpus: u8| {
+        json!({
+            "vcpus": vcpus,
+            "devices": [{ "address": "0000:41:00.0" }, { "address": "0000:42:00.0" }],
+            "placement": { "smt": "idle", "several_nodes": "split" },
+        })
+    };
+    // Of eight cores the first share takes five, and their other threads are nobody's.
+    match Plan::new(&config(fields(10)), &host) {
+        Err(PlanError::TooFewCpus { vcpus: 5, .. }) => {}
+        other => panic!("{other:?}"),
+    }
+    let plan = plan(fields(4), &host);
     assert_eq!(plan.memory.pages.len(), 2);
     let cores: IdSet = pins(&plan).iter().map(|cpu| cpu % 16).collect();
     assert_eq!(cores.len(), 4, "two vCPUs share a core: {:?}", pins(&plan));
@@ -160,6 +190,27 @@ fn berth_stays_in_the_vcpus_package() {
     });
     let plan = plan(vcpus(2), &host);
     assert_eq!((pins(&plan), plan.vmm_cpus), (vec![2, 3], vec![5]));
+}
+
+/// Seven vCPUs have room in two caches of four, or in one of those and two of two.
+#[test]
+fn as_few_caches_as_can_be_are_taken() {
+    let mut host = Shape::new("caches", &[(0, "0-13", 64)], Smt::Off, Some(0)).into_host();
+    host.cpus.l3_caches = ["0-1", "2-3", "4-5", "6-9", "10-13"].map(ids).into();
+    host.process.cpus = ids("2-13");
+    let plan = plan(vcpus(7), &host);
+    assert_eq!(pins(&plan), [6, 7, 8, 9, 10, 11, 12]);
+    assert_eq!(plan.locality.l3_caches, ["6-9", "10-13"].map(ids));
+}
+
+#[test]
+fn the_fastest_kind_with_room_is_taken() {
+    let host = three_caches(|host| {
+        let kind = |name: &str, cpus| CoreKind { name: name.to_owned(), cpus: ids(cpus) };
+        host.cpus.core_kinds = vec![kind("fast cores", "6-9"), kind("slow cores", "0-5")];
+    });
+    assert_eq!(pins(&plan(vcpus(2), &host)), [6, 7]);
+    assert_eq!(pins(&plan(vcpus(5), &host)), [1, 2, 3, 4, 5]);
 }
 
 #[test]

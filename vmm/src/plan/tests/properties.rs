@@ -20,18 +20,19 @@ fn some(count: u32) -> impl Strategy<Value = IdSet> {
     subsequence(all, 0..=length).prop_map(|ids| ids.into_iter().collect())
 }
 
-/// CPUs of the nodes, 0 to 8 each, one after the other.
+/// CPUs of the nodes, 0 to 16 each, one after the other.
 fn nodes() -> impl Strategy<Value = Vec<(u32, String, u64)>> {
-    prop::collection::vec((0u32..=8, select(vec![0u64, 8, 64])), 1..=4).prop_map(|sizes| {
-        let mut first = 0;
-        let node = |(id, (cpus, gib)): (usize, (u32, u64))| {
-            let all: IdSet = (first..first + cpus).collect();
-            first += cpus;
-            let list = if cpus == 0 { String::new() } else { all.to_string() };
-            (id as u32 * 2, list, gib)
-        };
-        sizes.into_iter().enumerate().map(node).collect()
-    })
+    prop::collection::vec((select(vec![0, 1, 3, 6, 8, 12, 16]), select(vec![0u64, 8, 64])), 1..=4)
+        .prop_map(|sizes| {
+            let mut first = 0;
+            let node = |(id, (cpus, gib)): (usize, (u32, u64))| {
+                let all: IdSet = (first..first + cpus).collect();
+                first += cpus;
+                let list = if cpus == 0 { String::new() } else { all.to_string() };
+                (id as u32 * 2, list, gib)
+            };
+            sizes.into_iter().enumerate().map(node).collect()
+        })
 }
 
 fn machine(pid: u32) -> impl Strategy<Value = RunningMachine> {
@@ -93,7 +94,9 @@ fn host() -> impl Strategy<Value = HostProfile> {
     let smt = select(vec![Smt::Off, Smt::Adjacent, Smt::Apart(8), Smt::Apart(4)]);
     let place = select(vec![None, Some(0), Some(2), Some(4), Some(99)]);
     let facts = (nodes(), smt, prop::collection::vec(place, 1..=3), near());
-    let sets = (some(32), some(32), some(8), prop::option::of((machine(3), machine(7))));
+    // Of many isolated CPUs, or of none, because little would ever fit next to them.
+    let isolated = prop_oneof![1 => some(32), 2 => Just(IdSet::default())];
+    let sets = (some(32), isolated, some(8), prop::option::of((machine(3), machine(7))));
     (facts, sets).prop_map(|((nodes, smt, places, near), (denied, isolated, offline, machines))| {
         let nodes: Vec<(u32, &str, u64)> =
             nodes.iter().map(|(id, cpus, gib)| (*id, cpus.as_str(), *gib)).collect();
