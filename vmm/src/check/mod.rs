@@ -7,6 +7,7 @@
 mod binding;
 mod code;
 mod cpu;
+mod cpu_power;
 mod device;
 mod display;
 mod finding;
@@ -132,7 +133,7 @@ fn ready(config: &Config, host: &HostProfile) -> HostProfile {
 }
 
 /// Every check, in the order in which a person would make them.
-const CHECKS: [fn(&Case) -> Vec<Finding>; 14] = [
+const CHECKS: [fn(&Case) -> Vec<Finding>; 15] = [
     cpu::check,
     kernel::check,
     iommu::check,
@@ -144,6 +145,7 @@ const CHECKS: [fn(&Case) -> Vec<Finding>; 14] = [
     memory::check,
     limits::check,
     placement::check,
+    cpu_power::check,
     host_interrupts::landing,
     memory::host,
     plan,

@@ -6,8 +6,8 @@ use berth_devices::pci::Bdf;
 use serde::Serialize;
 
 use super::{
-    Functions, HostError, HostProfile, IOMMU_GROUPS, KernelLog, Modules, PCI_DRIVERS, Query, Root,
-    Settings, System, Taking, query::Candidates,
+    CpuPower, Functions, HostError, HostProfile, IOMMU_GROUPS, KernelLog, Modules, PCI_DRIVERS,
+    Query, Root, Settings, System, Taking, query::Candidates,
 };
 
 /// What `berth check` judges.
@@ -17,6 +17,8 @@ pub struct Facts {
     pub host: HostProfile,
     /// The operating system.
     pub system: System,
+    /// What the kernel does to save power on CPUs.
+    pub cpu_power: CpuPower,
     /// Kernel modules.
     pub modules: Modules,
     /// The kernel's settings.
@@ -77,6 +79,7 @@ impl Facts {
             modules: Modules::read(root, &system.release, &modaliases),
             settings: Settings::read(root, interrupts, groups),
             log: KernelLog::read(root),
+            cpu_power: CpuPower::read(root, &host.cpus.online),
             lacks: root.lacks(),
             live: root.is_live(),
             devices: devices.to_vec(),

@@ -332,6 +332,15 @@ pub enum PlanError {
         allowed: IdSet,
     },
 
+    /// A CPU is in a cpuset partition that berth is not in.
+    #[error(
+        "placement.cpus names CPU {cpu}, which a cpuset partition of other processes has to itself"
+    )]
+    CpuPartitioned {
+        /// The CPU.
+        cpu: u32,
+    },
+
     /// The kernel has no pools of this page size.
     #[error("the host's kernel has no pool of {size} pages")]
     NoPool {

@@ -130,6 +130,11 @@ impl PlanError {
             Self::CpuNotAllowed { .. } => {
                 Some("widen berth's affinity (taskset) or cpuset.cpus of its cgroup".to_owned())
             }
+            Self::CpuPartitioned { .. } => Some(
+                "name other CPUs, or start berth in that partition's control group: `grep . \
+                 /sys/fs/cgroup/*/cpuset.cpus.partition` lists partitions"
+                    .to_owned(),
+            ),
             Self::NoPool { size: PageSize::Size1G, gigabyte_pages: Some(false) } => Some(
                 "the CPUs have no 1 GiB pages (pdpe1gb): set memory.page_size to \"2M\"".to_owned(),
             ),

@@ -13,10 +13,11 @@ mod help;
 mod interrupts;
 mod iommu;
 mod limits;
+mod locality;
 mod memory;
 mod numa;
 mod pci;
-mod peers;
+mod peer_to_peer;
 mod placement;
 mod query;
 mod resets;
@@ -33,6 +34,7 @@ use serde::{Serialize, Serializer};
 pub use device_choice::choose;
 pub use error::PlanError;
 pub use iommu::IommuPlan;
+pub use locality::{KindShare, Locality};
 pub use numa::NumaPlan;
 pub use pci::{BarPlan, FunctionPlan, PciPlan, PortPlan, RomPlan, RootPlan};
 pub use shortfalls::Shortfall;
@@ -52,6 +54,8 @@ pub struct Plan {
     pub memory: MemoryPlan,
     /// One entry per vCPU, by index.
     pub vcpus: Vec<VcpuPlan>,
+    /// What the vCPUs' CPUs have in common.
+    pub locality: Locality,
     /// Host CPUs for berth's own threads.
     pub vmm_cpus: Vec<u32>,
     /// CPUs of the machine's nodes that it leaves to others.
@@ -96,13 +100,14 @@ impl Plan {
         let numa = NumaPlan::new(&memory.pages, &placement.vcpus, nodes);
         let mut pci = pci::plan(&assigned, host, &memory, &numa, &mut notes)?;
         iommu::note_out_of_reach(&iommu, host, &pci, &mut notes);
-        pci.largest_peer_bar = peers::largest_bar(config, host, &iommu);
-        peers::note(config, host, &pci, &mut notes);
+        pci.largest_peer_bar = peer_to_peer::largest_bar(config, host, &iommu);
+        peer_to_peer::note(config, host, &pci, &mut notes);
         let limits = limits::plan(config, host, &memory, &pci)?;
         let mut plan = Self {
             name: config.name.as_str().to_owned(),
             boot,
             memory,
+            locality: Locality::of(host, &placement.vcpus),
             vcpus: placement.vcpus,
             vmm_cpus: placement.vmm_cpus,
             avoided: placement.avoided,

@@ -32,6 +32,7 @@ pub(super) fn find(
     let vcpus: IdSet = plan.vcpus.iter().map(|vcpu| vcpu.cpu).collect();
     let mut found = far_devices(config, host, assigned, plan);
     found.extend(far_cpus(config, host, plan));
+    found.extend(plan.locality.shortfalls(config));
     found.extend(shared_with_machines(host, &vcpus));
     found.extend(first_core(host, plan, &vcpus));
     found.extend(own_threads(plan, &vcpus));

@@ -163,6 +163,8 @@ fn roomiest(config: &Config, host: &HostProfile) -> u32 {
         let cpus = node.cpus.intersection(&usable).len();
         (
             node.total > 0 && may_use_memory(host, id),
+            // Memory without CPUs, such as CXL's, is slower: for those who name it.
+            !node.cpus.is_empty(),
             memory::has_room(config.memory.page_size, size, node),
             cpus >= usize::from(config.vcpus.get()),
             Reverse(id),
