@@ -10,11 +10,11 @@ use berth_devices::pci::Bdf;
 use berth_devices::vfio::{FunctionError, IommuBackend, OpenError};
 use vfio_ioctls::VfioError;
 
-use crate::console::ConsoleError;
-use crate::kvm::KvmError;
-use crate::memory::MemoryError;
+use crate::machine::console::ConsoleError;
+use crate::machine::kvm::KvmError;
+use crate::machine::memory::MemoryError;
+use crate::machine::vcpu::VcpuError;
 use crate::sandbox::SandboxError;
-use crate::vcpu::VcpuError;
 
 /// Why a machine could not be built.
 #[derive(Debug, thiserror::Error)]

@@ -3,10 +3,19 @@
 //! Nothing is decided here. Everything that the running machine needs is opened by
 //! [`Machine::build`]; once the guest runs, nothing is opened any more.
 
+mod chipset;
+mod console;
 mod control;
 mod dma;
 mod error;
 mod hierarchy;
+mod kick;
+mod kvm;
+mod limits;
+mod memory;
+mod pin;
+mod steering;
+mod vcpu;
 mod watch;
 
 use std::collections::BTreeSet;
@@ -37,19 +46,15 @@ pub use error::{BuildError, RunError};
 use hierarchy::Fabric;
 use watch::{Watch, Watched};
 
-use crate::chipset::{self, Chipset};
-use crate::console::{Console, Input, Keyboard, SerialConsole};
 use crate::exit::Exit;
-use crate::kick;
-use crate::kvm::{BAR_SLOTS, RAM_SLOTS, Vm};
-use crate::limits;
-use crate::memory;
-use crate::pin;
 use crate::placement_lock::PlacementLock;
 use crate::plan::{BootPlan, FunctionPlan, PciPlan, Plan, VcpuPlan};
 use crate::sandbox::{Filter, Mode, Role};
-use crate::steering::Steering;
-use crate::vcpu::{self, Ended, Shared, VcpuThread};
+use chipset::Chipset;
+use console::{Console, Input, Keyboard, SerialConsole};
+use kvm::{BAR_SLOTS, RAM_SLOTS, Vm};
+use steering::Steering;
+use vcpu::{Ended, Shared, VcpuThread};
 
 /// A machine that is ready to run.
 ///
@@ -120,7 +125,7 @@ impl Machine {
         let pinned = pin::pin_this_thread(&plan.vmm_cpus);
         pinned.map_err(BuildError::system("choose the CPUs of its own threads"))?;
         let filter = Filter::new(Role::Interrupts, mode)?;
-        let steering = Steering::start(&plan.interrupts, &plan.vmm_cpus, &filter);
+        let steering = Steering::start(&plan.pci.functions, &plan.vmm_cpus, &filter);
         let steering = steering.map_err(BuildError::system("start what steers interrupts"))?;
         let threads = reserve_cpus(&plan)?;
         drop(placement_lock);

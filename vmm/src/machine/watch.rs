@@ -232,5 +232,4 @@ fn forget(eventfd: Option<&EventFd>) {
 }
 
 #[cfg(test)]
-#[path = "watch_tests.rs"]
 mod tests;

@@ -8,8 +8,8 @@ use event_manager::EventOps;
 use super::RunError;
 use super::event_loop::{Readiness, Subscriber, unwatch, watch};
 use super::shutdown::Request;
-use crate::console::{self, Input, SerialConsole};
 use crate::exit::Exit;
+use crate::machine::console::{self, Input, SerialConsole};
 
 /// Bytes that are read ahead of the guest, as many as a terminal holds for a process that does not
 /// read (`N_TTY_BUF_SIZE`, drivers/tty/n_tty.c).
@@ -138,7 +138,7 @@ mod tests {
     use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
     use super::*;
-    use crate::console::Output;
+    use crate::machine::console::Output;
     use crate::machine::control::event_loop::EventLoop;
 
     fn serial() -> SerialConsole {

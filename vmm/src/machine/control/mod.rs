@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::{Machine, RunError};
 use crate::exit::Exit;
-use crate::vcpu::{ExitCounts, Shared, VcpuThread};
+use crate::machine::vcpu::{ExitCounts, Shared, VcpuThread};
 use console::ConsoleInput;
 use devices::Devices;
 use event_loop::EventLoop;
@@ -55,9 +55,6 @@ pub fn supervise(machine: &mut Machine) -> Result<Exit, RunError> {
     loop {
         let requests = events.wait(shutdown.deadline())?;
         let now = Instant::now();
-        if let Some(exit) = shutdown.expire(now) {
-            return Ok(exit);
-        }
         for request in requests {
             match shutdown.follow(request, now) {
                 Action::End(exit) => return Ok(exit),
@@ -67,6 +64,10 @@ pub fn supervise(machine: &mut Machine) -> Result<Exit, RunError> {
                     }
                 }
             }
+        }
+        // A guest that has ended in its last moment has ended in time.
+        if let Some(exit) = shutdown.expire(now) {
+            return Ok(exit);
         }
     }
 }

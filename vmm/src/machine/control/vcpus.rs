@@ -9,7 +9,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::RunError;
 use super::event_loop::{Subscriber, watch};
 use super::shutdown::Request;
-use crate::vcpu::Ended;
+use crate::machine::vcpu::Ended;
 
 /// The last words of the vCPUs, of which the first ends the machine.
 pub struct Vcpus<'a> {

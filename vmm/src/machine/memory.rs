@@ -16,7 +16,7 @@ use rustix::mm::{Advice, madvise, mlock};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 
-use crate::pin;
+use crate::machine::pin;
 use crate::plan::{MemoryPlan, VcpuPlan};
 use crate::units::PageSize;
 

@@ -10,10 +10,10 @@ use kvm_bindings::kvm_run;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::chipset::Chipset;
 use crate::exit::Exit;
-use crate::kick::{self, KickTarget};
-use crate::pin;
+use crate::machine::chipset::Chipset;
+use crate::machine::kick::{self, KickTarget};
+use crate::machine::pin;
 use crate::sandbox::Filter;
 
 /// Exits to user space, by reason: the price of what the kernel does not do alone.
@@ -257,7 +257,7 @@ mod tests {
     use berth_arch::layout;
 
     use super::*;
-    use crate::chipset::tests::chipset;
+    use crate::machine::chipset::tests::chipset;
 
     #[derive(Clone, Default)]
     struct Screen(Arc<Mutex<Vec<u8>>>);

@@ -94,7 +94,7 @@ mod tests {
     /// the serial port for ever, and with it the thread that ends the machine.
     #[test]
     fn a_stalled_reader_leaves_the_port_to_others() {
-        crate::kick::prepare().expect("a handler can be installed");
+        crate::machine::kick::prepare().expect("a handler can be installed");
         let (reader, writer) = io::pipe().expect("a pipe");
         let output = Output::from(File::from(OwnedFd::from(writer)));
         let console = Arc::new(SerialConsole::new(eventfd(), output).expect("a console"));

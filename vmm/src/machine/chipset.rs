@@ -12,8 +12,8 @@ use berth_devices::pci::{Segment, Space};
 use berth_devices::power::{PowerRegisters, PowerRequest};
 use berth_devices::serial;
 
-use crate::console::SerialConsole;
 use crate::exit::Exit;
+use crate::machine::console::SerialConsole;
 
 /// The serial console's interrupt.
 pub const SERIAL_GSI: Gsi = Gsi(layout::COM1_GSI);
@@ -119,7 +119,7 @@ pub mod tests {
     use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
     use super::*;
-    use crate::console::Output;
+    use crate::machine::console::Output;
 
     /// A machine's chipset with the host bridge for the only function, and `screen` behind the
     /// console.

@@ -138,14 +138,14 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(10);
         while !thread.is_finished() {
             assert!(Instant::now() < deadline, "kicks do not end the write");
-            crate::kick::kick(thread);
+            crate::machine::kick::kick(thread);
             thread::sleep(Duration::from_millis(1));
         }
     }
 
     #[test]
     fn a_kick_ends_a_write_that_nobody_reads() {
-        crate::kick::prepare().expect("a handler can be installed");
+        crate::machine::kick::prepare().expect("a handler can be installed");
         let (_reader, output) = pipe();
         let thread = thread::spawn(move || {
             output.queue().write_all(&[0; 1 << 20]).expect("a queue takes all");
