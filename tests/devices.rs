@@ -29,7 +29,7 @@ pub const SMALL: &str = "0000:08:00.0";
 const VIRTUAL_FUNCTION: &str = "0000:01:10.0";
 
 /// The last of the names that a port's services have in `/proc/interrupts`.
-const PORT_INTERRUPT: &str = "^(PME|pciehp)$";
+const PORT_INTERRUPT: &str = "^(PME|aerdrv|pciehp)$";
 
 /// Blocks of 1 MiB that go to the drive and back.
 const PATTERN_MIB: u64 = 4;
