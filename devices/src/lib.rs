@@ -4,8 +4,12 @@
 //! [`vfio::VfioPort`] to VFIO. Behind them all PCI, MSI-X and configuration space logic runs
 //! without hardware, against the fakes.
 
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
+#![warn(clippy::missing_errors_doc, clippy::must_use_candidate)]
+
 #[cfg(any(test, feature = "fakes"))]
 #[cfg_attr(not(test), allow(dead_code, reason = "tests use all of it"))]
+#[cfg_attr(not(test), allow(clippy::cast_possible_truncation, reason = "numbers of a test"))]
 mod fake;
 pub mod irq;
 pub mod panic_port;

@@ -22,6 +22,7 @@ impl PanicPort {
     }
 
     /// Returns whether the guest has ended in a panic.
+    #[must_use]
     pub fn write(self, data: &[u8]) -> bool {
         data.first().is_some_and(|events| events & PANICKED != 0)
     }

@@ -33,11 +33,15 @@ impl PowerRegisters {
     pub const CONTROL_LENGTH: u16 = 2;
 
     /// `sci` raises the system control interrupt.
+    #[must_use]
     pub fn new(sci: EventFd) -> Self {
         Self { status: 0, enable: 0, sci }
     }
 
     /// Presses the power button.
+    ///
+    /// # Errors
+    /// The interrupt cannot be raised.
     pub fn press_button(&mut self) -> io::Result<()> {
         self.status |= POWER_BUTTON;
         self.raise()
@@ -51,6 +55,9 @@ impl PowerRegisters {
     }
 
     /// Writes the event block: ones clear status bits, enable bits are kept.
+    ///
+    /// # Errors
+    /// The interrupt cannot be raised; the registers are written.
     pub fn write_event(&mut self, offset: u16, data: &[u8]) -> io::Result<()> {
         for (at, byte) in (offset..).zip(data) {
             let shifted = u16::from(*byte) << (8 * (at % 2));

@@ -27,6 +27,7 @@ pub struct SerialPort {
 
 impl SerialPort {
     /// `irq` raises its interrupt.
+    #[must_use]
     pub fn new(irq: EventFd, out: Box<dyn Write + Send>) -> Self {
         Self { serial: Serial::new(IrqTrigger(irq), out), out_failed: false }
     }
@@ -52,6 +53,7 @@ impl SerialPort {
     }
 
     /// Room for input, in bytes.
+    #[must_use]
     pub fn room(&self) -> usize {
         self.serial.fifo_capacity()
     }

@@ -18,9 +18,11 @@ use super::{Output, artefacts, logs};
 /// Scripts that can run at the same time.
 const PORTS: usize = 3;
 
-/// Limit of the first script on a port; together with the grace that [`Agent::run`] adds it is
-/// what a boot may take. Booting takes 7 s on two idle cores.
-const FIRST_ANSWER: Duration = Duration::from_secs(5);
+/// What a boot may take. It takes 7 s on two idle cores.
+const FIRST_ANSWER: Duration = Duration::from_secs(90);
+
+/// How Linux reports that a CPU got nowhere: another one sees it, or itself once it goes on.
+const STALLS: [&str; 2] = ["detected stalls on CPUs", "self-detected stall on CPU"];
 
 /// A boot may have to be tried again: QEMU 10.0's software CPUs can lose a write to their local
 /// APIC's registers in memory while the PCI devices' memory is being moved about. When that is
@@ -82,7 +84,7 @@ impl L1 {
     fn connect(&self) -> Result<()> {
         for port in 0..PORTS {
             let mut agent = Agent::connect(&self.folder.join(format!("agent.{port}")))?;
-            agent.run("true", &[], FIRST_ANSWER)?;
+            agent.first_answer(FIRST_ANSWER, || self.has_stalled())?;
             self.idle.lock().expect("no panic while held").push(agent);
         }
         Ok(())
@@ -163,6 +165,12 @@ impl L1 {
         let mut qemu = self.qemu.lock().expect("no panic while held");
         let _ = qemu.kill();
         let _ = qemu.wait();
+    }
+
+    fn has_stalled(&self) -> bool {
+        let console = std::fs::read(log_of(&self.folder, "console")).unwrap_or_default();
+        let console = String::from_utf8_lossy(&console);
+        STALLS.iter().any(|stall| console.contains(stall))
     }
 
     /// What QEMU's CPUs wait for: a stalled host can only be understood from outside.

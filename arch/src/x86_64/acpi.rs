@@ -43,7 +43,6 @@ impl AcpiTables {
     /// [`layout::ACPI_TABLES`].
     ///
     /// # Panics
-    ///
     /// If `numa` does not have one domain per vCPU, or if `start` is out of its range: both are
     /// mistakes in the program.
     #[must_use]
@@ -131,7 +130,7 @@ fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
     /// Otherwise guests poll ports 0x70 and 0x71 for a clock that never ticks.
     const NO_CMOS_RTC: u16 = 1 << 5;
     /// More than 100 us says that there is no C2, more than 1,000 us that there is no C3.
-    const NO_SUCH_C_STATE: u16 = 0xFFFF;
+    const NO_SUCH_C_STATE: u16 = 0xffff;
 
     let io = |port: u16, bits: u8, access| {
         GAS::new(AddressSpace::SystemIo, bits, 0, access, u64::from(port))
@@ -146,11 +145,12 @@ fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
         .flag(Flags::SlpButton)
         .flag(Flags::FixRtc)
         .flag(Flags::ResetRegSup);
+    let pointer = |table: u64| u32::try_from(table).expect("tables lie below 4 GiB");
     // A 32-bit and a 64-bit FACS pointer exclude each other; the DSDT may have both.
-    fadt.firmware_ctrl = (facs as u32).into();
-    fadt.dsdt = (dsdt as u32).into();
+    fadt.firmware_ctrl = pointer(facs).into();
+    fadt.dsdt = pointer(dsdt).into();
     fadt.x_dsdt = dsdt.into();
-    fadt.sci_int = (layout::SCI_GSI as u16).into();
+    fadt.sci_int = u16::from(layout::SCI_IRQ).into();
     fadt.pm1a_evt_blk = u32::from(layout::PM1A_EVENT).into();
     fadt.pm1_evt_len = 4;
     fadt.x_pm1a_evt_blk = io(layout::PM1A_EVENT, 32, AccessSize::WordAccess);

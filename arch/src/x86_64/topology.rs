@@ -24,7 +24,6 @@ impl Topology {
     /// threads a core, vCPU 0 and 1 share core 0.
     ///
     /// # Panics
-    ///
     /// If any of them is 0: there is no machine without CPUs, and plans refuse it earlier.
     #[must_use]
     pub fn new(sockets: u32, cores: u32, threads: u32) -> Self {
@@ -40,7 +39,6 @@ impl Topology {
     /// numbered from 0, and vCPU 0 is the first of all.
     ///
     /// # Panics
-    ///
     /// If there is no vCPU, if two have one place, or if vCPU 0 is not the first: mistakes in the
     /// program.
     #[must_use]
@@ -62,7 +60,7 @@ impl Topology {
     /// Number of vCPUs.
     #[must_use]
     pub fn vcpus(&self) -> u32 {
-        self.places.len() as u32
+        u32::try_from(self.places.len()).expect("APIC IDs have 32 bits")
     }
 
     /// Threads of the core that has most.

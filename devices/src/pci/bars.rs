@@ -21,16 +21,25 @@ impl Bar {
     pub const COUNT: usize = 7;
 
     /// Checks the range, 0..=5.
+    #[must_use]
     pub const fn new(index: u8) -> Option<Self> {
         if index < 6 { Some(Self(index)) } else { None }
     }
 
     /// 0..=5, and 6 for the expansion ROM.
+    #[must_use]
     pub const fn index(self) -> usize {
         self.0 as usize
     }
 
+    /// The same, as the kernel counts regions.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self.0
+    }
+
     /// Offset of the register in configuration space.
+    #[must_use]
     pub const fn register(self) -> u16 {
         if self.0 == Self::ROM.0 { ROM_ADDRESS } else { BAR0 + 4 * self.0 as u16 }
     }
@@ -56,6 +65,7 @@ pub enum BarKind {
 
 impl BarKind {
     /// From the lowest bits of the register.
+    #[must_use]
     pub fn from_register(low: u32) -> Self {
         let prefetchable = low & BAR_PREFETCHABLE != 0;
         match low {
@@ -66,6 +76,7 @@ impl BarKind {
     }
 
     /// The register's read-only low bits.
+    #[must_use]
     pub fn low_bits(self) -> u32 {
         let flag = |prefetchable| if prefetchable { BAR_PREFETCHABLE } else { 0 };
         match self {
@@ -157,11 +168,15 @@ impl Maps {
 
 impl BarRoutes {
     /// No BARs yet in these windows.
+    #[must_use]
     pub fn new(windows: Vec<(Space, Range<u64>)>) -> Self {
         Self { windows, maps: RwLock::default() }
     }
 
     /// Lets `bar` answer at `range`, or changes nothing.
+    ///
+    /// # Errors
+    /// The range lies in no window of its space, or another BAR answers in it.
     pub fn insert(
         &self,
         space: Space,

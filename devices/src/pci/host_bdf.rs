@@ -80,12 +80,12 @@ impl FromStr for HostBdf {
                 (1..=digits).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_hexdigit());
             plain.then(|| u32::from_str_radix(part, 16).ok()).flatten()
         };
+        let byte = |part: &str, digits: usize| u8::try_from(hex(part, digits)?).ok();
         let parse = || {
             let (rest, function) = text.rsplit_once('.')?;
             let (rest, device) = rest.rsplit_once(':')?;
             let (domain, bus) = rest.rsplit_once(':').unwrap_or(("0", rest));
-            let (bus, device, function) = (hex(bus, 2)?, hex(device, 2)?, hex(function, 1)?);
-            HostBdf::new(hex(domain, 8)?, bus as u8, device as u8, function as u8)
+            HostBdf::new(hex(domain, 8)?, byte(bus, 2)?, byte(device, 2)?, byte(function, 1)?)
         };
         parse().ok_or_else(|| ParseBdfError(text.to_owned()))
     }
@@ -116,6 +116,14 @@ mod tests {
             "41:00.0".parse::<HostBdf>().map(|b| b.to_string()),
             Ok("0000:41:00.0".to_owned())
         );
+    }
+
+    #[test]
+    fn an_address_has_its_parts() {
+        let bdf: HostBdf = "10000:e1:1f.7".parse().expect("an address");
+        let parts = (bdf.domain(), bdf.bus(), bdf.device(), bdf.function());
+        assert_eq!(parts, (0x1_0000, 0xe1, 0x1f, 7));
+        assert_eq!(HostBdf::new(0x1_0000, 0xe1, 0x1f, 7), Some(bdf));
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub struct MsixCapability {
 
 impl MsixCapability {
     /// Reads the capability at `offset`; `None` when it names a BAR that cannot exist.
+    #[must_use]
     pub fn parse(config: &[u8], offset: u16) -> Option<Self> {
         let place = |register: u16| {
             let value = read_u32(config, offset + register);
@@ -43,11 +44,13 @@ impl MsixCapability {
     }
 
     /// Bytes of the table in its BAR.
+    #[must_use]
     pub fn table(&self) -> Range<u64> {
         self.table_offset..self.table_offset + u64::from(self.vectors) * ENTRY_SIZE
     }
 
     /// What is at `offset` of `bar`, if it is not the device's own.
+    #[must_use]
     pub fn part(&self, bar: Bar, offset: u64) -> Option<MsixPart> {
         let (table, pba) = (self.table(), self.pba());
         if bar == self.table_bar && table.contains(&offset) {
@@ -58,6 +61,7 @@ impl MsixCapability {
     }
 
     /// Bytes of the pending bits in their BAR; 64 vectors to a quadword.
+    #[must_use]
     pub fn pba(&self) -> Range<u64> {
         self.pba_offset..self.pba_offset + u64::from(self.vectors).div_ceil(64) * 8
     }
@@ -89,16 +93,19 @@ pub struct MsixTable {
 
 impl MsixTable {
     /// A table out of reset.
+    #[must_use]
     pub fn new(vectors: u16) -> Self {
         Self { words: [0, 0, 0, VECTOR_MASKED].repeat(usize::from(vectors)) }
     }
 
     /// Vectors.
+    #[must_use]
     pub fn len(&self) -> u16 {
-        (self.words.len() / 4) as u16
+        u16::try_from(self.words.len() / 4).expect("at most 2,048 vectors")
     }
 
     /// Never: a table has at least one vector.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.words.is_empty()
     }
@@ -107,6 +114,7 @@ impl MsixTable {
     ///
     /// # Panics
     /// `vector` is not below [`Self::len`].
+    #[must_use]
     pub fn entry(&self, vector: u16) -> TableEntry {
         let words = &self.words[usize::from(vector) * 4..][..4];
         TableEntry {
@@ -149,7 +157,8 @@ impl MsixTable {
             };
             end = index + 1;
         }
-        if end == first { 0..0 } else { (first / 4) as u16..end.div_ceil(4) as u16 }
+        let vector = |index| u16::try_from(index).expect("the table has at most 2,048 vectors");
+        if end == first { 0..0 } else { vector(first / 4)..vector(end.div_ceil(4)) }
     }
 }
 
@@ -157,9 +166,8 @@ impl MsixTable {
 pub fn read_pba(vectors: u16, offset: u64, data: &mut [u8], pending: impl Fn(u16) -> bool) {
     for (at, byte) in (offset..).zip(data) {
         let bit = |n: u64| {
-            let vector =
-                at.checked_mul(8).map(|first| first + n).filter(|v| *v < u64::from(vectors));
-            vector.is_some_and(|vector| pending(vector as u16))
+            let vector = at.checked_mul(8).and_then(|first| u16::try_from(first + n).ok());
+            vector.is_some_and(|vector| vector < vectors && pending(vector))
         };
         *byte = (0..8).map(|n| u8::from(bit(n)) << n).sum();
     }
@@ -227,7 +235,7 @@ mod tests {
         /// Returns which vectors were touched.
         fn write(&mut self, offset: u64, data: &[u8]) -> Vec<u16> {
             let mut touched = Vec::new();
-            if offset % 4 != 0 || data.len() % 4 != 0 {
+            if offset & 3 != 0 || data.len() & 3 != 0 {
                 return touched;
             }
             for (at, word) in (offset..).step_by(4).zip(data.chunks(4)) {

@@ -22,6 +22,7 @@ pub struct BusNumbers {
 
 impl BusNumbers {
     /// A port with one bus behind it.
+    #[must_use]
     pub fn new(secondary: u8) -> Self {
         Self { home: secondary, now: AtomicU16::new(u16::from_le_bytes([secondary; 2])) }
     }
@@ -49,6 +50,7 @@ pub struct RootBus {
 
 impl RootBus {
     /// A root bus with the first number of `buses`.
+    #[must_use]
     pub fn new(buses: RangeInclusive<u8>, ports: Vec<Arc<BusNumbers>>) -> Self {
         Self { buses, ports }
     }
@@ -60,6 +62,7 @@ impl RootBus {
     /// its secondary bus into one that only device 0 answers (PCI Express Base 6.0, section
     /// 7.3.3; 7.3.1 for device 0). Ports of a sane guest do not overlap; of others the first one
     /// takes the access.
+    #[must_use]
     pub fn route(&self, target: RoutedBdf) -> Option<GuestBdf> {
         let bus = target.bus();
         if !self.buses.contains(&bus) {

@@ -22,7 +22,7 @@ struct Port {
     port: Mutex<RootPort>,
 }
 
-/// All functions of a segment, each under its own lock, and the address register of port 0xCF8.
+/// All functions of a segment, each under its own lock, and the address register of port 0xcf8.
 ///
 /// Functions are named by the address that they have when the machine starts, in [`BarRoutes`]
 /// too; [`RootBus`] finds the name for the address that the guest uses now.
@@ -138,7 +138,7 @@ impl Segment {
         self.config_write(ecam_target(offset), (offset & 0xfff) as u16, EXTENDED_CONFIG_SIZE, data);
     }
 
-    /// Reads port 0xCF8 + `port`, 0..=7.
+    /// Reads port 0xcf8 + `port`, 0..=7.
     pub fn port_read(&self, port: u16, data: &mut [u8]) {
         match port {
             0 if data.len() == 4 => data.copy_from_slice(&self.address().to_le_bytes()),
@@ -152,7 +152,7 @@ impl Segment {
         }
     }
 
-    /// Writes port 0xCF8 + `port`, 0..=7. The address register takes whole words only.
+    /// Writes port 0xcf8 + `port`, 0..=7. The address register takes whole words only.
     pub fn port_write(&self, port: u16, data: &[u8]) {
         match (port, data) {
             (0, &[a, b, c, d]) => *self.address() = u32::from_le_bytes([a, b, c, d]),

@@ -20,9 +20,10 @@ pub enum Region {
 
 impl Region {
     /// VFIO's region index.
+    #[must_use]
     pub fn index(self) -> u32 {
         match self {
-            Self::Bar(bar) => bar.index() as u32,
+            Self::Bar(bar) => bar.number().into(),
             Self::Config => vfio_bindings::bindings::vfio::VFIO_PCI_CONFIG_REGION_INDEX,
         }
     }
@@ -45,6 +46,7 @@ pub enum IrqKind {
 
 impl IrqKind {
     /// VFIO's interrupt index.
+    #[must_use]
     pub fn index(self) -> u32 {
         use vfio_bindings::bindings::vfio;
         match self {
@@ -89,6 +91,7 @@ pub struct DeviceProfile {
 
 impl DeviceProfile {
     /// The device's own interrupt pin, 1..=4 for INTA..INTD, when it can be used.
+    #[must_use]
     pub fn interrupt_pin(&self) -> Option<u8> {
         let pin = self.config.get(usize::from(INTERRUPT_PIN)).copied();
         pin.filter(|pin| self.has_intx && (1..=4).contains(pin))

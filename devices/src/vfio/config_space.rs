@@ -25,6 +25,9 @@ use crate::pci::{Bar, BarKind, BarSpec, ConfigSpace};
 const HIDDEN_EXTENDED: [u16; 7] =
     [EXT_ARI, EXT_ATS, EXT_SRIOV, EXT_PRI, EXT_RESIZABLE_BAR, EXT_PASID, EXT_VF_RESIZABLE_BAR];
 
+/// Where configuration space ends.
+const EXTENDED_END: u16 = 0x1000;
+
 /// Bytes that an expansion ROM's register can at least say, and an expansion ROM has at most
 /// (PCI Local Bus 3.0, section 6.2.5.2).
 const ROM_MINIMUM: u64 = 2 << 10;
@@ -119,18 +122,18 @@ fn relink(
     for capability in found.iter().filter(|c| hidden(c)) {
         let behind = found.iter().map(|c| c.offset).filter(|o| *o > capability.offset).min();
         // MSI with 64-bit address and per-vector masking, the longest of those hidden, has 24 bytes.
-        let end = behind.unwrap_or(CONFIG_SIZE as u16).min(capability.offset + 24);
+        let end = behind.unwrap_or(EXTENDED).min(capability.offset + 24);
         space.fix(capability.offset, &vec![0; usize::from(end - capability.offset)]);
     }
     let visible: Vec<u16> = found.iter().filter(|c| !hidden(c)).map(|c| c.offset).collect();
     let mut pointer = CAPABILITY_POINTER;
     for next in visible.iter().chain([&0]) {
-        space.fix(pointer, &[*next as u8]);
+        space.fix(pointer, &next.to_le_bytes()[..1]);
         pointer = next + 1;
     }
     if visible.is_empty() {
         let status = raw.get(usize::from(STATUS)).copied().unwrap_or(0);
-        let list = STATUS_CAPABILITY_LIST as u8;
+        let list = STATUS_CAPABILITY_LIST.to_le_bytes()[0];
         // Only the list's bit matters in this byte; the others in it are read-only.
         space.fix(STATUS, &[status & !list]);
     }
@@ -144,7 +147,7 @@ fn relink_extended(space: &mut ConfigSpace, found: &[ExtendedCapability]) {
     for capability in found.iter().filter(|c| hidden(c)) {
         let behind = found.iter().map(|c| c.offset).filter(|o| *o > capability.offset).min();
         // SR-IOV, the longest of those hidden, has 64 bytes.
-        let end = behind.unwrap_or(EXTENDED_CONFIG_SIZE as u16).min(capability.offset + 64);
+        let end = behind.unwrap_or(EXTENDED_END).min(capability.offset + 64);
         space.fix(capability.offset, &vec![0; usize::from(end - capability.offset)]);
     }
     let visible: Vec<&ExtendedCapability> = found.iter().filter(|c| !hidden(c)).collect();

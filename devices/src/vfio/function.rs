@@ -53,6 +53,10 @@ pub struct VfioFunction {
 impl VfioFunction {
     /// Puts an opened device, which has been reset, onto the bus. `slots` are memory slots that
     /// nobody else uses; one is taken per directly mapped part of a BAR.
+    ///
+    /// # Errors
+    /// The plan and the host disagree over a BAR, it cannot be mapped, its interrupts cannot be
+    /// prepared, or the device does not answer. An interrupt pin that cannot be had is no error.
     pub fn new(
         device: Box<dyn VfioPort>,
         place: &FunctionSite,
@@ -105,6 +109,9 @@ impl VfioFunction {
     }
 
     /// Asks the host's kernel to speak up when the device fails or is wanted back.
+    ///
+    /// # Errors
+    /// An eventfd cannot be made, or VFIO does not take it.
     pub fn notifications(&self) -> io::Result<Notifications> {
         let bind = |kind, present: bool| {
             let bound = || {

@@ -85,6 +85,7 @@ pub struct Machine {
 
 impl Machine {
     /// Two functions, one whose MSI-X can grow and one whose cannot, and one behind a port.
+    #[must_use]
     #[expect(clippy::new_without_default, reason = "a machine under test is no plain value")]
     pub fn new() -> Self {
         let journal = Journal::default();

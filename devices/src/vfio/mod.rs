@@ -16,6 +16,7 @@ mod dma;
 mod function;
 mod group;
 #[cfg(any(test, feature = "fakes"))]
+#[cfg_attr(not(test), allow(clippy::cast_possible_truncation, reason = "numbers of a test"))]
 pub mod hostile;
 mod interrupts;
 mod intx;
@@ -29,6 +30,7 @@ mod regions;
 mod reset;
 #[cfg(any(test, feature = "fakes"))]
 #[cfg_attr(not(test), allow(dead_code, reason = "tests use all of it"))]
+#[cfg_attr(not(test), allow(clippy::cast_possible_truncation, reason = "numbers of a test"))]
 pub(crate) mod rig;
 mod rom;
 mod wiring;

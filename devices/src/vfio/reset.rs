@@ -59,12 +59,14 @@ impl ResetMethod {
     ];
 
     /// The kernel's name for it, as in sysfs' `reset_method`, or one alike.
+    #[must_use]
     pub fn name(self) -> &'static str {
         let named = Self::ALL.iter().find(|(method, _)| *method == self);
         named.map_or("", |(_, name)| name)
     }
 
     /// Reads one of the kernel's names.
+    #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         let (method, _) = Self::ALL.iter().find(|(_, known)| *known == name)?;
         Some(*method).filter(|method| !matches!(method, Self::Hot | Self::None))
@@ -72,6 +74,7 @@ impl ResetMethod {
 
     /// What a function's configuration space promises, for hosts whose kernel does not tell:
     /// before Linux 5.15.
+    #[must_use]
     pub fn from_config(config: &[u8]) -> Vec<Self> {
         let (mut own, mut power) = (Vec::new(), Vec::new());
         for (capability, id) in capabilities(config).iter().map(|c| (c.offset, c.id)) {
@@ -87,12 +90,14 @@ impl ResetMethod {
     }
 
     /// Whether it resets a function and nothing else, and all of that.
+    #[must_use]
     pub fn is_functions_own(self) -> bool {
         matches!(self, Self::DeviceSpecific | Self::Acpi | Self::Flr | Self::AfFlr)
     }
 
     /// The best way, of those that the kernel has in its order and of a hot reset, if that is
     /// `possible`.
+    #[must_use]
     pub fn best(kernel: &[Self], possible: bool) -> Self {
         match kernel.first() {
             Some(first) if first.is_functions_own() => *first,
@@ -148,10 +153,13 @@ impl FlrBit {
 }
 
 fn flr_bit(config: &[u8], id: u8, capability: u16) -> Option<FlrBit> {
-    let advanced = || read_u16(config, capability + ADVANCED_CAPABLE) as u8;
+    let advanced = || read_u16(config, capability + ADVANCED_CAPABLE).to_le_bytes()[0];
     match id {
         CAP_EXPRESS if read_u32(config, capability + EXPRESS_DEVICE) & EXPRESS_FLR_CAPABLE != 0 => {
-            Some(FlrBit { offset: capability + EXPRESS_CONTROL + 1, bit: (EXPRESS_FLR >> 8) as u8 })
+            Some(FlrBit {
+                offset: capability + EXPRESS_CONTROL + 1,
+                bit: EXPRESS_FLR.to_le_bytes()[1],
+            })
         }
         CAP_ADVANCED_FEATURES if advanced() & ADVANCED_FLR_CAPABLE == ADVANCED_FLR_CAPABLE => {
             Some(FlrBit { offset: capability + ADVANCED_CONTROL, bit: ADVANCED_FLR })

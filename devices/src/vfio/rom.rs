@@ -20,7 +20,8 @@ impl Rom {
         let copy = match self.0.take() {
             Some(copy) => copy,
             None => {
-                let mut copy = vec![0; device.profile().bars[Bar::ROM.index()].size as usize];
+                let size = device.profile().bars[Bar::ROM.index()].size;
+                let mut copy = vec![0; usize::try_from(size).map_err(io::Error::other)?];
                 device.read(Region::Bar(Bar::ROM), 0, &mut copy)?;
                 copy
             }

@@ -5,7 +5,7 @@ use berth_devices::pci::Bdf;
 use super::code::Code;
 use super::remedy::initramfs;
 use super::{Case, Finding, Fix};
-use crate::host::{HostFunction, HostUse, ModuleState};
+use crate::host::{Availability, HostFunction, ModuleState};
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
     let each = case.endpoints().flat_map(|(device, listed)| {
@@ -45,9 +45,10 @@ fn bound(case: &Case, device: Bdf, listed: &HostFunction) -> Finding {
     };
     let finding = finding.step(format!("`berth bind {device}`"));
     // What is in use is taken away by hand, or not at all.
-    let idle = listed.uses.iter().all(|usage| matches!(usage, HostUse::OpenVfio { .. }));
-    let idle = idle && listed.functions_to_lose() == 0;
-    if idle && function.group.is_some() { finding.fix(Fix::Bind { device }) } else { finding }
+    match case.facts.host.functions.availability(device) {
+        Availability::Free | Availability::GroupInUse(_) => finding.fix(Fix::Bind { device }),
+        _ => finding,
+    }
 }
 
 /// What would have the device after a reboot, when nothing keeps it for VFIO.

@@ -4,12 +4,12 @@ use berth_devices::pci::Bdf;
 
 use super::code::Code;
 use super::{Case, Finding};
-use crate::host::{CpuVendor, HostFunction, HostUse};
+use crate::host::{CpuVendor, HostFunction, HostUse, LinuxVersion};
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
-    let functions = &case.facts.inventory.functions;
+    let functions = &case.facts.host.functions.read;
     let absent = case.devices.keys().filter(|device| !functions.contains_key(device));
     let mut findings: Vec<Finding> = absent
         .map(|device| {
@@ -51,7 +51,7 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
 
 /// The endpoints behind a bridge.
 fn instead_of(case: &Case, bridge: Bdf) -> String {
-    let functions = case.facts.inventory.functions.iter();
+    let functions = case.facts.host.functions.read.iter();
     let behind = functions
         .filter(|(_, listed)| listed.path.contains(&bridge) && !listed.function.is_bridge());
     let behind: Vec<String> = behind.map(|(address, _)| address.to_string()).collect();
@@ -96,6 +96,8 @@ fn idle(device: Bdf, listed: &HostFunction) -> Option<Finding> {
         HostUse::BootDisplay | HostUse::Console => Finding::warn(code, source, seen)
             .step("let the firmware start on another display, or log in over the network: the screen goes dark")
             .step("boot the host with `video=efifb:off`, or its driver keeps the memory of the display"),
+        HostUse::GuestHasVf { function } => Finding::fail(code, source, seen)
+            .step(format!("end the machine that has {function}")),
         HostUse::OpenVfio { .. } => return None,
     })
 }
@@ -122,7 +124,7 @@ fn reset(case: &Case, listed: &HostFunction) -> Option<Finding> {
         return Some(Finding::pass(code, source, format!("it is reset by {}", methods.join(", "))));
     }
     // The file is there since 5.15.
-    if case.facts.system.version().is_none_or(|version| version < (5, 15)) {
+    if case.facts.host.linux.is_none_or(|version| version < LinuxVersion(5, 15)) {
         return Some(Finding::unknown(code, source, "this kernel does not show how it is reset"));
     }
     Some(
@@ -136,7 +138,7 @@ fn reset(case: &Case, listed: &HostFunction) -> Option<Finding> {
 fn reserved_memory(case: &Case, listed: &HostFunction) -> Option<Finding> {
     let code = Code::Rmrr;
     let number = listed.function.group?;
-    let group = case.facts.inventory.groups.get(&number)?;
+    let group = case.facts.host.functions.groups.get(&number)?;
     let source = format!("/sys/kernel/iommu_groups/{number}/reserved_regions");
     let Some(region) = group.reserved.iter().find(|region| region.kind == "direct") else {
         return Some(Finding::pass(code, source, "the firmware keeps no memory for it"));
@@ -146,7 +148,7 @@ fn reserved_memory(case: &Case, listed: &HostFunction) -> Option<Finding> {
     // Intel's driver has refused since 3.16, the kernel's core since 6.6 ("Firmware has requested
     // this device have a 1:1 IOMMU mapping").
     let refused = case.facts.host.cpus.vendor == CpuVendor::Intel
-        || case.facts.system.version().is_none_or(|version| version >= (6, 6));
+        || case.facts.host.linux.is_none_or(|version| version >= LinuxVersion(6, 6));
     let found = if refused { Finding::fail } else { Finding::warn };
     let said = case.facts.log.find(&["RMRR requirement", "1:1 mapping", "1:1 IOMMU mapping"]);
     let source = said.map_or(source.clone(), |line| format!("{source}; kernel log: {line}"));

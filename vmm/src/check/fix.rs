@@ -7,7 +7,7 @@ use std::process::Command;
 use berth_devices::pci::Bdf;
 use serde::Serialize;
 
-use crate::binding::{self, BindOptions, BindingError, Setting};
+use crate::binding::{self, BindOptions, BindingError, Setting, Target};
 use crate::units::PageSize;
 
 /// One remedy.
@@ -97,11 +97,11 @@ impl Fix {
         match self {
             Self::LoadModule { module } => load(module),
             Self::ReservePages { node, size, pages } => {
-                binding::reserve(*node, *size, *pages)?;
+                binding::reserve(&Target::live(), *node, *size, *pages)?;
                 Ok("berth restore".to_owned())
             }
             Self::Bind { device } => {
-                binding::bind(&[*device], BindOptions::default())?;
+                binding::bind(&Target::live(), &[*device], BindOptions::default())?;
                 Ok(format!("berth unbind {device}"))
             }
         }

@@ -24,12 +24,8 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
 
 /// The group's other functions.
 fn others<'a>(case: &Case<'a>, device: Bdf, group: u32) -> Vec<(Bdf, &'a HostFunction)> {
-    let inventory = &case.facts.inventory;
-    let members = inventory.groups.get(&group).into_iter().flat_map(|group| &group.members);
-    members
-        .filter(|member| **member != device)
-        .filter_map(|member| Some((*member, inventory.functions.get(member)?)))
-        .collect()
+    let members = case.facts.host.functions.members(Some(group));
+    members.filter(|(member, _)| *member != device).collect()
 }
 
 fn viable(case: &Case, device: Bdf, group: u32, others: &[(Bdf, &HostFunction)]) -> Finding {
@@ -83,10 +79,7 @@ fn isolated(
         .filter(|(_, l)| !l.function.is_bridge())
         .map(|(address, _)| *address)
         .collect();
-    let same_card = |other: &Bdf| {
-        (other.domain(), other.bus(), other.device())
-            == (device.domain(), device.bus(), device.device())
-    };
+    let same_card = |other: &Bdf| other.slot() == device.slot();
     if endpoints.is_empty() {
         return Finding::pass(code, source, "nothing else can reach it past the IOMMU");
     }
@@ -105,7 +98,7 @@ fn isolated(
             .step("give all functions of that bus to the same guest")
             .step("or take a PCI Express card in a slot of its own instead");
     }
-    let state = |bridge: &Bdf| case.facts.inventory.functions.get(bridge).map(|listed| listed.acs);
+    let state = |bridge: &Bdf| case.facts.host.functions.get(*bridge).map(|listed| listed.acs);
     let known =
         listed.path.iter().filter(|bridge| matches!(state(bridge), Some(Acs::Missing | Acs::Off)));
     let known: Vec<String> = known

@@ -2,9 +2,10 @@
 
 use super::code::Code;
 use super::{Case, Finding};
+use crate::host::LinuxVersion;
 
 /// MADV_POPULATE_WRITE, without which a short pool of huge pages kills the machine later.
-const OLDEST: (u32, u32) = (5, 14);
+const OLDEST: LinuxVersion = LinuxVersion(5, 14);
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
     vec![version(case), lockdown(case)]
@@ -14,7 +15,7 @@ fn version(case: &Case) -> Finding {
     const SOURCE: &str = "/proc/sys/kernel/osrelease";
     let code = Code::KernelOld;
     let release = &case.facts.system.release;
-    match case.facts.system.version() {
+    match case.facts.host.linux {
         None => Finding::unknown(code, SOURCE, "the kernel's version is not to be seen"),
         Some(version) if version < OLDEST => Finding::fail(
             code,

@@ -111,7 +111,7 @@ fn at_boot(case: &Case, node: u32, pages: u64) -> (String, Option<String>) {
 
 /// `hugepagesz=1G hugepages=...`, as it is on the command line.
 fn reserved_at_boot(case: &Case) -> Option<String> {
-    let words = case.facts.host.iommu.kernel_cmdline.split_whitespace();
+    let words = case.facts.host.command_line.words();
     let words: Vec<&str> = words.filter(|word| word.starts_with("hugepages")).collect();
     let pair = words.windows(2).find(|pair| {
         matches!(pair[0], "hugepagesz=1G" | "hugepagesz=1g") && pair[1].starts_with("hugepages=")
@@ -142,12 +142,12 @@ fn small_pages(case: &Case) -> Finding {
 fn holes(case: &Case) -> Option<Finding> {
     let code = Code::IovaHoles;
     let source = "/sys/kernel/iommu_groups/*/reserved_regions";
-    if case.facts.host.iommu.groups.is_empty() {
+    if case.groups().next().is_none() {
         return None;
     }
     let interrupts = 0xfee0_0000..=0xfeef_ffff;
-    let groups = case.facts.host.iommu.groups.values();
-    let regions = groups.flat_map(|group| &group.reserved).filter(|region| region.excludes_ram());
+    let regions =
+        case.groups().flat_map(|group| &group.reserved).filter(|region| region.excludes_ram());
     let others = regions.filter(|region| region.range != interrupts);
     let holes: Vec<String> = others
         .map(|region| {
@@ -161,10 +161,9 @@ fn holes(case: &Case) -> Option<Finding> {
     let seen = format!("left out for DMA: {}", holes.join(", "));
     // RAM goes around them; what counts is whether it had to.
     let end = case.plan().and_then(|plan| plan.memory.regions.last()).map_or(0, |r| r.guest.end);
-    let hit =
-        case.facts.host.iommu.groups.values().flat_map(|group| &group.reserved).any(|region| {
-            region.excludes_ram() && region.range != interrupts && *region.range.start() < end
-        });
+    let hit = case.groups().flat_map(|group| &group.reserved).any(|region| {
+        region.excludes_ram() && region.range != interrupts && *region.range.start() < end
+    });
     Some(if hit {
         Finding::warn(code, source, seen)
             .step("berth places guest memory around them; `berth plan` shows how")

@@ -22,7 +22,7 @@ mod placement;
 mod remedy;
 mod vfio;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use berth_devices::pci::Bdf;
 use serde::Serialize;
@@ -32,7 +32,7 @@ pub use finding::{Finding, Severity};
 pub use fix::Fix;
 
 use crate::config::{BindMode, Config, DeviceAddress, DeviceConfig};
-use crate::host::{Facts, HostFunction, HostProfile};
+use crate::host::{Facts, HostFunction, HostProfile, IommuGroup};
 use crate::plan::{Plan, PlanError, choose};
 use crate::units::PageSize;
 
@@ -61,7 +61,7 @@ impl<'a> Case<'a> {
 
     /// The devices in question that are there.
     fn present(&self) -> impl Iterator<Item = (Bdf, &'a HostFunction)> {
-        let functions = &self.facts.inventory.functions;
+        let functions = &self.facts.host.functions.read;
         self.devices.keys().filter_map(|device| Some((*device, functions.get(device)?)))
     }
 
@@ -75,10 +75,16 @@ impl<'a> Case<'a> {
         self.present().filter(|(_, listed)| !listed.function.is_bridge())
     }
 
+    /// The IOMMU groups of the devices in question.
+    fn groups(&self) -> impl Iterator<Item = &'a IommuGroup> {
+        let groups: BTreeSet<u32> =
+            self.present().filter_map(|(_, found)| found.function.group).collect();
+        groups.into_iter().filter_map(|group| self.facts.host.functions.groups.get(&group))
+    }
+
     /// The word of the kernel's command line that `wanted` picks.
     fn parameter(&self, wanted: impl Fn(&str) -> bool) -> Option<&'a str> {
-        let words = self.facts.host.iommu.kernel_cmdline.split_whitespace();
-        words.into_iter().find(|word| wanted(word))
+        self.facts.host.command_line.find(wanted)
     }
 }
 
@@ -108,7 +114,7 @@ fn ready(config: &Config, host: &HostProfile) -> HostProfile {
     host.device_files.clear();
     host.iommu.interrupt_remapping = None;
     (host.process.memlock, host.process.open_files) = (None, None);
-    for function in host.functions.values_mut() {
+    for function in host.functions.read.values_mut().map(|found| &mut found.function) {
         if !function.is_bridge() {
             function.driver = Some("vfio-pci".to_owned());
             function.group = function.group.or(Some(u32::MAX));

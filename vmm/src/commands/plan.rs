@@ -20,7 +20,7 @@ pub fn run(path: &Path, host: Option<&Path>, json: bool) -> Result<Outcome, Erro
 fn make(path: &Path, host: Option<&Path>) -> Result<Plan, Error> {
     let config = Config::load(path)?;
     let root = host_at(host)?;
-    let host = HostProfile::read(&root, &Query::from(&config))?;
+    let host = HostProfile::read(&root, &Query::from(&config))?.with_assumptions(&root);
     let mut plan = Plan::new(&config, &host)?;
     let lacks = root.lacks_for_plan();
     if !lacks.is_empty() {

@@ -6,17 +6,15 @@ use berth_devices::pci::Bdf;
 use serde::Serialize;
 
 use super::{
-    CpuPower, HostError, HostProfile, IOMMU_GROUPS, Inventory, KernelLog, Modules, PCI_DRIVERS,
+    CpuPower, Functions, HostError, HostProfile, IOMMU_GROUPS, KernelLog, Modules, PCI_DRIVERS,
     Query, Root, Settings, System, Taking, query::Candidates,
 };
 
 /// What `berth check` judges.
 #[derive(Clone, Debug, Serialize)]
 pub struct Facts {
-    /// What a plan needs, of the devices in question.
+    /// What a plan needs, with every function of the host.
     pub host: HostProfile,
-    /// Every function of the host.
-    pub inventory: Inventory,
     /// The operating system.
     pub system: System,
     /// What the kernel does to save power on CPUs.
@@ -64,19 +62,19 @@ impl Facts {
     /// # Errors
     /// A file of sysfs or procfs cannot be read or holds something else than the kernel writes.
     pub fn read(root: &Root, query: &Query, devices: &[Bdf]) -> Result<Self, HostError> {
-        let inventory = Inventory::read(root)?;
         let mut query = query.clone();
         for &device in devices {
             query.add(device, Taking::No);
         }
         let candidates = Candidates::find(root, &query);
         let all: Vec<Bdf> = candidates.functions.keys().copied().collect();
-        let host = HostProfile::read_for(root, &query, candidates)?;
+        let functions = Functions::survey(root, &candidates)?;
+        let host = HostProfile::read_for(root, &query, candidates, functions)?;
         let system = System::read(root);
-        let listed = || all.iter().filter_map(|device| inventory.functions.get(device));
+        let listed = || all.iter().filter_map(|device| host.functions.get(*device));
         let modaliases: BTreeSet<&str> = listed().map(|listed| listed.modalias.as_str()).collect();
         let interrupts = listed().flat_map(|listed| listed.interrupts.iter().copied());
-        let groups = inventory.groups.keys().copied();
+        let groups = host.functions.groups.keys().copied();
         Ok(Self {
             modules: Modules::read(root, &system.release, &modaliases),
             settings: Settings::read(root, interrupts, groups),
@@ -86,7 +84,6 @@ impl Facts {
             live: root.is_live(),
             devices: devices.to_vec(),
             host,
-            inventory,
             system,
         })
     }

@@ -1,8 +1,7 @@
 //! PCI functions as sysfs shows them.
 
-use std::ops::Range;
-
-use berth_devices::pci::regs::INTERRUPT_PIN;
+use berth_devices::pci::capability::{capabilities, read_u16};
+use berth_devices::pci::regs::{CAP_MSIX, INTERRUPT_PIN, STATUS, STATUS_CAPABILITY_LIST};
 use berth_devices::pci::{Bdf, Link};
 use berth_devices::vfio::ResetMethod;
 use serde::Serialize;
@@ -214,33 +213,18 @@ fn bars(resources: &[Resource]) -> Vec<HostBar> {
         .collect()
 }
 
-/// Size of the MSI-X table in `config`; `None` when the bytes end before the capabilities do.
-///
-/// The list may be cyclic or lead anywhere: 48 capabilities of 4 bytes fill what is behind the
-/// header (PCI Local Bus 3.0, sections 6.7 and 6.8.2.3).
+/// Size of the MSI-X table in `config` (PCI Local Bus 3.0, section 6.8.2.3); `None` when the bytes
+/// end before the capabilities do, as for users other than root.
 fn msix_vectors(config: &[u8]) -> Option<u16> {
-    const STATUS: usize = 0x06;
-    const STATUS_CAPABILITIES: u16 = 1 << 4;
-    const CAPABILITIES_POINTER: usize = 0x34;
-    const HEADER: Range<usize> = 0..0x40;
-    const MSIX: u8 = 0x11;
+    /// Every function has a header of as many bytes, and everybody may read it.
+    const HEADER: usize = 0x40;
+    const CONTROL: u16 = 2;
 
-    let word = |at: usize| Some(u16::from_le_bytes([*config.get(at)?, *config.get(at + 1)?]));
-    if word(STATUS)? & STATUS_CAPABILITIES == 0 {
-        return Some(0);
+    if config.len() <= HEADER && read_u16(config, STATUS) & STATUS_CAPABILITY_LIST != 0 {
+        return None;
     }
-    let mut at = usize::from(*config.get(CAPABILITIES_POINTER)? & !3);
-    for _ in 0..48 {
-        if HEADER.contains(&at) {
-            return Some(0);
-        }
-        let [id, next] = word(at)?.to_le_bytes();
-        if id == MSIX {
-            return Some((word(at + 2)? & 0x7ff) + 1);
-        }
-        at = usize::from(next & !3);
-    }
-    Some(0)
+    let table = capabilities(config).into_iter().find(|found| found.id == CAP_MSIX);
+    Some(table.map_or(0, |table| (read_u16(config, table.offset + CONTROL) & 0x7ff) + 1))
 }
 
 #[cfg(test)]

@@ -305,3 +305,23 @@ fn leading_folder(path: &Path) -> PathBuf {
         _ => path.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A device may go while its files are read.
+    #[test]
+    fn what_went_away_is_not_there_and_other_errors_are_errors() {
+        let found = |errno| {
+            let result = Err::<(), _>(io::Error::from_raw_os_error(errno));
+            Root::live().found(Path::new("/sys/x"), result)
+        };
+        for errno in [libc::ENOENT, libc::ENODEV, libc::ESRCH] {
+            assert!(matches!(found(errno), Ok(None)), "{errno}");
+        }
+        for errno in [libc::EIO, libc::EACCES] {
+            assert!(matches!(found(errno), Err(HostError::Read { .. })), "{errno}");
+        }
+    }
+}

@@ -89,12 +89,6 @@ impl System {
             is_virtual: is_virtual(root),
         }
     }
-
-    /// The kernel's version; `None` when its release is not to be seen.
-    pub fn version(&self) -> Option<(u32, u32)> {
-        let mut numbers = self.release.split(['.', '-']).map(str::parse);
-        Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
-    }
 }
 
 /// The word in brackets: the kernel's way to show one of several, `none [integrity]`.
@@ -194,16 +188,6 @@ mod tests {
         ] {
             assert_eq!(family(text), expected, "{text}");
         }
-    }
-
-    #[test]
-    fn a_release_has_a_version() {
-        let version =
-            |release: &str| System { release: release.into(), ..System::default() }.version();
-        assert_eq!(version("6.12.9+deb12-amd64"), Some((6, 12)));
-        assert_eq!(version("5.14.0-427.el9"), Some((5, 14)));
-        assert_eq!(version("6.1-rc3"), Some((6, 1)));
-        assert_eq!(version(""), None);
     }
 
     #[test]

@@ -7,7 +7,8 @@ use berth_devices::vfio::ResetMethod;
 
 use super::{PlanError, resets};
 use crate::config::{BindMode, DeviceConfig, OnError, OnRemoval};
-use crate::host::{HostProfile, IommuGroup, PciFunction};
+use crate::host::{Availability, HostProfile, PciFunction};
+use crate::units::VfPortChange;
 
 /// How many addresses a refusal offers instead of one that is not there.
 const SUGGESTIONS: usize = 5;
@@ -22,6 +23,14 @@ pub(super) struct Assigned<'a> {
     pub(super) group: u32,
     /// It is still to be bound, which makes VFIO's files for it appear.
     pub(super) take: bool,
+    /// What its port is to be, if it is a virtual function.
+    pub(super) port: VfPortChange,
+    /// VFIO's file for it.
+    pub(super) vfio_file: String,
+    /// Host CPUs that its vectors are steered to; empty leaves them to the host's kernel.
+    pub(super) interrupt_cpus: Vec<u32>,
+    /// Something on the host moves interrupts, and these are put back time and again.
+    pub(super) resteer: bool,
     /// How it is reset.
     pub(super) reset: ResetMethod,
     /// What follows when it fails.
@@ -51,9 +60,9 @@ pub(super) fn check<'a>(
         .map(|(address, _)| *address)
         .collect();
     for &(device, wish) in chosen {
-        let function = host.functions.get(&device).ok_or_else(|| PlanError::NoSuchDevice {
+        let function = host.functions.pci(device).ok_or_else(|| PlanError::NoSuchDevice {
             device,
-            near: near(device, &host.addresses),
+            near: near(device, &host.functions.addresses),
         })?;
         if function.is_bridge() {
             return Err(PlanError::Bridge { device });
@@ -68,14 +77,16 @@ pub(super) fn check<'a>(
         } else if !function.is_bound_to_vfio() {
             return Err(PlanError::NotBound { device, driver: function.driver.clone() });
         }
-        if let Some(facts) = host.iommu.groups.get(&group) {
-            check_viable(device, group, facts, host, &ours)?;
-        }
+        check_viable(device, group, host, &ours)?;
         assigned.push(Assigned {
             address: device,
             function,
             group,
             take,
+            port: wish.port(),
+            vfio_file: String::new(),
+            interrupt_cpus: Vec::new(),
+            resteer: false,
             reset: ResetMethod::None,
             on_error: wish.on_error,
             on_removal: wish.on_removal,
@@ -121,17 +132,15 @@ fn no_group(device: Bdf, host: &HostProfile) -> PlanError {
 fn check_viable(
     device: Bdf,
     group: u32,
-    facts: &IommuGroup,
     host: &HostProfile,
     ours: &BTreeSet<Bdf>,
 ) -> Result<(), PlanError> {
     let in_use = |function: &PciFunction| !function.allows_passthrough_of_its_group();
-    let culprits: Vec<_> = facts
-        .members
-        .iter()
-        .filter_map(|member| Some((*member, host.functions.get(member)?)))
-        .filter(|(member, function)| in_use(function) && !ours.contains(member))
-        .filter_map(|(member, function)| Some((member, function.driver.clone()?)))
+    let culprits: Vec<_> = host
+        .functions
+        .members(Some(group))
+        .filter(|(member, found)| in_use(&found.function) && !ours.contains(member))
+        .filter_map(|(member, found)| Some((member, found.function.driver.clone()?)))
         .collect();
     if culprits.is_empty() {
         Ok(())
@@ -148,11 +157,21 @@ fn check_takeable(
     notes: &mut Vec<String>,
 ) -> Result<(), PlanError> {
     let driver = function.driver.clone();
-    let uses = host.uses.get(&device).cloned().unwrap_or_default();
-    if !uses.is_empty() {
-        return Err(PlanError::InUse { device, uses });
+    match host.functions.availability(device) {
+        Availability::InUse(uses) => return Err(PlanError::InUse { device, uses }),
+        Availability::HasVirtualFunctions(count) => {
+            return Err(PlanError::HasVirtualFunctions { device, count });
+        }
+        // The first three have refusals of their own, the fourth has one that names drivers.
+        Availability::Absent
+        | Availability::Bridge
+        | Availability::NoIommu
+        | Availability::GroupInUse(_)
+        | Availability::Unknown
+        | Availability::Ready
+        | Availability::Free => {}
     }
-    let load = if host.vfio_pci { "" } else { ", and loads vfio-pci" };
+    let load = if host.functions.vfio_pci { "" } else { ", and loads vfio-pci" };
     notes.push(match driver {
         Some(driver) => format!("berth takes {device} from {driver} for the run{load}"),
         None => format!("berth binds {device} to vfio-pci for the run{load}"),
@@ -162,6 +181,5 @@ fn check_takeable(
 
 /// The first of `words` on the host's kernel command line.
 pub(super) fn parameter(host: &HostProfile, words: &[&str]) -> Option<String> {
-    let mut given = host.iommu.kernel_cmdline.split_whitespace();
-    given.find(|word| words.contains(word)).map(str::to_owned)
+    host.command_line.first_of(words).map(str::to_owned)
 }

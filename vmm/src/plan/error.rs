@@ -124,6 +124,14 @@ pub enum PlanError {
         /// What it is used for.
         uses: Vec<HostUse>,
     },
+    /// A device that berth is to take for the run has virtual functions, which hang on its driver.
+    #[error("{device} has {count} virtual functions, which go with its driver")]
+    HasVirtualFunctions {
+        /// Its address.
+        device: Bdf,
+        /// How many.
+        count: usize,
+    },
     /// A device that is no virtual function has no port in a card's switch.
     #[error(
         "{device} is no virtual function, and only these have mac, vlan, trust and spoof_check"

@@ -43,6 +43,9 @@ impl PlanError {
                 Some("move the card to another slot, or choose another function".to_owned())
             }
             Self::NotBound { device, .. } => Some(bind(*device)),
+            Self::HasVirtualFunctions { device, .. } => Some(format!(
+                "`berth sriov {device} 0` removes them; or give the guest one of them"
+            )),
             Self::InUse { .. } => Some("end that use first, or choose another device".to_owned()),
             Self::NotVirtual { .. } => {
                 Some("leave these fields out, or name a virtual function".to_owned())

@@ -1,13 +1,14 @@
 //! Where guest memory comes from, and where the guest sees it.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use berth_arch::ram;
 
-use super::placement::Share;
-use super::{MemoryPlan, NodePages, PlanError, RamRegion};
+use super::devices::Assigned;
+use super::{MemoryPlan, NodePages, PlanError, RamRegion, Share};
 use crate::config::Config;
-use crate::host::{HostProfile, Node};
+use crate::host::HostProfile;
 use crate::units::PageSize;
 
 /// Nested paging with four levels, which hosts use unless they need five, translates 48 bits.
@@ -23,6 +24,7 @@ pub(super) fn plan(
     config: &Config,
     host: &HostProfile,
     shares: &[Share],
+    assigned: &[Assigned],
 ) -> Result<MemoryPlan, PlanError> {
     let size = config.memory.size_mib.bytes();
     let page_size = config.memory.page_size;
@@ -30,16 +32,17 @@ pub(super) fn plan(
         check_room(page_size, size / page_size.bytes(), host, share)?;
     }
 
+    let holes = holes(host, assigned.iter().map(|device| device.group));
     // There is no node to bind to where the kernel knows of none.
     let bound = |node: u32| host.memory.numa.then_some(node);
     let parts = shares.iter().map(|share| (bound(share.node), share.memory));
-    let regions = place(ram::ram_regions(size, &holes(host)), parts);
+    let regions = place(ram::ram_regions(size, &holes), parts);
     let aligned = |region: &RamRegion| {
         region.guest.start.is_multiple_of(page_size.bytes())
             && region.file_offset.is_multiple_of(page_size.bytes())
     };
     if !regions.iter().all(aligned) {
-        let lowest = holes(host).into_iter().min_by_key(|hole| hole.start);
+        let lowest = holes.into_iter().min_by_key(|hole| hole.start);
         return Err(PlanError::ReservedLow {
             reserved: lowest.unwrap_or_default(),
             size: page_size,
@@ -72,7 +75,7 @@ pub(super) fn plan(
             .map(|share| NodePages {
                 node: bound(share.node),
                 pages: share.memory / page_size.bytes(),
-                free: free(page_size, &host.memory.nodes[&share.node]),
+                free: host.memory.nodes[&share.node].free_pages(page_size),
             })
             .collect(),
         locked: page_size == PageSize::Size4K && config.devices.is_empty(),
@@ -86,27 +89,15 @@ pub(super) fn cpu_address_bits(host: &HostProfile) -> u8 {
     bits.min(NESTED_PAGING_BITS)
 }
 
-/// Addresses that devices cannot use, so that guest RAM and BARs leave them out.
-pub(super) fn holes(host: &HostProfile) -> Vec<Range<u64>> {
-    let groups = host.iommu.groups.values();
+/// Addresses that the devices of `groups` cannot use, so that guest RAM and BARs leave them out.
+pub(super) fn holes(host: &HostProfile, groups: impl Iterator<Item = u32>) -> Vec<Range<u64>> {
+    let groups: BTreeSet<u32> = groups.collect();
+    let groups = groups.iter().filter_map(|group| host.functions.groups.get(group));
     groups
         .flat_map(|group| &group.reserved)
         .filter(|region| region.excludes_ram())
         .map(|region| *region.range.start()..region.range.end().saturating_add(1))
         .collect()
-}
-
-/// Whether `node` has `bytes` of memory in such pages.
-pub(super) fn has_room(size: PageSize, bytes: u64, node: &Node) -> bool {
-    free(size, node) >= bytes / size.bytes()
-}
-
-/// Free pages of a node.
-fn free(size: PageSize, node: &Node) -> u64 {
-    match size {
-        PageSize::Size4K => node.available / size.bytes(),
-        size => node.pools.get(&size).map_or(0, |pool| pool.free),
-    }
 }
 
 /// `all` is the number of pages of the whole guest.
@@ -120,7 +111,7 @@ fn check_room(
     let need = bytes / size.bytes();
     let node = &host.memory.nodes[&id];
     if size == PageSize::Size4K {
-        return if has_room(size, bytes, node) {
+        return if node.has_room(size, bytes) {
             Ok(())
         } else {
             Err(PlanError::TooLittleMemory { need: bytes, node: id, available: node.available })

@@ -21,6 +21,7 @@ mod peer_to_peer;
 mod placement;
 mod query;
 mod resets;
+mod share;
 mod shortfalls;
 mod text;
 
@@ -33,12 +34,13 @@ use serde::{Serialize, Serializer};
 
 pub use device_choice::choose;
 pub use error::PlanError;
-pub use interrupts::InterruptPlan;
 pub use iommu::IommuPlan;
 pub use locality::{KindShare, Locality};
 pub use numa::NumaPlan;
 pub use pci::{BarPlan, FunctionPlan, PciPlan, PortPlan, RomPlan, RootPlan};
 pub use shortfalls::Shortfall;
+
+use share::Share;
 
 use crate::config::{Config, ConsoleConfig};
 use crate::host::HostProfile;
@@ -67,8 +69,6 @@ pub struct Plan {
     pub iommu: Option<IommuPlan>,
     /// The guest's PCI hierarchy.
     pub pci: PciPlan,
-    /// How each of its devices interrupts, and whom on the host.
-    pub interrupts: Vec<InterruptPlan>,
     /// Where the guest's serial console goes.
     pub console: ConsolePlan,
     /// How long the guest has between the power button and the end.
@@ -94,10 +94,11 @@ impl Plan {
         let mut notes = Vec::new();
         let boot = boot::plan(config, host)?;
         let chosen = choose(config, host)?;
-        let assigned = devices::check(&chosen, host, &mut notes)?;
-        let iommu = iommu::plan(config, host, &assigned, &mut notes)?;
+        let mut assigned = devices::check(&chosen, host, &mut notes)?;
+        let iommu = iommu::plan(config, host, &mut assigned, &mut notes)?;
         let placement = placement::place(config, host, &assigned, &mut notes)?;
-        let memory = memory::plan(config, host, &placement.shares)?;
+        interrupts::steer(config, host, &placement, &mut assigned)?;
+        let memory = memory::plan(config, host, &placement.shares, &assigned)?;
         let nodes = assigned.iter().map(|device| device.function.node);
         let numa = NumaPlan::new(&memory.pages, &placement.vcpus, nodes);
         let mut pci = pci::plan(&assigned, host, &memory, &numa, &mut notes)?;
@@ -105,7 +106,6 @@ impl Plan {
         pci.largest_peer_bar = peer_to_peer::largest_bar(config, host, &iommu);
         peer_to_peer::note(config, host, &pci, &mut notes);
         let limits = limits::plan(config, host, &memory, &pci)?;
-        let interrupts = interrupts::plan(config, host, &assigned, &placement, &pci)?;
         let mut plan = Self {
             name: config.name.as_str().to_owned(),
             boot,
@@ -114,7 +114,6 @@ impl Plan {
             vcpus: placement.vcpus,
             vmm_cpus: placement.vmm_cpus,
             avoided: placement.avoided,
-            interrupts,
             numa,
             iommu,
             pci,

@@ -192,8 +192,8 @@ fn pages(host: &HostProfile, plan: &Plan) -> Option<Shortfall> {
 
 fn interrupts(config: &Config, host: &HostProfile, plan: &Plan, vcpus: &IdSet) -> Vec<Shortfall> {
     let mut found = Vec::new();
-    let steered: IdSet = plan.interrupts.iter().flat_map(|plan| plan.cpus.clone()).collect();
-    if plan.interrupts.is_empty() {
+    let steered: IdSet = plan.pci.functions.iter().flat_map(|f| f.interrupt_cpus.clone()).collect();
+    if plan.pci.functions.is_empty() {
         return found;
     }
     let on_vcpus = steered.intersection(vcpus);
@@ -234,18 +234,16 @@ fn links(assigned: &[Assigned]) -> Vec<Shortfall> {
     let mut cards = BTreeSet::new();
     let slow = |device: &Assigned| {
         let link = device.function.link.filter(|_| !device.function.is_virtual)?;
-        let at = device.address;
-        (cards.insert((at.domain(), at.bus(), at.device())) && link.negotiated != link.capable)
-            .then(|| {
-                shortfall(
-                    format!(
-                        "{} has a link of {}, and is capable of {}",
-                        device.address, link.negotiated, link.capable
-                    ),
-                    "move the card to a slot with more lanes, or look for the slot's speed in the \
+        (cards.insert(device.address.slot()) && link.negotiated != link.capable).then(|| {
+            shortfall(
+                format!(
+                    "{} has a link of {}, and is capable of {}",
+                    device.address, link.negotiated, link.capable
+                ),
+                "move the card to a slot with more lanes, or look for the slot's speed in the \
                  firmware's setup",
-                )
-            })
+            )
+        })
     };
     assigned.iter().filter_map(slow).collect()
 }

@@ -46,7 +46,7 @@ struct Motherboard;
 impl Aml for Motherboard {
     fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
         let ecam_size = layout::ECAM.end - layout::ECAM.start;
-        let ecam = Memory32Fixed::new(true, layout::ECAM.start as u32, ecam_size as u32);
+        let ecam = Memory32Fixed::new(true, low(layout::ECAM.start), low(ecam_size));
         let pm_event = IO::new(layout::PM1A_EVENT, layout::PM1A_EVENT, 1, 4);
         let pm_control = IO::new(layout::PM1A_CONTROL, layout::PM1A_CONTROL, 1, 2);
         Device::new(
@@ -155,6 +155,11 @@ impl Aml for HostBridge<'_> {
     }
 }
 
+/// An address, or a number of bytes, of something below 4 GiB.
+fn low(value: u64) -> u32 {
+    u32::try_from(value).expect("ECAM and the window for 32-bit BARs lie below 4 GiB")
+}
+
 /// What a root decodes, for its `_CRS`.
 fn resources(root: &PciRoot) -> Vec<Box<dyn Aml>> {
     let (first_bus, last_bus) = (u16::from(*root.buses.start()), u16::from(*root.buses.end()));
@@ -166,14 +171,15 @@ fn resources(root: &PciRoot) -> Vec<Box<dyn Aml>> {
         resources.push(Box::new(IO::new(ports, ports, 1, 8)));
     }
     if let Some(io) = root.io.as_ref().filter(|io| !io.is_empty()) {
-        let (min, max) = (io.start as u16, (io.end - 1) as u16);
+        let port = |port| u16::try_from(port).expect("there are 65,536 ports");
+        let (min, max) = (port(io.start), port(io.end - 1));
         resources.push(Box::new(AddressSpace::<u16>::new_io(min, max, None)));
     }
     // Not marked prefetchable: Linux puts prefetchable BARs into such windows too, but others
     // into no prefetchable window, and some 64-bit BARs are not prefetchable.
     let cacheable = AddressSpaceCacheable::NotCacheable;
     if let Some(window) = root.window32.as_ref().filter(|window| !window.is_empty()) {
-        let (min, max) = (window.start as u32, (window.end - 1) as u32);
+        let (min, max) = (low(window.start), low(window.end - 1));
         resources.push(Box::new(AddressSpace::new_memory(cacheable, true, min, max, None)));
     }
     if let Some(window) = root.window64.as_ref().filter(|window| !window.is_empty()) {
@@ -189,7 +195,7 @@ fn interrupt_routing() -> PackageBuilder {
     for slot in 0..32u8 {
         for pin in 0..4u8 {
             // All functions of the slot.
-            let address = u32::from(slot) << 16 | 0xFFFF;
+            let address = u32::from(slot) << 16 | 0xffff;
             let gsi = layout::intx_gsi(slot, pin);
             table.add_element(&Package::new(vec![&address, &pin, &ZERO, &gsi]));
         }

@@ -128,3 +128,12 @@ fn only_d0_and_d3_are_taken() {
         assert_eq!(read(&mut port, 0x80) & 3, state);
     }
 }
+
+#[test]
+fn device_control_starts_with_the_devices_payload_and_is_the_guests_but_for_the_reset() {
+    let mut port = port();
+    // Relaxed ordering, payload of 256 bytes, no-snoop, read requests of 512 bytes.
+    assert_eq!(read(&mut port, EXPRESS + 0x08) & 0xffff, 0x2830);
+    port.config_write(EXPRESS + 0x08, &[0xff; 2]);
+    assert_eq!(read(&mut port, EXPRESS + 0x08) & 0xffff, 0x78ff);
+}

@@ -168,7 +168,7 @@ fn faulty(code: Code) -> (Facts, Config) {
         Code::VectorsMany => changed(&|facts| {
             facts.host.cpus.online = IdSet::from_iter([4, 12]);
             let nic = NIC.address.parse().expect("an address");
-            let listed = facts.inventory.functions.get_mut(&nic).expect("the NIC");
+            let listed = facts.host.functions.read.get_mut(&nic).expect("the NIC");
             listed.function.msix_vectors = Some(2048);
         }),
         Code::Balloon => file("/sys/module/vmw_balloon/refcnt", "0"),

@@ -9,8 +9,9 @@ use berth_devices::vfio::ResetMethod;
 use crate::host::iommu::ReservedRegion;
 use crate::host::memory::Pool;
 use crate::host::{
-    Access, CpuVendor, Cpus, FileFacts, FileState, HostBar, HostProfile, IdSet, Iommu, IommuGroup,
-    KernelFacts, KernelFormat, LinuxVersion, Memory, Node, PciFunction, Process,
+    Access, CommandLine, CpuVendor, Cpus, Depth, FileFacts, FileState, Functions, HostBar,
+    HostFunction, HostProfile, IdSet, Iommu, IommuGroup, KernelFacts, KernelFormat, LinuxVersion,
+    Memory, Node, PciFunction, Process,
 };
 use crate::units::PageSize;
 
@@ -20,9 +21,18 @@ pub(super) fn bdf(text: &str) -> Bdf {
     text.parse().expect("an address")
 }
 
+/// The same, with what the host does with it.
+pub(super) fn found<'a>(host: &'a mut HostProfile, address: &str) -> &'a mut HostFunction {
+    host.functions.read.get_mut(&bdf(address)).expect("a function")
+}
+
+fn looked_at(function: PciFunction) -> HostFunction {
+    HostFunction { depth: Depth::Take, ..HostFunction::of(function) }
+}
+
 /// A function of the host, to be changed.
 pub(super) fn function<'a>(host: &'a mut HostProfile, address: &str) -> &'a mut PciFunction {
-    host.functions.get_mut(&bdf(address)).expect("a function")
+    &mut found(host, address).function
 }
 
 /// Adds an endpoint without BARs to a group.
@@ -34,8 +44,8 @@ pub(super) fn member(host: &mut HostProfile, address: &str, group: u32, driver: 
         bars: Vec::new(),
         ..igb(None, group)
     };
-    host.functions.insert(address, function);
-    let group = host.iommu.groups.entry(group).or_default();
+    host.functions.read.insert(address, looked_at(function));
+    let group = host.functions.groups.entry(group).or_default();
     group.members.push(address);
 }
 
@@ -151,17 +161,12 @@ pub(super) fn host(cpus: Cpus, memory: Memory) -> HostProfile {
             interrupt_remapping: Some(true),
             unsafe_interrupts: false,
             unsafe_interrupts_iommufd: false,
-            kernel_cmdline: "quiet".to_owned(),
-            groups: BTreeMap::new(),
         },
         machines: Vec::new(),
         irqbalance: Some(false),
-        addresses: Vec::new(),
-        functions: BTreeMap::new(),
-        virtual_functions: BTreeMap::new(),
-        uses: BTreeMap::new(),
+        command_line: CommandLine::from("quiet"),
+        functions: Functions { vfio_pci: true, ..Functions::default() },
         environment: BTreeMap::new(),
-        vfio_pci: true,
         kvm: Access::Granted,
         vfio: Access::Granted,
         group_files: BTreeMap::new(),
@@ -185,11 +190,11 @@ pub(super) fn host(cpus: Cpus, memory: Memory) -> HostProfile {
 pub(super) fn assign(host: &mut HostProfile, functions: Vec<(&str, PciFunction)>) {
     for (address, function) in functions {
         if let Some(number) = function.group {
-            host.iommu.groups.insert(number, group(&[address]));
+            host.functions.groups.insert(number, group(&[address]));
             host.group_files.insert(number, Access::Granted);
         }
-        host.addresses.push(bdf(address));
-        host.functions.insert(bdf(address), function);
+        host.functions.addresses.push(bdf(address));
+        host.functions.read.insert(bdf(address), looked_at(function));
     }
 }
 

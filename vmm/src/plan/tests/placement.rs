@@ -89,7 +89,7 @@ fn interrupts_may_leave_the_cpuset_and_never_go_to_isolated_cpus() {
             host.process.cpus = ids("8-9");
             change(host);
         });
-        set(&plan(vcpus(2), &host).interrupts[0].cpus)
+        set(&plan(vcpus(2), &host).pci.functions[0].interrupt_cpus)
     };
     // All of the cpuset is vCPUs': the rest of the node is there.
     assert_eq!(steered(&|_| ()), ids("15,31"));
@@ -249,7 +249,7 @@ fn a_plan_for_2048_cpus_and_64_devices_is_quick() {
     let start = Instant::now();
     let plan = Plan::new(&config, &host).expect("a plan");
     let elapsed = start.elapsed();
-    println!("{} vCPUs, {} devices: {elapsed:?}", plan.vcpus.len(), plan.interrupts.len());
+    println!("{} vCPUs, {} devices: {elapsed:?}", plan.vcpus.len(), plan.pci.functions.len());
     let most = if cfg!(debug_assertions) { 2000 } else { 50 };
     assert!(elapsed.as_millis() < most, "{elapsed:?}");
 }

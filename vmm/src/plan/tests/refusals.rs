@@ -8,7 +8,8 @@ use super::{config, golden, pool};
 use crate::host::iommu::ReservedRegion;
 use crate::host::memory::Pool;
 use crate::host::{
-    Access, CpuVendor, FileState, Holder, HostProfile, IdSet, KernelFacts, KernelFormat,
+    Access, CommandLine, CpuVendor, FileState, Holder, HostProfile, IdSet, KernelFacts,
+    KernelFormat,
 };
 use crate::plan::Plan;
 use crate::units::{PageSize, write_failure};
@@ -78,7 +79,7 @@ fn refusals() -> Vec<Case> {
             function(host, "0000:41:00.0").driver = Some("igb".to_owned());
         }),
         ("no driver, vfio-pci not loaded", none(), |host| {
-            host.vfio_pci = false;
+            host.functions.vfio_pci = false;
             function(host, "0000:41:00.0").driver = None;
         }),
         ("group not viable", none(), |host| {
@@ -91,7 +92,7 @@ fn refusals() -> Vec<Case> {
         }),
         ("interrupt remapping off by parameter", none(), |host| {
             host.iommu.interrupt_remapping = Some(false);
-            host.iommu.kernel_cmdline = "quiet intremap=off".to_owned();
+            host.command_line = CommandLine::from("quiet intremap=off");
         }),
         ("no VFIO", none(), |host| host.vfio = Access::Missing),
         ("group denied", none(), |host| {
@@ -156,7 +157,7 @@ fn refusals() -> Vec<Case> {
         }),
         ("4K memory short", json!({ "memory": { "size_mib": 65536, "page_size": "4K" } }), |_| ()),
         ("reserved in the first GiB", none(), |host| {
-            let group = host.iommu.groups.get_mut(&14).expect("the card's group");
+            let group = host.functions.groups.get_mut(&14).expect("the card's group");
             group
                 .reserved
                 .push(ReservedRegion { range: 0x10_0000..=0x1f_ffff, kind: "direct".to_owned() });
@@ -196,7 +197,7 @@ fn no_iommu(host: &mut HostProfile, in_firmware: Option<bool>, cmdline: &str) {
     function(host, "0000:41:00.0").group = None;
     host.iommu.units.clear();
     host.iommu.in_firmware = in_firmware;
-    host.iommu.kernel_cmdline = cmdline.to_owned();
+    host.command_line = CommandLine::from(cmdline);
 }
 
 fn no_pool(host: &mut HostProfile) {

@@ -7,14 +7,16 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::FromRawFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::mm::{Advice, madvise, mlock};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 
-use crate::affinity;
+use crate::machine::pin;
 use crate::plan::{MemoryPlan, VcpuPlan};
 use crate::units::PageSize;
 
@@ -56,6 +58,15 @@ pub enum MemoryError {
     /// Memory could not be locked.
     #[error("cannot lock guest memory at {guest:#x}, so that it is never swapped")]
     Lock {
+        /// Guest physical address.
+        guest: u64,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A thread that fills memory could not be started.
+    #[error("cannot start a thread that fills guest memory at {guest:#x}")]
+    Thread {
         /// Guest physical address.
         guest: u64,
         /// Cause.
@@ -107,17 +118,26 @@ pub fn allocate(plan: &MemoryPlan, vcpus: &[VcpuPlan]) -> Result<GuestMemoryMmap
         if let Some(node) = node {
             bind(address, length, node).map_err(|source| MemoryError::Bind { node, source })?;
         }
-        populate(address as usize, length, &cpus_near(vcpus, node)).map_err(|source| {
-            MemoryError::Populate { guest, page_size: plan.page_size, node, source }
-        })?;
+        let cpus = cpus_near(vcpus, node);
+        populate(address as usize, length, &cpus, thread::Builder::new).map_err(
+            |error| match error {
+                PopulateError::Thread(source) => MemoryError::Thread { guest, source },
+                PopulateError::Pages(source) => {
+                    MemoryError::Populate { guest, page_size: plan.page_size, node, source }
+                }
+            },
+        )?;
         let region = GuestRegionMmap::new(mapping, GuestAddress(guest));
         if plan.locked {
-            lock(address, length).map_err(|source| MemoryError::Lock { guest, source })?;
+            // Keeps base pages that no device pins from being swapped.
+            // SAFETY: the range is a mapping of ours, and its content does not change.
+            unsafe { mlock(address.cast(), length) }
+                .map_err(|source| MemoryError::Lock { guest, source: source.into() })?;
         }
         // A core dump of berth is about berth; it would take the guest's size and secrets.
         // Failing to leave them out does no harm to the machine.
         // SAFETY: the range is a mapping of ours, and its content does not change.
-        unsafe { libc::madvise(address.cast(), length, libc::MADV_DONTDUMP) };
+        let _ = unsafe { madvise(address.cast(), length, Advice::LinuxDontDump) };
         regions.push(region.expect("the plan's regions end below 2^64"));
     }
     GuestMemoryMmap::from_regions(regions)
@@ -135,26 +155,11 @@ fn cpus_near(vcpus: &[VcpuPlan], node: Option<u32>) -> Vec<u32> {
 
 fn memfd(page_size: PageSize) -> io::Result<File> {
     let pages = match page_size {
-        PageSize::Size4K => 0,
-        PageSize::Size2M => libc::MFD_HUGETLB | libc::MFD_HUGE_2MB,
-        PageSize::Size1G => libc::MFD_HUGETLB | libc::MFD_HUGE_1GB,
+        PageSize::Size4K => MemfdFlags::empty(),
+        PageSize::Size2M => MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB,
+        PageSize::Size1G => MemfdFlags::HUGETLB | MemfdFlags::HUGE_1GB,
     };
-    // SAFETY: the name is a valid C string.
-    let fd = unsafe { libc::memfd_create(c"berth-ram".as_ptr(), libc::MFD_CLOEXEC | pages) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor is new and owned by nobody else.
-    Ok(unsafe { File::from_raw_fd(fd) })
-}
-
-/// Keeps base pages that no device pins from being swapped.
-fn lock(address: *mut u8, length: usize) -> io::Result<()> {
-    // SAFETY: the range is a mapping of ours, and its content does not change.
-    match unsafe { libc::mlock(address.cast(), length) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    Ok(memfd_create(c"berth-ram", MemfdFlags::CLOEXEC | pages)?.into())
 }
 
 /// Pages of this mapping come from `node` and no other. A hugetlb reservation counts the whole
@@ -171,32 +176,55 @@ fn bind(address: *mut u8, length: usize, node: u32) -> io::Result<()> {
     if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Faults every page in, in parallel: clearing is what takes the time.
-fn populate(address: usize, length: usize, cpus: &[u32]) -> io::Result<()> {
+/// Why a region is not filled.
+#[derive(Debug)]
+enum PopulateError {
+    /// A thread was refused.
+    Thread(io::Error),
+    /// Its CPU or its pages were.
+    Pages(io::Error),
+}
+
+/// Faults every page in, in parallel: clearing is what takes the time. The threads are of `kind`.
+/// Once one fails, the others end after the chunk that they are at.
+fn populate(
+    address: usize,
+    length: usize,
+    cpus: &[u32],
+    kind: impl Fn() -> thread::Builder,
+) -> Result<(), PopulateError> {
     let chunks: Vec<(usize, usize)> =
         (0..length).step_by(CHUNK).map(|at| (address + at, CHUNK.min(length - at))).collect();
     let share = chunks.len().div_ceil(cpus.len().max(1)).max(1);
+    let failed = AtomicBool::new(false);
     let fill = |cpu: Option<&u32>, part: &[(usize, usize)]| {
         if let Some(cpu) = cpu {
-            affinity::pin_this_thread(&[*cpu])?;
+            pin::pin_this_thread(&[*cpu])?;
         }
-        part.iter().try_for_each(|chunk| populate_chunk(*chunk))
+        let mut going_on = part.iter().take_while(|_| !failed.load(Ordering::Relaxed));
+        let filled = going_on.try_for_each(|chunk| populate_chunk(*chunk));
+        filled.inspect_err(|_| failed.store(true, Ordering::Relaxed))
     };
     thread::scope(|scope| {
-        let workers: Vec<_> = (chunks.chunks(share).enumerate())
-            .map(|(index, part)| scope.spawn(move || fill(cpus.get(index), part)))
-            .collect();
+        let mut workers = Vec::new();
+        for (index, part) in chunks.chunks(share).enumerate() {
+            let (cpu, fill) = (cpus.get(index), &fill);
+            let worker = kind().spawn_scoped(scope, move || fill(cpu, part));
+            workers.push(worker.map_err(|source| {
+                failed.store(true, Ordering::Relaxed);
+                PopulateError::Thread(source)
+            })?);
+        }
         let mut joined = workers.into_iter().map(|worker| worker.join());
-        joined.try_for_each(|result| result.expect("filling memory does not panic"))
+        joined
+            .try_for_each(|result| result.expect("filling memory does not panic"))
+            .map_err(PopulateError::Pages)
     })
 }
 
 fn populate_chunk((address, length): (usize, usize)) -> io::Result<()> {
     // SAFETY: the range is a mapping of ours that nobody reads yet, and it keeps its content.
-    match unsafe { libc::madvise(address as *mut _, length, libc::MADV_POPULATE_WRITE) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    Ok(unsafe { madvise(address as *mut _, length, Advice::LinuxPopulateWrite) }?)
 }
 
 #[cfg(test)]
@@ -241,5 +269,26 @@ mod tests {
             regions: vec![region(0..2 << 20, 0, 900)],
         };
         assert!(matches!(allocate(&plan, &[]), Err(MemoryError::Bind { node: 900, .. })));
+    }
+
+    /// As with a limit on threads (TasksMax, RLIMIT_NPROC), which a test as root cannot set up: the
+    /// host refuses a thread, here for its stack.
+    #[test]
+    fn a_thread_that_the_host_refuses_is_an_error() {
+        let mapping = MmapRegionBuilder::<()>::new(1 << 20)
+            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+            .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS)
+            .build()
+            .expect("a mapping");
+        let huge = || thread::Builder::new().stack_size(1 << 56);
+        let result = populate(mapping.as_ptr() as usize, 1 << 20, &[], huge);
+        assert!(matches!(result, Err(PopulateError::Thread(_))), "{result:?}");
+    }
+
+    #[test]
+    fn what_cannot_be_filled_is_an_error() {
+        // Nothing is mapped there.
+        let result = populate(0x1000, 0x1000, &[], thread::Builder::new);
+        assert!(matches!(result, Err(PopulateError::Pages(_))), "{result:?}");
     }
 }

@@ -1,23 +1,19 @@
 //! vCPU threads: pinned, named, and in KVM_RUN nearly all the time.
 
-use std::cell::Cell;
 use std::io;
-use std::os::unix::thread::JoinHandleExt;
-use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 
-use berth_devices::irq::Gsi;
 use kvm_bindings::kvm_run;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::eventfd::EventFd;
-use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
-use crate::affinity;
-use crate::chipset::Chipset;
 use crate::exit::Exit;
+use crate::machine::chipset::Chipset;
+use crate::machine::kick::{self, KickTarget};
+use crate::machine::pin;
 use crate::sandbox::Filter;
 
 /// Exits to user space, by reason: the price of what the kernel does not do alone.
@@ -111,28 +107,6 @@ pub fn handle(
     Next::Run
 }
 
-thread_local! {
-    /// Where this thread's `kvm_run.immediate_exit` is, for the signal handler.
-    static IMMEDIATE_EXIT: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
-}
-
-/// Makes the running or next KVM_RUN return, so that a kick between the look at the stop flag and
-/// KVM_RUN is not lost (KVM API, section 5, `immediate_exit`).
-extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    let immediate_exit = IMMEDIATE_EXIT.get();
-    if !immediate_exit.is_null() {
-        // SAFETY: the pointer is into this thread's own kvm_run, which lives until the thread
-        // has cleared the cell.
-        unsafe { immediate_exit.write_volatile(1) };
-    }
-}
-
-/// Installs the handler for kicks; once, before the first vCPU starts.
-pub fn prepare_kicks() -> io::Result<()> {
-    register_signal_handler(SIGRTMIN(), on_kick)
-        .map_err(|e| io::Error::from_raw_os_error(e.errno()))
-}
-
 /// Has KVM start the threads of its own that the first KVM_RUN starts, away from the vCPUs.
 ///
 /// Since Linux 6.12 the worker that gives huge pages back after the iTLB multihit mitigation
@@ -179,7 +153,7 @@ impl VcpuThread {
         let (work, orders) = mpsc::channel::<Work>();
         let (pinned, result) = mpsc::channel();
         let body = move || {
-            let _ = pinned.send(affinity::pin_this_thread(&[cpu]));
+            let _ = pinned.send(pin::pin_this_thread(&[cpu]));
             let mut counts = ExitCounts::default();
             let Ok(Work { index, mut fd, shared, ended, filter }) = orders.recv() else {
                 return counts;
@@ -216,8 +190,7 @@ impl VcpuThread {
         if self.thread.is_finished() {
             return false;
         }
-        // SAFETY: the thread has not been joined, so its ID is valid; a handler is installed.
-        unsafe { libc::pthread_kill(self.thread.as_pthread_t(), SIGRTMIN()) };
+        kick::kick(&self.thread);
         true
     }
 
@@ -239,8 +212,8 @@ fn run(
     let failed = |source| VcpuError::Run { index, source };
     filter.apply().map_err(|error| failed(io::Error::other(error)))?;
     let kvm_run: *mut kvm_run = fd.get_kvm_run();
-    // SAFETY: the field's place is computed and nothing read; `fd` keeps the page mapped.
-    IMMEDIATE_EXIT.set(unsafe { &raw mut (*kvm_run).immediate_exit });
+    // SAFETY: `fd` keeps the page mapped for longer than `kicks` lives.
+    let kicks = unsafe { KickTarget::new(kvm_run) };
     let result = loop {
         if shared.stop.load(Ordering::Acquire) {
             break Ok(None);
@@ -261,7 +234,7 @@ fn run(
             Err(error) => break Err(failed(error.into())),
         }
     };
-    IMMEDIATE_EXIT.set(ptr::null_mut());
+    drop(kicks);
     result
 }
 
@@ -276,23 +249,15 @@ unsafe fn port_width(kvm_run: *const kvm_run) -> usize {
     usize::from(size).max(1)
 }
 
-/// The serial console's interrupt.
-pub const SERIAL_GSI: Gsi = Gsi(berth_arch::layout::COM1_GSI);
-/// The system control interrupt.
-pub const SCI_GSI: Gsi = Gsi(berth_arch::layout::SCI_GSI);
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
     use std::sync::{Arc, Mutex};
 
     use berth_arch::layout;
-    use berth_devices::pci::{BarRoutes, Segment};
-    use berth_devices::power::PowerRegisters;
-    use berth_devices::serial::SerialPort;
-    use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
     use super::*;
+    use crate::machine::chipset::tests::chipset;
 
     #[derive(Clone, Default)]
     struct Screen(Arc<Mutex<Vec<u8>>>);
@@ -309,11 +274,8 @@ mod tests {
 
     #[test]
     fn a_string_instruction_stays_at_its_port() {
-        let eventfd = || EventFd::new(EFD_NONBLOCK).expect("an eventfd");
         let screen = Screen::default();
-        let segment = Segment::new([], [], vec![], Arc::new(BarRoutes::new(vec![])));
-        let serial = SerialPort::new(eventfd(), Box::new(screen.clone()));
-        let chipset = Chipset::new(segment, serial, PowerRegisters::new(eventfd()));
+        let chipset = chipset(screen.clone());
         let mut counts = ExitCounts::default();
         let exit = VcpuExit::IoOut(layout::COM1, b"guest");
         assert_eq!(handle(&chipset, &mut counts, exit, 1), Next::Run);
@@ -324,5 +286,19 @@ mod tests {
         assert_eq!(handle(&chipset, &mut counts, exit, 1), Next::Run);
         assert!(data.iter().all(|status| *status == data[0] && *status != 0), "{data:x?}");
         assert_eq!(counts.port, 2);
+    }
+
+    #[test]
+    fn every_way_out_of_the_guest_has_its_end() {
+        let chipset = chipset(io::sink());
+        let mut counts = ExitCounts::default();
+        let mut next = |exit| handle(&chipset, &mut counts, exit, 1);
+        assert_eq!(next(VcpuExit::Shutdown), Next::End(Exit::TripleFault));
+        assert_eq!(next(VcpuExit::Intr), Next::Run);
+        let reset = VcpuExit::IoOut(layout::RESET_PORT, &[layout::RESET_VALUE]);
+        assert_eq!(next(reset), Next::End(Exit::Reset));
+        let unknown = next(VcpuExit::FailEntry(7, 0));
+        assert!(matches!(unknown, Next::Stop(reason) if reason.contains('7')));
+        assert_eq!(counts, ExitCounts { port: 1, mmio: 0, other: 1 });
     }
 }

@@ -1,15 +1,20 @@
-//! The terminal of the guest's serial console.
+//! The guest's serial console, and the terminal or the file behind it.
 
 mod output;
+mod serial_console;
 mod terminal;
 
 use std::fs::OpenOptions;
-use std::io::{self, Read, Write};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 use crate::plan::ConsolePlan;
-use output::Output;
+pub use output::Output;
+pub use serial_console::SerialConsole;
 use terminal::{State, Terminal};
 
 /// Why the console cannot be used.
@@ -34,8 +39,8 @@ pub enum ConsoleError {
 
 /// Both ends of the console.
 pub struct Console {
-    /// Where the guest's output goes; taken by the serial port.
-    pub output: Box<dyn Write + Send>,
+    /// Where the guest's output goes.
+    pub output: Output,
     /// Standard input, when the guest gets it.
     pub input: Option<Input>,
 }
@@ -44,14 +49,15 @@ impl Console {
     /// Opens it as planned. A terminal is raw from here on, until [`Input`] is dropped or the
     /// process is gone, whichever way.
     pub fn open(plan: &ConsolePlan, keyboard: Option<Keyboard>) -> Result<Self, ConsoleError> {
-        let output: Box<dyn Write + Send> = match plan {
-            ConsolePlan::Stdio => Box::new(Output::stdout().map_err(ConsoleError::Output)?),
-            ConsolePlan::File(path) => Box::new(Output::from(create(path)?)),
-            ConsolePlan::Off => Box::new(io::sink()),
+        let output = match plan {
+            ConsolePlan::Stdio => Output::stdout().map_err(ConsoleError::Output)?,
+            ConsolePlan::File(path) => Output::from(create(path)?),
+            ConsolePlan::Off => Output::new(Box::new(io::sink())),
         };
         let input = keyboard.map(|Keyboard(terminal)| {
             terminal.as_ref().map_or(Ok(()), Terminal::make_raw)?;
-            Ok(Input { _terminal: terminal, escaped: false })
+            let source = io::stdin().as_fd().try_clone_to_owned()?;
+            Ok(Input { _terminal: terminal, ..Input::from(source) })
         });
         Ok(Self { output, input: input.transpose().map_err(ConsoleError::Terminal)? })
     }
@@ -96,20 +102,40 @@ pub enum Request {
 
 const ESCAPE: u8 = 0x01;
 
-/// Standard input as the guest's keyboard.
+/// Standard input as the guest's keyboard. Not `std::io::Stdin`, whose buffer would hide input
+/// from whoever waits for it.
 pub struct Input {
+    source: OwnedFd,
     _terminal: Option<Terminal>,
     escaped: bool,
 }
 
+impl From<OwnedFd> for Input {
+    fn from(source: OwnedFd) -> Self {
+        Self { source, _terminal: None, escaped: false }
+    }
+}
+
+impl AsFd for Input {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.source.as_fd()
+    }
+}
+
 impl Input {
     /// Reads what is there, at most `room` bytes. `None` when the input has ended.
+    ///
+    /// # Errors
+    /// The input cannot be read any more: `EIO` of a terminal that has gone, for instance.
     pub fn read(&mut self, room: usize) -> io::Result<Option<(Vec<u8>, Option<Request>)>> {
         let mut bytes = vec![0; room];
-        let length = StandardInput.read(&mut bytes)?;
-        bytes.truncate(length);
-        if length == 0 {
-            return Ok(None);
+        match rustix::io::read(&self.source, &mut bytes) {
+            Ok(0) => return Ok(None),
+            Ok(length) => bytes.truncate(length),
+            // Another process that shares standard input has read it first, or has made it
+            // non-blocking.
+            Err(Errno::AGAIN | Errno::INTR) => bytes.clear(),
+            Err(error) => return Err(error.into()),
         }
         Ok(Some(filter_escape(&mut self.escaped, &bytes)))
     }
@@ -130,21 +156,12 @@ fn filter_escape(escaped: &mut bool, bytes: &[u8]) -> (Vec<u8>, Option<Request>)
     (kept, request)
 }
 
-/// Not `std::io::Stdin`, whose buffer would hide input from the poll.
-struct StandardInput;
-
-impl Read for StandardInput {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // SAFETY: the buffer is valid for its length.
-        match unsafe { libc::read(libc::STDIN_FILENO, buffer.as_mut_ptr().cast(), buffer.len()) } {
-            length @ 0.. => Ok(length as usize),
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use rustix::pipe::PipeFlags;
+
     use super::*;
 
     fn filter(bytes: &[u8]) -> (Vec<u8>, Option<Request>) {
@@ -170,5 +187,24 @@ mod tests {
     fn a_console_file_that_cannot_be_made_is_named() {
         let error = create(Path::new("/nonexistent/console.log")).expect_err("no such folder");
         assert_eq!(error.to_string(), "cannot write the console file /nonexistent/console.log");
+    }
+
+    #[test]
+    fn a_console_file_is_its_owners_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = create(&folder.path().join("console.log")).expect("a file");
+        let mode = file.metadata().expect("a file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "guests may print secrets");
+    }
+
+    #[test]
+    fn input_that_another_reader_took_has_not_ended() {
+        let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::NONBLOCK).expect("a pipe");
+        let mut input = Input::from(reader);
+        assert_eq!(input.read(8).ok(), Some(Some((vec![], None))));
+        rustix::io::write(&writer, b"ls").expect("a pipe takes two bytes");
+        assert_eq!(input.read(8).ok(), Some(Some((b"ls".to_vec(), None))));
+        drop(writer);
+        assert_eq!(input.read(8).ok(), Some(None));
     }
 }

@@ -3,15 +3,22 @@
 //! The machine is fixed, so this is a match over constants without a lock. Only BARs move; they
 //! have a table in the PCI segment.
 
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use berth_arch::layout;
+use berth_devices::irq::Gsi;
 use berth_devices::panic_port::PanicPort;
 use berth_devices::pci::{Segment, Space};
 use berth_devices::power::{PowerRegisters, PowerRequest};
-use berth_devices::serial::{self, SerialPort};
+use berth_devices::serial;
 
 use crate::exit::Exit;
+use crate::machine::console::SerialConsole;
+
+/// The serial console's interrupt.
+pub const SERIAL_GSI: Gsi = Gsi(layout::COM1_GSI);
+/// The system control interrupt.
+pub const SCI_GSI: Gsi = Gsi(layout::SCI_GSI);
 
 const COM1_END: u16 = layout::COM1 + serial::LENGTH - 1;
 const PM1A_EVENT_END: u16 = layout::PM1A_EVENT + PowerRegisters::EVENT_LENGTH - 1;
@@ -22,28 +29,15 @@ const PCI_CONFIG_END: u16 = layout::PCI_CONFIG_DATA + 3;
 pub struct Chipset {
     /// The PCI hierarchy.
     pub segment: Segment,
-    serial: Mutex<SerialPort>,
+    /// The serial console.
+    pub console: SerialConsole,
     power: Mutex<PowerRegisters>,
 }
 
 impl Chipset {
     /// Puts the parts together.
-    pub fn new(segment: Segment, serial: SerialPort, power: PowerRegisters) -> Self {
-        Self { segment, serial: Mutex::new(serial), power: Mutex::new(power) }
-    }
-
-    /// The serial console.
-    pub fn serial(&self) -> MutexGuard<'_, SerialPort> {
-        self.serial.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The serial console, unless somebody uses it.
-    pub fn try_serial(&self) -> Option<MutexGuard<'_, SerialPort>> {
-        match self.serial.try_lock() {
-            Ok(serial) => Some(serial),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
+    pub fn new(segment: Segment, console: SerialConsole, power: PowerRegisters) -> Self {
+        Self { segment, console, power: Mutex::new(power) }
     }
 
     /// The power registers.
@@ -54,7 +48,7 @@ impl Chipset {
     /// A guest reads a port.
     pub fn port_read(&self, port: u16, data: &mut [u8]) {
         match port {
-            layout::COM1..=COM1_END => self.serial().read(port - layout::COM1, data),
+            layout::COM1..=COM1_END => self.console.read(port - layout::COM1, data),
             layout::PM1A_EVENT..=PM1A_EVENT_END => {
                 self.power().read_event(port - layout::PM1A_EVENT, data);
             }
@@ -74,7 +68,7 @@ impl Chipset {
     /// A guest writes a port. Some writes end the machine.
     pub fn port_write(&self, port: u16, data: &[u8]) -> Option<Exit> {
         match (port, data) {
-            (layout::COM1..=COM1_END, data) => self.serial().write(port - layout::COM1, data),
+            (layout::COM1..=COM1_END, data) => self.console.write(port - layout::COM1, data),
             (layout::PM1A_EVENT..=PM1A_EVENT_END, data) => {
                 let written = self.power().write_event(port - layout::PM1A_EVENT, data);
                 if let Err(error) = written {
@@ -113,5 +107,64 @@ impl Chipset {
         } else if !self.segment.window_write(Space::Memory, address, data) {
             log::trace!("write of {} bytes at {address:#x}: nothing is there", data.len());
         }
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use std::io::{self, Write};
+    use std::sync::Arc;
+
+    use berth_devices::pci::{BarRoutes, GuestBdf, HostBridge, PciFunction, RootBus};
+    use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+    use super::*;
+    use crate::machine::console::Output;
+
+    /// A machine's chipset with the host bridge for the only function, and `screen` behind the
+    /// console.
+    pub fn chipset(screen: impl Write + Send + 'static) -> Chipset {
+        let eventfd = || EventFd::new(EFD_NONBLOCK).expect("an eventfd");
+        let bridge: (GuestBdf, Box<dyn PciFunction>) =
+            (GuestBdf::new(0, 0, 0).expect("in range"), Box::new(HostBridge::default()));
+        let roots = vec![RootBus::new(0..=0, Vec::new())];
+        let segment = Segment::new([bridge], [], roots, Arc::new(BarRoutes::new(vec![])));
+        let console = SerialConsole::new(eventfd(), Output::new(Box::new(screen)));
+        Chipset::new(segment, console.expect("a console"), PowerRegisters::new(eventfd()))
+    }
+
+    #[test]
+    fn the_reset_port_resets_by_its_value_only() {
+        let chipset = chipset(io::sink());
+        let write = |data: &[u8]| chipset.port_write(layout::RESET_PORT, data);
+        assert_eq!(write(&[layout::RESET_VALUE]), Some(Exit::Reset));
+        assert_eq!(write(&[!layout::RESET_VALUE]), None);
+        assert_eq!(write(&[layout::RESET_VALUE, 0]), None);
+    }
+
+    #[test]
+    fn configuration_space_is_the_same_through_ports_and_memory() {
+        let chipset = chipset(io::sink());
+        let (mut by_memory, mut by_port) = ([0; 4], [0; 4]);
+        chipset.memory_read(layout::ECAM.start, &mut by_memory);
+        let address = 0x8000_0000u32.to_le_bytes();
+        assert_eq!(chipset.port_write(layout::PCI_CONFIG_ADDRESS, &address), None);
+        chipset.port_read(layout::PCI_CONFIG_DATA, &mut by_port);
+        assert_eq!(by_memory, by_port);
+        assert!(by_memory != [0; 4] && by_memory != [0xff; 4], "{by_memory:x?}");
+        // Nobody is at 00:01.0.
+        chipset.memory_read(layout::ECAM.start + (1 << 15), &mut by_memory);
+        assert_eq!(by_memory, [0xff; 4]);
+    }
+
+    #[test]
+    fn nothing_answers_where_nothing_is() {
+        let chipset = chipset(io::sink());
+        let mut data = [0; 4];
+        chipset.memory_read(layout::ECAM.end, &mut data);
+        assert_eq!(data, [0xff; 4]);
+        chipset.port_read(0x80, &mut data);
+        assert_eq!(data, [0xff; 4]);
+        assert_eq!(chipset.port_write(0x80, &data), None);
     }
 }
