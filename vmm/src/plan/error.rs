@@ -7,7 +7,7 @@ use berth_devices::pci::Bdf;
 use berth_devices::vfio::IommuBackend;
 
 use super::text::{Bytes, list, range};
-use crate::host::{Access, CpuVendor, FileState, HostUse, IdSet};
+use crate::host::{Access, CpuVendor, FileState, HostUse, IdSet, Unfit};
 use crate::units::PageSize;
 
 /// Why there is no plan.
@@ -131,6 +131,17 @@ pub enum PlanError {
         device: Bdf,
         /// How many.
         count: usize,
+    },
+    /// No driver can use a device as it is, the guest's neither.
+    #[error("{device} {}", match unfit {
+        Unfit::Unreachable => "does not answer: its configuration space reads as ones".to_owned(),
+        Unfit::NoAddress { bar } => format!("has no address for its BAR {bar}"),
+    })]
+    Unfit {
+        /// Its address.
+        device: Bdf,
+        /// Why.
+        unfit: Unfit,
     },
     /// A virtual function whose physical function is VFIO's needs a token to be opened.
     #[error(
