@@ -1,5 +1,7 @@
 //! PCI functions as sysfs shows them.
 
+use std::fmt;
+
 use berth_devices::pci::capability::{capabilities, read_u16};
 use berth_devices::pci::regs::{CAP_MSIX, INTERRUPT_PIN, STATUS, STATUS_CAPABILITY_LIST};
 use berth_devices::pci::{Bdf, Link};
@@ -69,6 +71,18 @@ pub enum Unfit {
         /// Register, 0..=5.
         bar: u8,
     },
+}
+
+/// As the rest of a sentence that begins with the function's address.
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable => {
+                f.write_str("does not answer: its configuration space reads as ones")
+            }
+            Self::NoAddress { bar } => write!(f, "has no address for its BAR {bar}"),
+        }
+    }
 }
 
 /// A BAR as the host's kernel found it.

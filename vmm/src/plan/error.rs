@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use berth_devices::pci::Bdf;
 use berth_devices::vfio::IommuBackend;
 
-use super::text::{Bytes, list, range};
+use super::text::{Bytes, elsewhere, list, range};
 use crate::host::{Access, CpuVendor, FileState, HostUse, IdSet, Unfit};
 use crate::units::PageSize;
 
@@ -133,10 +133,7 @@ pub enum PlanError {
         count: usize,
     },
     /// No driver can use a device as it is, the guest's neither.
-    #[error("{device} {}", match unfit {
-        Unfit::Unreachable => "does not answer: its configuration space reads as ones".to_owned(),
-        Unfit::NoAddress { bar } => format!("has no address for its BAR {bar}"),
-    })]
+    #[error("{device} {unfit}")]
     Unfit {
         /// Its address.
         device: Bdf,
@@ -498,12 +495,4 @@ fn have(machines: &[(String, u32, IdSet)]) -> String {
 
 fn which(cpus: &IdSet) -> String {
     if cpus.is_empty() { String::new() } else { format!(" ({cpus})") }
-}
-
-fn elsewhere(others: &[(u32, u64)]) -> String {
-    if others.is_empty() {
-        return String::new();
-    }
-    let others = others.iter().map(|(node, free)| format!("node {node} has {free} free"));
-    format!("; {}", list(others))
 }
