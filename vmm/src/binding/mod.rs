@@ -1,11 +1,11 @@
 //! Functions change hands: from the host's drivers to vfio-pci and back, and nothing is lost.
 //!
-//! [`decide`] makes steps from what exists and what is asked for, touching nothing; [`execute`]
-//! makes them through the [`host_control`] to the kernel, each noted in the [`journal`] before. What is
+//! `decide` makes steps from what exists and what is asked for, touching nothing; `execute`
+//! makes them through the `host_control` to the kernel, each noted in the `journal` before. What is
 //! noted there, `berth restore` puts back, after a crash of berth as after one of the host. All
 //! commands hold the journal's lock while they look and act.
 //!
-//! A run that binds its devices is their [`owner`] and has a [`guard`], a process that gives them
+//! A run that binds its devices is their `owner` and has a `guard`, a process that gives them
 //! back at its end, whichever way it ends. Should both be killed, the next berth that opens the
 //! journal does it.
 

@@ -71,7 +71,7 @@ pub use log::KernelLog;
 pub use machines::RunningMachine;
 pub use memory::{Memory, Node};
 pub use modules::{ModuleState, Modules};
-pub use pci::{HostBar, PciFunction};
+pub use pci::{HostBar, PciFunction, Unfit};
 pub use persisted::{Identity, Persisted};
 pub use process::{Capability, Process};
 pub use query::{Query, Taking};

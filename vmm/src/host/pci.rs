@@ -1,5 +1,7 @@
 //! PCI functions as sysfs shows them.
 
+use std::fmt;
+
 use berth_devices::pci::capability::{capabilities, read_u16};
 use berth_devices::pci::regs::{CAP_MSIX, INTERRUPT_PIN, STATUS, STATUS_CAPABILITY_LIST};
 use berth_devices::pci::{Bdf, Link};
@@ -52,8 +54,35 @@ pub struct PciFunction {
     /// Vectors in its MSI-X table, 0 when it has none; `None` when its capabilities cannot be seen,
     /// as by users other than root.
     pub msix_vectors: Option<u16>,
+    /// Why no driver can use it as it is.
+    pub unfit: Option<Unfit>,
     /// Ways the kernel knows to reset it, in the order it would try them.
     pub reset_methods: Vec<ResetMethod>,
+}
+
+/// Why no driver can use a function as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unfit {
+    /// Its configuration space reads as ones: it has no power, or has left the bus.
+    Unreachable,
+    /// Neither firmware nor kernel found an address for this BAR.
+    NoAddress {
+        /// Register, 0..=5.
+        bar: u8,
+    },
+}
+
+/// As the rest of a sentence that begins with the function's address.
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable => {
+                f.write_str("does not answer: its configuration space reads as ones")
+            }
+            Self::NoAddress { bar } => write!(f, "has no address for its BAR {bar}"),
+        }
+    }
 }
 
 /// A BAR as the host's kernel found it.
@@ -128,6 +157,7 @@ impl PciFunction {
                 config.as_deref().unwrap_or_default(),
             ),
             interrupt_pin: pin.copied().filter(|pin| *pin <= 4).unwrap_or(0),
+            unfit: unfit(config.as_deref().unwrap_or_default(), &resources),
             bars: bars(&resources),
             rom_size: resources.get(ROM).map_or(0, Resource::size),
             reset_methods: match resets {
@@ -178,6 +208,19 @@ impl Resource {
         let bytes = self.last.wrapping_sub(self.first).wrapping_add(1);
         bytes.checked_next_power_of_two().unwrap_or(1 << 63)
     }
+}
+
+fn unfit(config: &[u8], resources: &[Resource]) -> Option<Unfit> {
+    /// IORESOURCE_UNSET (kernel, include/linux/ioport.h).
+    const UNSET: u64 = 0x2000_0000;
+
+    // The vendor and the device are ones where nothing answers (PCI Local Bus 3.0, section 6.1).
+    if config.starts_with(&[0xff; 4]) {
+        return Some(Unfit::Unreachable);
+    }
+    let bars = (0..).zip(resources).take(ROM);
+    let mut unset = bars.filter(|(_, bar)| bar.size() > 0 && bar.flags & UNSET != 0);
+    unset.next().map(|(bar, _)| Unfit::NoAddress { bar })
 }
 
 fn resources(root: &Root, path: &str) -> Result<Vec<Resource>, HostError> {
@@ -246,6 +289,20 @@ mod tests {
         config[0x40..0x42].copy_from_slice(&[0x01, 0x70]);
         config[0x70..0x74].copy_from_slice(&[0x11, 0x00, 0x09, 0x80]);
         config
+    }
+
+    #[test]
+    fn what_no_driver_can_use_is_told() {
+        let bar = |flags| Resource { first: 0, last: 0xfff, flags };
+        let set = bar(MEMORY);
+        assert_eq!(unfit(&config(), &[set]), None);
+        let unset = 0x2000_0000;
+        let resources = [bar(MEMORY), bar(MEMORY | unset)];
+        assert_eq!(unfit(&config(), &resources), Some(Unfit::NoAddress { bar: 1 }));
+        // A BAR that is not there needs no address.
+        assert_eq!(unfit(&config(), &[bar(unset)]), None);
+        assert_eq!(unfit(&[0xff; 64], &[]), Some(Unfit::Unreachable));
+        assert_eq!(unfit(&[], &[]), None);
     }
 
     #[test]

@@ -71,6 +71,9 @@ pub(super) fn check<'a>(
         if !wish.port().is_empty() && !function.is_virtual {
             return Err(PlanError::NotVirtual { device });
         }
+        if let Some(unfit) = function.unfit {
+            return Err(PlanError::Unfit { device, unfit });
+        }
         if let Some(physical) = host.functions.token_owner(device) {
             return Err(PlanError::VfToken { device, physical });
         }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use berth_devices::pci::Bdf;
 use berth_devices::vfio::IommuBackend;
 
-use super::text::{Bytes, list, range};
-use crate::host::{Access, CpuVendor, FileState, HostUse, IdSet};
+use super::text::{Bytes, elsewhere, list, range};
+use crate::host::{Access, CpuVendor, FileState, HostUse, IdSet, Unfit};
 use crate::units::PageSize;
 
 /// Why there is no plan.
@@ -131,6 +131,14 @@ pub enum PlanError {
         device: Bdf,
         /// How many.
         count: usize,
+    },
+    /// No driver can use a device as it is, the guest's neither.
+    #[error("{device} {unfit}")]
+    Unfit {
+        /// Its address.
+        device: Bdf,
+        /// Why.
+        unfit: Unfit,
     },
     /// A virtual function whose physical function is VFIO's needs a token to be opened.
     #[error(
@@ -487,12 +495,4 @@ fn have(machines: &[(String, u32, IdSet)]) -> String {
 
 fn which(cpus: &IdSet) -> String {
     if cpus.is_empty() { String::new() } else { format!(" ({cpus})") }
-}
-
-fn elsewhere(others: &[(u32, u64)]) -> String {
-    if others.is_empty() {
-        return String::new();
-    }
-    let others = others.iter().map(|(node, free)| format!("node {node} has {free} free"));
-    format!("; {}", list(others))
 }

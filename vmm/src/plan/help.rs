@@ -8,7 +8,7 @@ use berth_devices::vfio::IommuBackend;
 use super::PlanError;
 use super::memory::GUEST_RAM;
 use super::text::list;
-use crate::host::{Access, CpuVendor, FileState, Holder, group_file};
+use crate::host::{Access, CpuVendor, FileState, Holder, Unfit, group_file};
 use crate::units::PageSize;
 
 impl PlanError {
@@ -43,6 +43,16 @@ impl PlanError {
                 Some("move the card to another slot, or choose another function".to_owned())
             }
             Self::NotBound { device, .. } => Some(bind(*device)),
+            Self::Unfit { device, unfit: Unfit::Unreachable } => Some(format!(
+                "power the host off and on, or seat the card again; then keep it from its deepest \
+                 sleep: `options vfio-pci disable_idle_d3=1` in /etc/modprobe.d, and \
+                 `echo 0 > /sys/bus/pci/devices/{device}/d3cold_allowed`, on its port too"
+            )),
+            Self::Unfit { unfit: Unfit::NoAddress { .. }, .. } => Some(
+                "turn on Above 4G Decoding (or enlarge MMIOH) in the firmware's setup, or boot the \
+                 host with `pci=realloc`"
+                    .to_owned(),
+            ),
             Self::VfToken { physical, .. } => Some(format!(
                 "give {physical} back to its own driver (`berth unbind {physical}`) or to pci-pf-stub"
             )),

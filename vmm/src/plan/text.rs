@@ -23,6 +23,15 @@ impl fmt::Display for Bytes {
     }
 }
 
+/// Nodes with pages that are free there, behind what a node lacks.
+pub(super) fn elsewhere(others: &[(u32, u64)]) -> String {
+    if others.is_empty() {
+        return String::new();
+    }
+    let others = others.iter().map(|(node, free)| format!("node {node} has {free} free"));
+    format!("; {}", list(others))
+}
+
 /// Items with commas between them.
 pub(super) fn list<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
     let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();

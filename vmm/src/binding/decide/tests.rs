@@ -25,6 +25,7 @@ pub(crate) fn candidate(address: Bdf, driver: Option<&str>) -> HostFunction {
         bars: Vec::new(),
         rom_size: 0,
         msix_vectors: None,
+        unfit: None,
         reset_methods: Vec::new(),
     };
     HostFunction { depth: Depth::Take, ..HostFunction::of(function) }

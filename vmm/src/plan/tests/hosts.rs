@@ -87,6 +87,7 @@ pub(super) fn igb(node: Option<u32>, group: u32) -> PciFunction {
         ],
         rom_size: 0,
         msix_vectors: Some(10),
+        unfit: None,
         reset_methods: vec![ResetMethod::Flr, ResetMethod::Bus],
     }
 }
