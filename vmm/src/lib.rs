@@ -3,10 +3,12 @@
 //! A [`config::Config`] is what the user wishes, a [`host::HostProfile`] what exists. From both
 //! comes a [`plan::Plan`], every decision, or the reason there is none. [`machine::run`] executes
 //! it, and an [`exit::Exit`] says how that ended. [`check`] says what keeps a host from it,
-//! [`binding`] gives functions to vfio-pci and back, [`sriov`] makes virtual ones.
+//! [`advice`] what to do about that, [`binding`] gives functions to vfio-pci and back, [`sriov`]
+//! makes virtual ones.
 //!
 //! Halls depend on those above them in this list and on no others; a test of this crate holds that.
 
+pub mod advice;
 mod affinity;
 pub mod binding;
 pub mod check;

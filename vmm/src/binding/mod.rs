@@ -34,13 +34,14 @@ use berth_devices::pci::Bdf;
 pub(crate) use decide::tests as testing;
 pub use decide::{check_free, find};
 pub use error::BindingError;
-pub use module::need as need_vfio;
+pub use module::{ModuleError, load as load_module, need as need_vfio};
 pub use report::{Report, RestoreReport};
 pub use run::{Lease, RunDevice, for_run, recover};
 pub use setting::{Goal, Setting, Step, Value};
 pub use virtual_functions::{ports, sriov};
 
-use crate::host::{HostUse, Inventory, Root};
+use crate::advice::parameters;
+use crate::host::{HostUse, Inventory, Root, System};
 use crate::state;
 use crate::units::PageSize;
 use host_control::LiveHost;
@@ -85,7 +86,7 @@ pub fn bind(asked: &[Bdf], options: BindOptions) -> Result<Report, BindingError>
     }
     if options.persist {
         let rivals = devices.iter().map(|&device| (device, session.rivals(&host, device)));
-        report.files = persist::add(Path::new(ROOT), rivals.collect(), options.dry_run)?;
+        report.files = persist::add(Path::new(ROOT), &remake(), rivals.collect(), options.dry_run)?;
         report.notes.extend(decide::early_notes(&host, &devices));
     }
     report.look(&session, &devices)?;
@@ -115,7 +116,7 @@ pub fn unbind(asked: &[Bdf], options: BindOptions) -> Result<Report, BindingErro
         session.run(&steps)?;
     }
     if options.persist {
-        report.files = persist::remove(Path::new(ROOT), &devices, options.dry_run)?;
+        report.files = persist::remove(Path::new(ROOT), &remake(), &devices, options.dry_run)?;
     }
     report.look(&session, &devices)?;
     Ok(report)
@@ -146,6 +147,11 @@ pub fn restore(options: BindOptions) -> Result<RestoreReport, BindingError> {
     let restored = execute::restore(kernel, journal, &held, |entry| entry.owner.is_none())?;
     let restored = std::mem::take(recovered).into_iter().chain(restored).collect();
     Ok(RestoreReport::new(restored, &owned, obsolete).with(notes))
+}
+
+/// What makes this host's initial RAM disk anew.
+fn remake() -> String {
+    parameters::initramfs(&System::read(&Root::live())).to_owned()
 }
 
 /// Lets a pool of huge pages grow to `pages`.

@@ -2,10 +2,9 @@
 
 use berth_devices::pci::Bdf;
 
-use super::code::Code;
-use super::remedy::initramfs;
-use super::{Case, Finding, Fix};
-use crate::host::{HostFunction, HostUse, ModuleState};
+use super::{Case, Code, Finding, Fix};
+use crate::advice::{self, parameters};
+use crate::host::{HostFunction, HostUse};
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
     let each = case.endpoints().flat_map(|(device, listed)| {
@@ -20,7 +19,7 @@ fn bound(case: &Case, device: Bdf, listed: &HostFunction) -> Finding {
     let source = format!("/sys/bus/pci/devices/{device}/driver");
     let function = &listed.function;
     if !case.facts.has_drivers() {
-        return Finding::unknown(code, source, "drivers are not in the snapshot");
+        return Finding::unknown(code, source, "drivers are not in the capture");
     }
     if function.is_bound_to_vfio() {
         let driver = function.driver.as_deref().unwrap_or_default();
@@ -38,12 +37,7 @@ fn bound(case: &Case, device: Bdf, listed: &HostFunction) -> Finding {
         Some(driver) => format!("{driver} has it"),
         None => "no driver has it".to_owned(),
     };
-    let finding = Finding::fail(code, source, seen);
-    let finding = match case.facts.modules.vfio_pci {
-        ModuleState::Available => finding.step("`modprobe vfio-pci`"),
-        _ => finding,
-    };
-    let finding = finding.step(format!("`berth bind {device}`"));
+    let finding = Finding::fail(code, source, seen).steps(advice::binding::not_bound(device));
     // What is in use is taken away by hand, or not at all.
     let idle = listed.uses.iter().all(|usage| matches!(usage, HostUse::OpenVfio { .. }));
     let idle = idle && listed.functions_to_lose() == 0;
@@ -74,7 +68,8 @@ fn kept(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
             || text.starts_with("install vfio") && text.contains(&address)
     };
     let option = modules.config.iter().find(|line| claims(&line.text));
-    let parameter = case.parameter(|word| word.starts_with("vfio") && names_ids(word));
+    let parameter =
+        parameters::find(&case.facts.host, |word| word.starts_with("vfio") && names_ids(word));
     let claim =
         option.map(|line| line.file.clone()).or(parameter.map(|_| "/proc/cmdline".to_owned()));
     let Some(claim) = claim else {
@@ -115,6 +110,6 @@ fn kept(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
             format!("vfio-pci claims it at boot, but {name} may load first"),
         )
         .steps(step)
-        .step(initramfs(&case.facts.system))
+        .step(parameters::initramfs(&case.facts.host.system))
     })
 }

@@ -2,8 +2,8 @@
 
 use berth_devices::pci::Bdf;
 
-use super::code::Code;
-use super::{Case, Finding};
+use super::{Case, Code, Finding};
+use crate::advice;
 use crate::host::{CpuVendor, HostFunction, HostUse};
 
 const DEVICES: &str = "/sys/bus/pci/devices";
@@ -15,7 +15,7 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
         .map(|device| {
             Finding::fail(Code::DeviceAbsent, DEVICES, format!("there is no PCI function {device}"))
                 .of(*device)
-                .step("`berth devices` lists the host's functions")
+                .steps(advice::binding::absent(&[]))
         })
         .collect();
     for (device, listed) in case.present() {
@@ -26,7 +26,7 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
             findings.push(
                 Finding::fail(Code::DeviceBridge, format!("{DEVICES}/{device}/class"), seen)
                     .of(device)
-                    .step(instead_of(case, device)),
+                    .steps(instead_of(case, device)),
             );
             continue;
         }
@@ -50,16 +50,12 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
 }
 
 /// The endpoints behind a bridge.
-fn instead_of(case: &Case, bridge: Bdf) -> String {
+fn instead_of(case: &Case, bridge: Bdf) -> Vec<String> {
     let functions = case.facts.inventory.functions.iter();
     let behind = functions
         .filter(|(_, listed)| listed.path.contains(&bridge) && !listed.function.is_bridge());
-    let behind: Vec<String> = behind.map(|(address, _)| address.to_string()).collect();
-    if behind.is_empty() {
-        "nothing is behind it: name an endpoint, as `berth devices` lists them".to_owned()
-    } else {
-        format!("name what is behind it: {}", behind.join(", "))
-    }
+    let behind: Vec<Bdf> = behind.map(|(address, _)| *address).collect();
+    advice::binding::bridge(&behind)
 }
 
 /// What the host uses it for; who has it open is the group's to say.
@@ -74,30 +70,17 @@ fn idle(device: Bdf, listed: &HostFunction) -> Option<Finding> {
                 let seen =
                     format!("it has {count} virtual functions, which go when it changes hands");
                 Finding::fail(code, format!("{source}/sriov_numvfs"), seen)
-                    .step(format!("`berth sriov {device} 0`, when nobody needs them"))
-                    .step("or give a guest one of them: \"address\": { \"free_vf_of\": ... }")
+                    .steps(advice::binding::has_virtual_functions(device))
             }
         });
     };
     let seen = format!("it {usage}");
-    Some(match usage {
-        HostUse::Network { interface, master: Some(_), .. } => Finding::fail(code, source, seen)
-            .step(format!("`ip link set {interface} nomaster`, if the host can do without")),
-        HostUse::Network { interface, .. } => Finding::fail(code, source, seen)
-            .step("give the host another way to its network first")
-            .step(format!("`ip addr flush dev {interface} && ip link set {interface} down`")),
-        HostUse::Mounted { at, .. } if at == "swap" => {
-            Finding::fail(code, source, seen).step("`swapoff` it, if the host has memory enough")
-        }
-        HostUse::Mounted { at, .. } => Finding::fail(code, source, seen)
-            .step(format!("`umount {at}`, if the host can do without")),
-        HostUse::Volume { of, .. } => Finding::fail(code, source, seen)
-            .step(format!("take {of} apart or stop it, if the host can do without: `lsblk` shows what it is")),
-        HostUse::BootDisplay | HostUse::Console => Finding::warn(code, source, seen)
-            .step("let the firmware start on another display, or log in over the network: the screen goes dark")
-            .step("boot the host with `video=efifb:off`, or its driver keeps the memory of the display"),
+    let found = match usage {
         HostUse::OpenVfio { .. } => return None,
-    })
+        HostUse::BootDisplay | HostUse::Console => Finding::warn,
+        _ => Finding::fail,
+    };
+    Some(found(code, source, seen).steps(advice::binding::in_use(usage)))
 }
 
 fn behind_iommu(case: &Case, listed: &HostFunction) -> Option<Finding> {
@@ -108,8 +91,10 @@ fn behind_iommu(case: &Case, listed: &HostFunction) -> Option<Finding> {
     }
     Some(match listed.function.group {
         Some(group) => Finding::pass(code, SOURCE, format!("it is in IOMMU group {group}")),
-        None => Finding::fail(code, SOURCE, "it is behind none of the host's IOMMUs")
-            .step("move the card to another slot"),
+        None => Finding::failed(
+            code,
+            advice::iommu::not_behind(&case.facts.host, &listed.function, listed.path.is_empty()),
+        ),
     })
 }
 
@@ -122,7 +107,7 @@ fn reset(case: &Case, listed: &HostFunction) -> Option<Finding> {
         return Some(Finding::pass(code, source, format!("it is reset by {}", methods.join(", "))));
     }
     // The file is there since 5.15.
-    if case.facts.system.version().is_none_or(|version| version < (5, 15)) {
+    if case.facts.host.system.version().is_none_or(|version| version < (5, 15)) {
         return Some(Finding::unknown(code, source, "this kernel does not show how it is reset"));
     }
     Some(
@@ -146,9 +131,9 @@ fn reserved_memory(case: &Case, listed: &HostFunction) -> Option<Finding> {
     // Intel's driver has refused since 3.16, the kernel's core since 6.6 ("Firmware has requested
     // this device have a 1:1 IOMMU mapping").
     let refused = case.facts.host.cpus.vendor == CpuVendor::Intel
-        || case.facts.system.version().is_none_or(|version| version >= (6, 6));
+        || case.facts.host.system.version().is_none_or(|version| version >= (6, 6));
     let found = if refused { Finding::fail } else { Finding::warn };
-    let said = case.facts.log.find(&["RMRR requirement", "1:1 mapping", "1:1 IOMMU mapping"]);
+    let said = case.facts.host.log.find(&["RMRR requirement", "1:1 mapping", "1:1 IOMMU mapping"]);
     let source = said.map_or(source.clone(), |line| format!("{source}; kernel log: {line}"));
     Some(
         found(code, source, seen)
@@ -161,13 +146,12 @@ fn link(device: Bdf, listed: &HostFunction) -> Option<Finding> {
     let code = Code::LinkReduced;
     let link = listed.function.link.as_ref()?;
     let source = format!("{DEVICES}/{device}/current_link_speed, current_link_width");
-    let (now, most) = (link.negotiated, link.capable);
-    Some(if now == most {
-        Finding::pass(code, source, format!("the link is {now}, all that the device has"))
-    } else {
-        Finding::warn(code, source, format!("the link is {now}, and the device has {most}"))
-            .step("look at it again under load: idle devices slow their links down")
-            .step("move the card to a slot with more lanes, or seat it again")
+    Some(match advice::link(device, link) {
+        None => {
+            let seen = format!("the link is {}, all that the device has", link.negotiated);
+            Finding::pass(code, source, seen)
+        }
+        Some(advice) => Finding::warned(code, advice),
     })
 }
 
@@ -189,7 +173,7 @@ fn node(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
 /// AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x0001 ...]`.
 fn faults(case: &Case, device: Bdf) -> Option<Finding> {
     let code = Code::DmaFaults;
-    let log = &case.facts.log;
+    let log = &case.facts.host.log;
     let Some(source) = &log.source else {
         let seen = "the kernel's log is not to be read by this user (kernel.dmesg_restrict)";
         let seen = if case.facts.live { seen } else { "the kernel's log is not in the snapshot" };

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use berth_devices::pci::Bdf;
 
-use super::code::Code;
-use super::{Case, Finding};
+use super::{Case, Code, Finding};
+use crate::advice::groups::{self, Culprit, Seat, same_card};
 use crate::host::{Acs, HostFunction};
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
@@ -16,7 +16,7 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
             continue;
         };
         let others = others(case, device, group);
-        findings.push(viable(case, device, group, &others).of(device));
+        findings.push(viable(case, device, listed, &others).of(device));
         findings.push(isolated(case, device, listed, &others).of(device));
     }
     findings
@@ -32,13 +32,25 @@ fn others<'a>(case: &Case<'a>, device: Bdf, group: u32) -> Vec<(Bdf, &'a HostFun
         .collect()
 }
 
-fn viable(case: &Case, device: Bdf, group: u32, others: &[(Bdf, &HostFunction)]) -> Finding {
+fn viable(
+    case: &Case,
+    device: Bdf,
+    listed: &HostFunction,
+    others: &[(Bdf, &HostFunction)],
+) -> Finding {
     let code = Code::GroupNotViable;
+    let group = listed.function.group.unwrap_or_default();
     let source = format!("/sys/kernel/iommu_groups/{group}/devices");
-    let culprits: Vec<_> = others
+    let stands_in_the_way = |(address, other): &&(Bdf, &HostFunction)| {
+        !other.function.allows_passthrough_of_its_group() && !case.is_bound_for_run(*address)
+    };
+    let culprits: Vec<Culprit> = others
         .iter()
-        .filter(|(address, listed)| {
-            !listed.function.allows_passthrough_of_its_group() && !case.is_bound_for_run(*address)
+        .filter(stands_in_the_way)
+        .map(|(address, other)| Culprit {
+            address: *address,
+            driver: other.function.driver.clone().unwrap_or_default(),
+            uses: other.uses.clone(),
         })
         .collect();
     if culprits.is_empty() {
@@ -49,23 +61,15 @@ fn viable(case: &Case, device: Bdf, group: u32, others: &[(Bdf, &HostFunction)])
         };
         return Finding::pass(code, source, idle);
     }
-    let named = culprits.iter().map(|(address, listed)| {
-        let driver = listed.function.driver.as_deref().unwrap_or_default();
-        format!("{address} ({driver})")
-    });
+    let named = culprits.iter().map(|culprit| format!("{} ({})", culprit.address, culprit.driver));
     let named = named.collect::<Vec<_>>().join(", ");
-    let finding = Finding::fail(code, source, format!("it shares its group with {named}"));
-    let steps = culprits.iter().map(|(address, listed)| match listed.uses.first() {
-        Some(usage) => format!("{address} {usage}: the host cannot do without it as it is"),
-        None => format!("`berth bind {address}`: take it from the host too"),
-    });
-    let all_idle = culprits.iter().all(|(_, listed)| listed.uses.is_empty());
-    let finding = finding.steps(steps);
-    if all_idle {
-        finding.step(format!("or all at once: `berth bind {device} --group`"))
-    } else {
-        finding.step("or move the card to a slot whose group it has alone")
-    }
+    Finding::fail(code, source, format!("it shares its group with {named}"))
+        .steps(groups::not_viable(device, seat(listed), &culprits))
+}
+
+/// What is on a root bus sits in no slot.
+fn seat(listed: &HostFunction) -> Seat {
+    if listed.path.is_empty() { Seat::Board } else { Seat::Slot }
 }
 
 /// The bridge that joins a group: the kernel puts functions into one group when something between
@@ -83,14 +87,10 @@ fn isolated(
         .filter(|(_, l)| !l.function.is_bridge())
         .map(|(address, _)| *address)
         .collect();
-    let same_card = |other: &Bdf| {
-        (other.domain(), other.bus(), other.device())
-            == (device.domain(), device.bus(), device.device())
-    };
     if endpoints.is_empty() {
         return Finding::pass(code, source, "nothing else can reach it past the IOMMU");
     }
-    if endpoints.iter().all(same_card) {
+    if endpoints.iter().all(|other| same_card(*other, device)) {
         let seen = format!("the card itself joins {device} to {}", list(&endpoints));
         return Finding::warn(code, source, seen)
             .step("give all functions of the card to the same guest");

@@ -5,11 +5,9 @@
 //! not tell is a finding of its own kind and never a guess. [`fix`] acts, and only when asked to.
 
 mod binding;
-mod code;
 mod cpu;
 mod device;
 mod display;
-mod finding;
 pub mod fix;
 mod group;
 mod host_interrupts;
@@ -18,7 +16,6 @@ mod kernel;
 mod limits;
 mod memory;
 mod placement;
-mod remedy;
 mod vfio;
 
 use std::collections::BTreeMap;
@@ -26,9 +23,7 @@ use std::collections::BTreeMap;
 use berth_devices::pci::Bdf;
 use serde::Serialize;
 
-pub use code::Code;
-pub use finding::{Finding, Severity};
-pub use fix::Fix;
+pub use crate::advice::{Code, Finding, Fix, Severity};
 
 use crate::config::{BindMode, Config, DeviceAddress, DeviceConfig};
 use crate::host::{Facts, HostFunction, HostProfile};
@@ -74,10 +69,12 @@ impl<'a> Case<'a> {
         self.present().filter(|(_, listed)| !listed.function.is_bridge())
     }
 
-    /// The word of the kernel's command line that `wanted` picks.
-    fn parameter(&self, wanted: impl Fn(&str) -> bool) -> Option<&'a str> {
-        let words = self.facts.host.iommu.kernel_cmdline.split_whitespace();
-        words.into_iter().find(|word| wanted(word))
+    /// What the plan found of `code` that could be better, with a pass where it found nothing.
+    fn shortfalls(&self, code: Code, source: &str, good: impl Into<String>) -> Vec<Finding> {
+        let Some(plan) = self.plan() else { return Vec::new() };
+        let of_code = plan.shortfalls.iter().filter(|finding| finding.code == code);
+        let found: Vec<Finding> = of_code.cloned().collect();
+        if found.is_empty() { vec![Finding::pass(code, source, good)] } else { found }
     }
 }
 
@@ -130,7 +127,7 @@ const CHECKS: [fn(&Case) -> Vec<Finding>; 14] = [
     cpu::check,
     kernel::check,
     iommu::check,
-    host_interrupts::remapping,
+    host_interrupts::check_remapping,
     vfio::check,
     device::check,
     binding::check,
@@ -184,15 +181,12 @@ fn plan(case: &Case) -> Vec<Finding> {
         Some(Err(
             PlanError::NoSuchDevice { .. }
             | PlanError::Bridge { .. }
-            | PlanError::NoVirtualization { .. }
+            | PlanError::NoVirtualization
             | PlanError::Kvm { .. },
         )) => return Vec::new(),
         Some(Ok(_)) => Finding::pass(Code::PlanRefused, "berth plan", "the machine fits this host"),
-        Some(Err(error)) => {
-            let help = error.help().unwrap_or_default();
-            Finding::fail(Code::PlanRefused, "berth plan", error.to_string())
-                .steps(help.lines().map(str::to_owned))
-        }
+        Some(Err(error)) => Finding::fail(Code::PlanRefused, "berth plan", error.to_string())
+            .steps(error.help(&case.facts.host)),
     };
     vec![finding]
 }

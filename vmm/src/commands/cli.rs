@@ -115,6 +115,21 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Whether a program reads what it prints.
+    pub fn json(&self) -> bool {
+        match self {
+            Self::Run { .. } | Self::Snapshot => false,
+            Self::Plan { json, .. } | Self::Devices { json, .. } => *json,
+            Self::Check(args) => args.json,
+            Self::Bind { change, .. }
+            | Self::Unbind { change, .. }
+            | Self::Restore { change }
+            | Self::Sriov { change, .. } => change.json,
+        }
+    }
+}
+
 /// The functions that change hands.
 #[derive(Debug, Args)]
 pub struct Functions {

@@ -1,10 +1,24 @@
 //! How commands print: as JSON for programs or as text for people.
 
+use std::fmt;
 use std::io::{self, Write};
 
 use berth::error::Error;
 use berth::exit::Outcome;
+use berth::units::Failure;
 use serde::Serialize;
+
+/// What a command prints as JSON, on standard output, in place of its result.
+#[derive(Serialize)]
+pub struct Refused {
+    pub error: Failure,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.error.message)
+    }
+}
 
 /// As JSON or as text for people.
 pub fn print<T: Serialize + ToString>(value: &T, json: bool) -> Result<Outcome, Error> {

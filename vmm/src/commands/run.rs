@@ -35,7 +35,7 @@ fn prepare(path: &Path) -> Result<(Plan, Option<Lease>), Error> {
     let config = Config::load(path)?;
     binding::recover();
     let root = Root::live();
-    let plan = Plan::new(&config, &HostProfile::read(&root, &Query::from(&config))?)?;
+    let plan = make(&config, &root)?;
     let addresses: Vec<Bdf> = plan.pci.functions.iter().map(|function| function.host).collect();
     let devices = config.devices.iter().zip(&addresses);
     let wanted: Vec<RunDevice> = devices
@@ -50,14 +50,20 @@ fn prepare(path: &Path) -> Result<(Plan, Option<Lease>), Error> {
     };
     // Only a bound function shows whether it can be opened.
     let config = config.with_devices(addresses);
-    let replan = || -> Result<Plan, Error> {
-        Ok(Plan::new(&config, &HostProfile::read(&root, &Query::from(&config))?)?)
-    };
-    match replan() {
+    match make(&config, &root) {
         Ok(plan) => Ok((plan, Some(lease))),
         Err(error) => {
             lease.end();
             Err(error)
         }
     }
+}
+
+/// The plan for this host as it is now. What only a refusal asks for is read only then.
+fn make(config: &Config, root: &Root) -> Result<Plan, Error> {
+    let mut host = HostProfile::read(root, &Query::from(config))?;
+    Plan::new(config, &host).map_err(|error| {
+        host.look_around(root);
+        error.explained(&host).into()
+    })
 }

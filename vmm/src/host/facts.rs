@@ -6,8 +6,8 @@ use berth_devices::pci::Bdf;
 use serde::Serialize;
 
 use super::{
-    HostError, HostProfile, IOMMU_GROUPS, Inventory, KernelLog, Modules, PCI_DRIVERS, Query, Root,
-    Settings, System, Taking, query::Candidates,
+    HostError, HostProfile, IOMMU_GROUPS, Inventory, Modules, PCI_DRIVERS, Query, Root, Settings,
+    Taking, query::Candidates,
 };
 
 /// What `berth check` judges.
@@ -17,14 +17,10 @@ pub struct Facts {
     pub host: HostProfile,
     /// Every function of the host.
     pub inventory: Inventory,
-    /// The operating system.
-    pub system: System,
     /// Kernel modules.
     pub modules: Modules,
     /// The kernel's settings.
     pub settings: Settings,
-    /// What the kernel said.
-    pub log: KernelLog,
     /// Devices that were asked about by name.
     pub devices: Vec<Bdf>,
     /// Whether this is the host that berth runs on.
@@ -69,22 +65,20 @@ impl Facts {
         }
         let candidates = Candidates::find(root, &query);
         let all: Vec<Bdf> = candidates.functions.keys().copied().collect();
-        let host = HostProfile::read_for(root, &query, candidates)?;
-        let system = System::read(root);
+        let mut host = HostProfile::read_for(root, &query, candidates)?;
+        host.look_around(root);
         let listed = || all.iter().filter_map(|device| inventory.functions.get(device));
         let modaliases: BTreeSet<&str> = listed().map(|listed| listed.modalias.as_str()).collect();
         let interrupts = listed().flat_map(|listed| listed.interrupts.iter().copied());
         let groups = inventory.groups.keys().copied();
         Ok(Self {
-            modules: Modules::read(root, &system.release, &modaliases),
+            modules: Modules::read(root, &host.system.release, &modaliases),
             settings: Settings::read(root, interrupts, groups),
-            log: KernelLog::read(root),
             lacks: root.lacks(),
             live: root.is_live(),
             devices: devices.to_vec(),
             host,
             inventory,
-            system,
         })
     }
 }

@@ -29,6 +29,7 @@ mod machines;
 pub mod memory;
 mod modules;
 mod pci;
+mod plain_parameters;
 mod process;
 mod query;
 mod root;
@@ -66,9 +67,10 @@ pub use query::{Query, Taking};
 pub use root::Root;
 pub use settings::Settings;
 pub use snapshot::Snapshot;
-pub use system::{Family, Initramfs, Loader, System};
+pub use system::{BootFile, Container, Family, Initramfs, KernelConfig, Loader, System};
 pub use vfio::{device_file, group_file};
 
+use crate::units::Seen;
 use query::Candidates;
 use usage::Usage;
 use vfio::VfioFiles;
@@ -91,8 +93,8 @@ pub struct HostProfile {
     pub process: Process,
     /// Machines of berth that run already.
     pub machines: Vec<RunningMachine>,
-    /// Whether irqbalance runs, which moves interrupts; `None` when that is not to be seen.
-    pub irqbalance: Option<bool>,
+    /// Whether irqbalance runs, which moves interrupts.
+    pub irqbalance: Seen,
     /// IOMMU units and the groups of the functions that were asked about.
     pub iommu: Iommu,
     /// Addresses of all PCI functions, in order.
@@ -123,6 +125,10 @@ pub struct HostProfile {
     pub initrd: Option<FileFacts>,
     /// Why the console file cannot be written; `None` when it can or nobody knows.
     pub console_refusal: Option<&'static str>,
+    /// The operating system, once [`Self::look_around`] has read it.
+    pub system: System,
+    /// What the kernel said, once that has read it.
+    pub log: KernelLog,
 }
 
 impl HostProfile {
@@ -133,6 +139,13 @@ impl HostProfile {
     /// What does not exist is no error.
     pub fn read(root: &Root, query: &Query) -> Result<Self, HostError> {
         Self::read_for(root, query, Candidates::find(root, query))
+    }
+
+    /// Reads what no plan depends on, and what to do about a refusal does: a run that starts need
+    /// not wait for it.
+    pub fn look_around(&mut self, root: &Root) {
+        self.system = System::read(root);
+        self.log = KernelLog::read(root);
     }
 
     /// Whose IOMMU to speak of: the firmware's, or where its tables cannot be seen, the one that
@@ -194,6 +207,8 @@ impl HostProfile {
             virtual_functions: candidates.virtual_functions,
             uses,
             environment: candidates.environment,
+            system: System::default(),
+            log: KernelLog::default(),
         };
         if !root.is_live() {
             host.assume(root);

@@ -36,6 +36,7 @@ pub use error::{BuildError, RunError};
 use hierarchy::Fabric;
 use watch::{Watch, Watched};
 
+use crate::advice::Code;
 use crate::affinity;
 use crate::chipset::Chipset;
 use crate::console::{Console, Input, Keyboard};
@@ -90,6 +91,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// As scripts see it.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Build(error) => error.code(),
+            Self::Run(error) => error.code(),
+        }
+    }
+
     /// What to do about it.
     pub fn help(&self) -> Option<String> {
         match self {

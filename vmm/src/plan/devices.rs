@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use berth_devices::pci::Bdf;
 use berth_devices::vfio::ResetMethod;
 
-use super::{PlanError, resets};
+use super::{Note, PlanError, resets};
+use crate::advice;
 use crate::config::{BindMode, DeviceConfig, OnError, OnRemoval};
 use crate::host::{HostProfile, IommuGroup, PciFunction};
 
@@ -41,7 +42,7 @@ impl Assigned<'_> {
 pub(super) fn check<'a>(
     chosen: &[(Bdf, &DeviceConfig)],
     host: &'a HostProfile,
-    notes: &mut Vec<String>,
+    notes: &mut Vec<Note>,
 ) -> Result<Vec<Assigned<'a>>, PlanError> {
     let mut assigned = Vec::new();
     // What berth takes from the host before the run does not stand in the way.
@@ -102,18 +103,15 @@ fn near(device: Bdf, all: &[Bdf]) -> Vec<Bdf> {
 
 /// Why a function is in no group.
 fn no_group(device: Bdf, host: &HostProfile) -> PlanError {
-    let vendor = host.iommu_vendor();
     let iommu = &host.iommu;
     if !iommu.units.is_empty() {
         return PlanError::NotBehindIommu { device };
     }
     if iommu.in_firmware == Some(false) {
-        PlanError::NoIommu { vendor }
+        PlanError::NoIommu
     } else {
-        PlanError::IommuOff {
-            vendor,
-            parameter: parameter(host, &["intel_iommu=off", "amd_iommu=off", "iommu=off"]),
-        }
+        let parameter = advice::iommu::off_parameter(host).map(str::to_owned);
+        PlanError::IommuOff { parameter }
     }
 }
 
@@ -145,23 +143,13 @@ fn check_takeable(
     device: Bdf,
     function: &PciFunction,
     host: &HostProfile,
-    notes: &mut Vec<String>,
+    notes: &mut Vec<Note>,
 ) -> Result<(), PlanError> {
     let driver = function.driver.clone();
     let uses = host.uses.get(&device).cloned().unwrap_or_default();
     if !uses.is_empty() {
         return Err(PlanError::InUse { device, uses });
     }
-    let load = if host.vfio_pci { "" } else { ", and loads vfio-pci" };
-    notes.push(match driver {
-        Some(driver) => format!("berth takes {device} from {driver} for the run{load}"),
-        None => format!("berth binds {device} to vfio-pci for the run{load}"),
-    });
+    notes.push(Note::Taken { device, driver, loads_vfio_pci: !host.vfio_pci });
     Ok(())
-}
-
-/// The first of `words` on the host's kernel command line.
-pub(super) fn parameter(host: &HostProfile, words: &[&str]) -> Option<String> {
-    let mut given = host.iommu.kernel_cmdline.split_whitespace();
-    given.find(|word| words.contains(word)).map(str::to_owned)
 }

@@ -47,7 +47,7 @@ pub(super) fn plan(
         let node = device.function.node.unwrap_or(placement.shares[0].cpu_node);
         let cpus = interrupt_cpus(config, host, node, &vcpus).unwrap_or_default();
         InterruptPlan {
-            kept: !cpus.is_empty() && host.irqbalance == Some(true),
+            kept: !cpus.is_empty() && host.irqbalance.is_yes(),
             host: function.host,
             guest: function.guest,
             msix_vectors: function.msix_vectors,

@@ -9,11 +9,11 @@ mod device_choice;
 mod devices;
 mod display;
 mod error;
-mod help;
 mod interrupts;
 mod iommu;
 mod limits;
 mod memory;
+mod note;
 mod numa;
 mod pci;
 mod peers;
@@ -31,13 +31,14 @@ use berth_arch::topology::Place;
 use serde::{Serialize, Serializer};
 
 pub use device_choice::choose;
-pub use error::PlanError;
+pub use error::{PlanError, Refusal};
 pub use interrupts::InterruptPlan;
 pub use iommu::IommuPlan;
+pub use note::Note;
 pub use numa::NumaPlan;
 pub use pci::{BarPlan, FunctionPlan, PciPlan, PortPlan, RomPlan, RootPlan};
-pub use shortfalls::Shortfall;
 
+use crate::advice::Finding;
 use crate::config::{Config, ConsoleConfig};
 use crate::host::HostProfile;
 use crate::units::PageSize;
@@ -74,9 +75,9 @@ pub struct Plan {
     /// What the process needs from its limits.
     pub limits: Limits,
     /// What could be better, with what makes it so.
-    pub shortfalls: Vec<Shortfall>,
+    pub shortfalls: Vec<Finding>,
     /// Decisions that the user may want to know of, such as a node that was guessed.
-    pub notes: Vec<String>,
+    pub notes: Vec<Note>,
 }
 
 impl Plan {

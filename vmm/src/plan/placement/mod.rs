@@ -8,7 +8,7 @@ mod own;
 mod topology;
 
 use super::devices::Assigned;
-use super::{Avoided, PlanError, VcpuPlan};
+use super::{Avoided, Note, PlanError, VcpuPlan};
 use crate::config::Config;
 use crate::host::{HostProfile, IdSet};
 
@@ -31,7 +31,7 @@ pub(super) fn place(
     config: &Config,
     host: &HostProfile,
     assigned: &[Assigned],
-    notes: &mut Vec<String>,
+    notes: &mut Vec<Note>,
 ) -> Result<Placement, PlanError> {
     let shares = nodes::shares(config, host, assigned, notes)?;
     let pins = cpus::pin(config, host, &shares)?;

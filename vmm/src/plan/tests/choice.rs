@@ -64,22 +64,22 @@ fn the_environment_names_devices_in_their_order() {
         (
             with(None),
             json!([env()]),
-            "devices wants addresses from $PCIDEVICE_NIC, which is not set",
+            "`devices` takes addresses from $PCIDEVICE_NIC, which is not set",
         ),
         (
             with(Some("eth0")),
             json!([env()]),
-            "devices wants addresses from $PCIDEVICE_NIC, and `eth0` in it is none",
+            "`devices` takes addresses from $PCIDEVICE_NIC, and `eth0` in it is none",
         ),
         (
             with(Some("0000:42:10.2")),
             json!([env(), env()]),
-            "devices wants more addresses from $PCIDEVICE_NIC than are in it",
+            "`devices` takes more addresses from $PCIDEVICE_NIC than are in it",
         ),
         (
             with(Some("0000:42:10.2")),
             json!([env(), { "address": "42:10.2" }]),
-            "two of devices are 0000:42:10.2",
+            "`devices` names 0000:42:10.2 twice",
         ),
     ] {
         assert_eq!(refusal(devices, &host), message);
@@ -96,14 +96,14 @@ fn a_device_to_be_bound_is_planned_and_said() {
     };
     host.group_files.insert(group, Access::Missing);
     let auto = json!({ "devices": [{ "address": "41:00.0", "bind": "auto" }] });
-    let notes = plan(auto.clone(), &host).notes;
+    let notes = super::notes(&plan(auto.clone(), &host));
     assert!(
         notes.contains(&"berth takes 0000:41:00.0 from igb for the run".to_owned()),
         "{notes:?}"
     );
 
     (host.vfio_pci, host.vfio) = (false, Access::Missing);
-    let notes = plan(auto.clone(), &host).notes;
+    let notes = super::notes(&plan(auto.clone(), &host));
     assert!(
         notes.contains(
             &"berth takes 0000:41:00.0 from igb for the run, and loads vfio-pci".to_owned()

@@ -10,9 +10,9 @@ use crate::host::iommu::ReservedRegion;
 use crate::host::memory::Pool;
 use crate::host::{
     Access, CpuVendor, Cpus, FileFacts, FileState, HostBar, HostProfile, IdSet, Iommu, IommuGroup,
-    KernelFacts, KernelFormat, LinuxVersion, Memory, Node, PciFunction, Process,
+    KernelFacts, KernelFormat, KernelLog, LinuxVersion, Memory, Node, PciFunction, Process, System,
 };
-use crate::units::PageSize;
+use crate::units::{PageSize, Seen};
 
 const MIB: u64 = 1 << 20;
 
@@ -155,7 +155,9 @@ pub(super) fn host(cpus: Cpus, memory: Memory) -> HostProfile {
             groups: BTreeMap::new(),
         },
         machines: Vec::new(),
-        irqbalance: Some(false),
+        irqbalance: Seen::No,
+        system: System::default(),
+        log: KernelLog::default(),
         addresses: Vec::new(),
         functions: BTreeMap::new(),
         virtual_functions: BTreeMap::new(),

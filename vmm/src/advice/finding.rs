@@ -3,8 +3,8 @@
 use berth_devices::pci::Bdf;
 use serde::Serialize;
 
-use super::code::Code;
 use super::fix::Fix;
+use super::{Advice, Code};
 
 /// How a finding stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -43,23 +43,33 @@ pub struct Finding {
 
 impl Finding {
     /// The fault is not there.
-    pub(super) fn pass(code: Code, source: impl Into<String>, seen: impl Into<String>) -> Self {
+    pub fn pass(code: Code, source: impl Into<String>, seen: impl Into<String>) -> Self {
         Self::new(code, Severity::Pass, source.into(), seen.into())
     }
 
     /// What would tell cannot be seen.
-    pub(super) fn unknown(code: Code, source: impl Into<String>, seen: impl Into<String>) -> Self {
+    pub fn unknown(code: Code, source: impl Into<String>, seen: impl Into<String>) -> Self {
         Self::new(code, Severity::Unknown, source.into(), seen.into())
     }
 
     /// The fault is there, and the machine runs.
-    pub(super) fn warn(code: Code, source: impl Into<String>, seen: impl Into<String>) -> Self {
+    pub fn warn(code: Code, source: impl Into<String>, seen: impl Into<String>) -> Self {
         Self::new(code, Severity::Warn, source.into(), seen.into())
     }
 
     /// The fault is there, and the machine does not run.
-    pub(super) fn fail(code: Code, source: impl Into<String>, seen: impl Into<String>) -> Self {
+    pub fn fail(code: Code, source: impl Into<String>, seen: impl Into<String>) -> Self {
         Self::new(code, Severity::Fail, source.into(), seen.into())
+    }
+
+    /// The fault is there as `advice` says, and the machine does not run.
+    pub fn failed(code: Code, advice: Advice) -> Self {
+        Self::fail(code, "", "").advised(advice)
+    }
+
+    /// The fault is there as `advice` says, and the machine runs.
+    pub fn warned(code: Code, advice: Advice) -> Self {
+        Self::warn(code, "", "").advised(advice)
     }
 
     fn new(code: Code, severity: Severity, source: String, seen: String) -> Self {
@@ -67,24 +77,29 @@ impl Finding {
     }
 
     /// Of this device.
-    pub(super) fn of(self, device: Bdf) -> Self {
+    pub fn of(self, device: Bdf) -> Self {
         Self { device: Some(device), ..self }
     }
 
     /// With one more step of the remedy.
-    pub(super) fn step(mut self, step: impl Into<String>) -> Self {
+    pub fn step(mut self, step: impl Into<String>) -> Self {
         self.remedy.push(step.into());
         self
     }
 
     /// With more steps of the remedy.
-    pub(super) fn steps(mut self, steps: impl IntoIterator<Item = String>) -> Self {
+    pub fn steps(mut self, steps: impl IntoIterator<Item = String>) -> Self {
         self.remedy.extend(steps);
         self
     }
 
+    /// With what to do about it.
+    pub fn advised(self, advice: Advice) -> Self {
+        Self { seen: advice.seen, source: advice.source, ..self }.steps(advice.steps)
+    }
+
     /// With what berth can do about it.
-    pub(super) fn fix(self, fix: Fix) -> Self {
+    pub fn fix(self, fix: Fix) -> Self {
         Self { fix: Some(fix), ..self }
     }
 }

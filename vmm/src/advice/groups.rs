@@ -1,0 +1,81 @@
+//! IOMMU groups: who stands in the way, and whether a slot can change that.
+
+use std::collections::BTreeSet;
+
+use berth_devices::pci::Bdf;
+
+use super::Steps;
+use crate::host::HostUse;
+
+/// A member of the group that the host has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Culprit {
+    /// Its address.
+    pub address: Bdf,
+    /// Its driver.
+    pub driver: String,
+    /// What it is used for, as far as that was looked for.
+    pub uses: Vec<HostUse>,
+}
+
+/// What a device is, as far as moving it counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seat {
+    /// In a slot, or what may be one.
+    Slot,
+    /// On a root bus: part of the processor, the chipset or the board.
+    Board,
+}
+
+/// Others of the device's group are the host's.
+pub fn not_viable(device: Bdf, seat: Seat, culprits: &[Culprit]) -> Steps {
+    let vmd = culprits.iter().find(|culprit| culprit.driver == "vmd");
+    if let Some(vmd) = vmd {
+        return vec![
+            format!(
+                "it is behind the Intel VMD controller {}, which has every drive below it: turn VMD \
+                 off for this port in the firmware's setup",
+                vmd.address
+            ),
+            format!(
+                "or give the guest the controller itself, {}, with all its drives",
+                vmd.address
+            ),
+        ];
+    }
+    let mut steps: Steps = culprits
+        .iter()
+        .map(|culprit| match culprit.uses.first() {
+            Some(usage) => {
+                format!("{} {usage}: the host cannot do without it as it is", culprit.address)
+            }
+            None => format!("`berth bind {}`: take it from the host too", culprit.address),
+        })
+        .collect();
+    if culprits.iter().all(|culprit| culprit.uses.is_empty()) {
+        steps.push(format!("or all at once: `berth bind {device} --group`"));
+    }
+    let is_card = culprits.iter().all(|culprit| same_card(culprit.address, device));
+    match seat {
+        // Functions of one card stay together wherever it is.
+        _ if is_card => {}
+        Seat::Slot => steps.push("or move the card to a slot whose group it has alone".to_owned()),
+        Seat::Board => steps.push(
+            "it is on the board itself, and its group stays as it is: or take a card in a slot \
+             instead"
+                .to_owned(),
+        ),
+    }
+    steps
+}
+
+/// Whether both are functions of one device.
+pub fn same_card(one: Bdf, other: Bdf) -> bool {
+    (one.domain(), one.bus(), one.device()) == (other.domain(), other.bus(), other.device())
+}
+
+/// Root ports of one device beside `port` that lead to the group's other members: without access
+/// control they pass requests on among themselves.
+pub fn sibling_ports(port: Bdf, others: &[Bdf]) -> BTreeSet<Bdf> {
+    others.iter().copied().filter(|other| same_card(*other, port)).collect()
+}
