@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use crate::afterwards::{kernel_is_content, nic_is_free};
 use crate::harness::{self, GuestConfig, Host, Process};
+use crate::postconditions::{kernel_is_content, nic_is_free};
 
 const LIMIT: Duration = Duration::from_secs(120);
 const PEER: &str = "0000:02:00.0";
@@ -107,7 +107,7 @@ fn nic_works_through_iommufd_in_1_gib_pages_of_a_compressed_kernel() -> Result<(
     let host = harness::host("iommufd");
     host.bind_vfio()?;
     let config = GuestConfig::new(&host).set("/iommu_backend", "iommufd");
-    let config = config.huge_memory(1024).compressed_kernel();
+    let config = config.huge_memory(1024).kernel("6.12").compressed_kernel();
     ping_and_end(&host, &config).map(drop)
 }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::afterwards;
 use crate::harness::{self, GuestConfig};
+use crate::postconditions;
 
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -13,7 +13,8 @@ const LIMIT: Duration = Duration::from_secs(180);
 fn boots(series: &str, compressed: bool) -> Result<()> {
     let host = harness::host("nic");
     host.bind_vfio()?;
-    let config = GuestConfig::new(&host).kernel(series).verbs("machine,net,ping:3");
+    let config = GuestConfig::new(&host).kernel(series);
+    let config = config.set("/memory/size_mib", 512).verbs("machine,net,ping:3");
     let config = if compressed { config.compressed_kernel() } else { config };
     let guest = host.run_guest(&config)?;
     guest.must_end(0, LIMIT)?;
@@ -25,8 +26,8 @@ fn boots(series: &str, compressed: bool) -> Result<()> {
     assert!((440 << 10..=512 << 10).contains(&kib), "{kib} KiB of memory");
     assert!(console.contains(&format!("L2: net eth0 {}\n", host.mac())), "{}", guest.everything());
     assert!(console.contains("L2: ping 3/3\n"), "{}", guest.everything());
-    afterwards::nic_is_free(&host)?;
-    afterwards::kernel_is_content(&host)
+    postconditions::nic_is_free(&host)?;
+    postconditions::kernel_is_content(&host)
 }
 
 #[test]

@@ -38,11 +38,8 @@ impl<'host> Terminal<'host> {
     /// Starts berth there and waits until the terminal is raw.
     fn start(host: &'host Host, verbs: &str) -> Result<Self> {
         let folder = format!("{}/terminal", host.scratch());
-        let config = GuestConfig::new(host)
-            .without_devices()
-            .set("/memory/size_mib", 256)
-            .set("/shutdown_timeout_s", 0)
-            .verbs(verbs);
+        let config =
+            GuestConfig::new(host).without_devices().set("/shutdown_timeout_s", 0).verbs(verbs);
         let session = format!(
             "#!/bin/sh
              cd {folder} || exit
@@ -166,4 +163,43 @@ fn guest_gets_what_is_typed() -> Result<()> {
     terminal.keyboard.wait_for("L2: heard hello", LIMIT)?;
     terminal.keyboard.send("end\r")?;
     terminal.must_end(0, true)
+}
+
+/// A guest that prints to a reader that does not read, with input that waits for it, once kept
+/// berth from its signals: only SIGKILL ended it.
+#[test]
+fn a_stalled_reader_does_not_keep_berth_from_its_end() -> Result<()> {
+    let host = harness::host("nic");
+    let folder = format!("{}/stalled", host.scratch());
+    let config = GuestConfig::new(&host)
+        .without_devices()
+        .set("/memory/size_mib", 256)
+        .set("/shutdown_timeout_s", 2)
+        .verbs("wait");
+    host.run(&format!("rm -rf {folder}; mkdir {folder}; mkfifo {folder}/out"))?;
+    host.write(&format!("{folder}/vm.json"), &config.to_string())?;
+    // The fifo is nearly full, and its other end is open in this shell, which never reads.
+    let script = format!(
+        "cd {folder}
+         exec 3<>out
+         head -c 60000 /dev/zero >&3
+         yes | sh -c 'echo $$ >pid; exec {} run vm.json 2>stderr' >&3",
+        host.berth()?
+    );
+    host.write(&format!("{folder}/session"), &script)?;
+    let session = host.spawn(&format!("sh {folder}/session"))?;
+    // A vCPU that stays in write(2) (system call 1) has found nobody to read.
+    let stalled = format!(
+        "cd {folder}
+         until [ -s pid ]; do sleep 0.1; done
+         stuck() {{ cut -c 1-2 /proc/$(cat pid)/task/*/syscall | grep -q '^1 '; }}
+         count=0
+         while [ $count -lt 5 ]; do
+             sleep 0.3
+             if stuck; then count=$((count + 1)); else count=0; fi
+         done
+         kill -TERM $(cat pid)"
+    );
+    host.exec_with(&stalled, &[], LIMIT)?.success()?;
+    session.must_end(14, Duration::from_secs(30))
 }

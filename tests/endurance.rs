@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::afterwards;
 use crate::harness::{self, GuestConfig, Host};
+use crate::postconditions;
 
 const LIMIT: Duration = Duration::from_secs(120);
 const RUNS: u32 = 20;
@@ -60,7 +60,7 @@ fn one_run(host: &Host, run: u32) -> Result<()> {
             guest.must_end(128 + 9, LIMIT)?;
         }
     }
-    afterwards::nic_is_free(host)
+    postconditions::nic_is_free(host)
 }
 
 #[test]
@@ -72,5 +72,5 @@ fn twenty_runs_half_of_them_killed() -> Result<()> {
         one_run(&host, run).with_context(|| format!("run {} of {RUNS}", run + 1))?;
     }
     println!("{RUNS} runs in {:.0?}", start.elapsed());
-    afterwards::kernel_is_content(&host)
+    postconditions::kernel_is_content(&host)
 }

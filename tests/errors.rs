@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use crate::afterwards;
 use crate::harness::{self, GuestConfig, Host, Process};
+use crate::postconditions;
 
 /// A guest boots, or an error makes its way from the device to berth.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -43,7 +43,7 @@ fn ends(host: &Host, policy: &str, code: i32) -> Result<()> {
     let said = guest.stderr()?;
     let expected = format!("{}: the device reports an uncorrectable error", host.nic());
     ensure!(said.contains(&expected), "{said}");
-    afterwards::nic_is_free(host)
+    postconditions::nic_is_free(host)
 }
 
 #[test]
@@ -69,5 +69,5 @@ fn error_is_said_and_the_guest_goes_on() -> Result<()> {
     }
     guest.send("poweroff -f\n")?;
     guest.must_end(0, LIMIT)?;
-    afterwards::nic_is_free(&host)
+    postconditions::nic_is_free(&host)
 }

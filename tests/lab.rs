@@ -5,24 +5,24 @@
 #[allow(dead_code, reason = "a vocabulary: no binary needs all of it")]
 mod harness;
 
-mod afterwards;
 mod backends;
 mod binding;
 mod boot;
+mod check;
 mod console;
 mod devices;
-mod ends;
 mod endurance;
 mod errors;
+mod exit_codes;
 mod hostile;
 mod interrupts;
 mod lab_host;
-mod neighbours;
 mod passthrough;
 mod placement;
-mod readiness;
+mod postconditions;
 mod refusals;
 mod removal;
 mod resets;
 mod steering;
 mod topology;
+mod two_machines;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::afterwards;
 use crate::harness::{self, GuestConfig, Host, Process};
+use crate::postconditions;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -113,7 +113,7 @@ fn one_gib_pages_and_vcpus_on_the_nics_node() -> Result<()> {
     assert_eq!(berth.in_guest("nproc", LIMIT)?, "2");
     berth.send("end\n")?;
     berth.must_end(0, LIMIT)?;
-    afterwards::nic_is_free(&host)
+    postconditions::nic_is_free(&host)
 }
 
 /// Pages of the pool on a node: all and free.
@@ -156,7 +156,7 @@ fn ordinary_pages_on_the_nics_node() -> Result<()> {
     host.bind_vfio()?;
     let berth = host.run_guest(&GuestConfig::new(&host).verbs("wait"))?;
     berth.wait_for("L2: up", LIMIT)?;
-    assert_ram(&host, &berth, 512, 4)?;
+    assert_ram(&host, &berth, 256, 4)?;
     Ok(())
 }
 
@@ -177,5 +177,5 @@ fn cpus_and_node_by_name() -> Result<()> {
         let thread = threads.iter().find(|thread| thread.name == name).context(name.clone())?;
         assert_eq!(thread.cpus, BTreeSet::from([cpu]), "{name}");
     }
-    assert_ram(&host, &berth, 512, 4)
+    assert_ram(&host, &berth, 256, 4)
 }

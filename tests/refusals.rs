@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::afterwards::FINGERPRINT;
 use crate::harness::{self, GuestConfig, Host, Output};
+use crate::postconditions::FINGERPRINT;
 
 /// Lines of a small terminal.
 const SCREEN: usize = 24;

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use crate::afterwards;
 use crate::harness::{self, GuestConfig, Host, Process};
+use crate::postconditions;
 
 /// A guest boots, or is asked for a device and lets go of it.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -87,7 +87,7 @@ fn unplug_once(host: &Host) -> Result<()> {
     guest.in_guest("echo 1 >/sys/bus/pci/rescan; lsmod | grep -q igb; true", LIMIT)?;
     guest.send("poweroff -f\n")?;
     guest.must_end(0, LIMIT)?;
-    afterwards::kernel_is_content(host)?;
+    postconditions::kernel_is_content(host)?;
     plug_in(host)
 }
 
@@ -98,7 +98,7 @@ fn rounds(host: &Host) -> Result<()> {
     let guest = guest(host, |config| config)?;
     guest.send("poweroff -f\n")?;
     guest.must_end(0, LIMIT)?;
-    afterwards::nic_is_free(host)
+    postconditions::nic_is_free(host)
 }
 
 #[test]
@@ -120,8 +120,8 @@ fn unbind(host: &Host, change: fn(GuestConfig) -> GuestConfig) -> Result<()> {
     guest.send("poweroff -f\n")?;
     guest.must_end(0, LIMIT)?;
     host.bind_vfio()?;
-    afterwards::nic_is_free(host)?;
-    afterwards::kernel_is_content(host)
+    postconditions::nic_is_free(host)?;
+    postconditions::kernel_is_content(host)
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn refuses(host: &Host, change: fn(GuestConfig) -> GuestConfig, why: &str) -> Re
     let said = guest.stderr()?;
     ensure!(said.contains(why), "{said}");
     is_out(host)?;
-    afterwards::kernel_is_content(host)?;
+    postconditions::kernel_is_content(host)?;
     plug_in(host)
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::afterwards;
 use crate::harness::{self, GuestConfig, Host, Process};
+use crate::postconditions;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -71,7 +71,7 @@ fn reset_hot(host: &Host, backend: &str) -> Result<()> {
         ensure!(said.contains(&reset), "{said}");
     }
     ensure!(said.matches("hot reset").count() == 3 && !said.contains("WARN"), "{said}");
-    afterwards::kernel_is_content(host)
+    postconditions::kernel_is_content(host)
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn run_with_second(host: &Host) -> Result<(String, String)> {
     let plan = host.run(&format!("{} plan {path}", host.berth()?))?;
     let guest = run(host, &config)?;
     guest.must_end(0, LIMIT)?;
-    afterwards::kernel_is_content(host)?;
+    postconditions::kernel_is_content(host)?;
     Ok((plan, guest.stderr()?))
 }
 
@@ -142,8 +142,8 @@ fn resets_its_nic(host: &Host, policy: &str, method: &str) -> Result<String> {
     ensure!(complaints.is_empty(), "{complaints}");
     guest.send("poweroff -f\n")?;
     guest.must_end(0, LIMIT)?;
-    afterwards::nic_is_free(host)?;
-    afterwards::kernel_is_content(host)?;
+    postconditions::nic_is_free(host)?;
+    postconditions::kernel_is_content(host)?;
     guest.stderr()
 }
 
@@ -182,6 +182,6 @@ fn guest_switches_the_slot_of_its_nic_off_and_on() -> Result<()> {
     guest.send("poweroff -f\n")?;
     guest.must_end(0, LIMIT)?;
     ensure!(guest.stderr()?.matches("reset through its port: FLR").count() == 2);
-    afterwards::nic_is_free(&host)?;
-    afterwards::kernel_is_content(&host)
+    postconditions::nic_is_free(&host)?;
+    postconditions::kernel_is_content(&host)
 }

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::afterwards;
 use crate::harness::{self, GuestConfig, Host};
 use crate::placement::cpus;
+use crate::postconditions;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -116,7 +116,7 @@ fn interrupts_stay_off_the_vcpus() -> Result<()> {
     berth.must_end(0, LIMIT)?;
     host.run(&format!("echo {default} >/proc/irq/default_smp_affinity"))?;
     wait_until_alone(&host)?;
-    afterwards::nic_is_free(&host)?;
+    postconditions::nic_is_free(&host)?;
 
     let killed = host.run_guest(&config)?;
     killed.wait_for("L2: takes commands", LIMIT)?;

@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // APIC IDs beyond 8 bits, two host bridges, two proximity domains.
     let apic_ids: Vec<u32> = (0..300).collect();
     let second = PciRoot {
-        buses: 0x80..=0xFF,
+        buses: 0x80..=0xff,
         io: None,
         window32: None,
         window64: Some(window64.end..2 * window64.end),
@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let large = AcpiConfig {
         apic_ids: &apic_ids,
-        roots: &[PciRoot::only(0x7F, Some(window64)), second],
+        roots: &[PciRoot::only(0x7f, Some(window64)), second],
         numa: Some(&Numa {
             vcpus: apic_ids.iter().map(|id| id % 2).collect(),
             memory: vec![(0..layout::GIB, 0), (4 * layout::GIB..6 * layout::GIB, 1)],

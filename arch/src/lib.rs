@@ -12,6 +12,9 @@
 //! 5. [`cpuid::vcpu_cpuid`], [`regs::set_up_vcpu`] and, for the boot vCPU,
 //!    [`regs::set_up_entry`] prepare the vCPUs.
 
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
+#![warn(clippy::missing_errors_doc, clippy::must_use_candidate)]
+
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!("berth builds x86-64 machines on x86-64 hosts only");
 

@@ -22,7 +22,27 @@ impl PanicPort {
     }
 
     /// Returns whether the guest has ended in a panic.
+    #[must_use]
     pub fn write(self, data: &[u8]) -> bool {
         data.first().is_some_and(|events| events & PANICKED != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_port_says_which_events_it_takes() {
+        let mut data = [0xff; 2];
+        PanicPort.read(&mut data);
+        assert_eq!(data, [0b11, 0]);
+        PanicPort.read(&mut []);
+    }
+
+    #[test]
+    fn a_guest_with_a_crash_kernel_goes_on() {
+        assert!(PanicPort.write(&[0b01]) && PanicPort.write(&[0b11, 0]));
+        assert!(!PanicPort.write(&[0b10]) && !PanicPort.write(&[0]) && !PanicPort.write(&[]));
     }
 }

@@ -33,11 +33,15 @@ impl PowerRegisters {
     pub const CONTROL_LENGTH: u16 = 2;
 
     /// `sci` raises the system control interrupt.
+    #[must_use]
     pub fn new(sci: EventFd) -> Self {
         Self { status: 0, enable: 0, sci }
     }
 
     /// Presses the power button.
+    ///
+    /// # Errors
+    /// The interrupt cannot be raised.
     pub fn press_button(&mut self) -> io::Result<()> {
         self.status |= POWER_BUTTON;
         self.raise()
@@ -51,6 +55,9 @@ impl PowerRegisters {
     }
 
     /// Writes the event block: ones clear status bits, enable bits are kept.
+    ///
+    /// # Errors
+    /// The interrupt cannot be raised; the registers are written.
     pub fn write_event(&mut self, offset: u16, data: &[u8]) -> io::Result<()> {
         for (at, byte) in (offset..).zip(data) {
             let shifted = u16::from(*byte) << (8 * (at % 2));
@@ -111,6 +118,33 @@ mod tests {
         assert_eq!(u16::from_le_bytes(status), POWER_BUTTON);
         assert!(power.write_event(0, &POWER_BUTTON.to_le_bytes()).is_ok());
         assert!(sci.read().is_err(), "acknowledged");
+    }
+
+    #[test]
+    fn a_status_bit_is_cleared_by_a_one_at_its_place_only() {
+        let (mut power, _sci) = registers();
+        assert!(power.press_button().is_ok());
+        let status = |power: &PowerRegisters| {
+            let mut data = [0; 2];
+            power.read_event(0, &mut data);
+            u16::from_le_bytes(data)
+        };
+        for (offset, data) in [(0, &[0xff, 0xfe][..]), (0, &[0, 0]), (0, &[0xff]), (2, &[0, 1])] {
+            assert!(power.write_event(offset, data).is_ok());
+            assert_eq!(status(&power), POWER_BUTTON, "{offset} {data:x?}");
+        }
+        assert!(power.write_event(1, &[1]).is_ok());
+        assert_eq!(status(&power), 0);
+    }
+
+    #[test]
+    fn enable_bits_are_kept_byte_by_byte() {
+        let (mut power, _sci) = registers();
+        assert!(power.write_event(2, &[0x21, 0x43]).is_ok());
+        assert!(power.write_event(3, &[0x65]).is_ok());
+        let mut data = [0xff; 6];
+        power.read_event(0, &mut data);
+        assert_eq!(data, [0, 0, 0x21, 0x65, 0, 0], "and zeros behind the block");
     }
 
     #[test]

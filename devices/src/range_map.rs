@@ -23,6 +23,9 @@ impl<T> Default for RangeMap<T> {
 
 impl<T> RangeMap<T> {
     /// Adds a range, or changes nothing and says why not.
+    ///
+    /// # Errors
+    /// The range overlaps one that is there; nothing has changed.
     pub fn insert(&mut self, range: Range<u64>, value: T) -> Result<(), Overlap> {
         let below = self.ranges.range(..range.end).next_back();
         if range.is_empty() || below.is_some_and(|(_, (end, _))| *end > range.start) {
@@ -33,6 +36,7 @@ impl<T> RangeMap<T> {
     }
 
     /// The value of the range that holds `address`, and how far into the range that is.
+    #[must_use]
     pub fn find(&self, address: u64) -> Option<(&T, u64)> {
         let (start, (end, value)) = self.ranges.range(..=address).next_back()?;
         (address < *end).then(|| (value, address - start))

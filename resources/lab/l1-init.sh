@@ -1,6 +1,6 @@
 #!/bin/sh
-# /init of the lab host (L1): modules, file systems, then one command server per virtio-serial
-# port. tests/harness/agent.rs is the other end. /lab is the folder of kernels and initramfs
+# /init of the lab host (L1): modules, file systems, then a server of commands that come through
+# virtio-serial ports (tests/probe). tests/harness/agent.rs is the other end. /lab is the folder of kernels and initramfs
 # archives, /share what this run of the tests puts in; both are 9p (80 MB/s, measured).
 # Under TCG on two cores QEMU's start to "L1: up" takes 7 s.
 
@@ -31,36 +31,16 @@ done
 mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose lab /lab
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000 share /share
 
-# Reads "SECONDS SCRIPT_BYTES STDIN_BYTES\n", the script and its standard input; answers
-# "STATUS STDOUT_BYTES STDERR_BYTES\n" and both outputs. A script that outlives its seconds is
-# killed with its whole session.
-serve() {
-    work=/run/agent/${1##*/}
-    mkdir -p "$work"
-    exec 3<>"$1"
-    while :; do
-        # End of file means that nobody is connected yet.
-        read -r seconds script_bytes stdin_bytes <&3 || { sleep 0.2; continue; }
-        # In one piece, because head reads ahead; nothing comes after this until we answer.
-        head -c "$((script_bytes + stdin_bytes))" <&3 >"$work/request"
-        head -c "$script_bytes" "$work/request" >"$work/script"
-        tail -c "+$((script_bytes + 1))" "$work/request" >"$work/stdin"
-        timeout -s KILL "$seconds" setsid sh "$work/script" \
-            <"$work/stdin" >"$work/stdout" 2>"$work/stderr" 3>&- &
-        job=$!
-        wait "$job"
-        status=$?
-        [ "$status" != 137 ] || kill -KILL -- "-$job" 2>/dev/null
-        echo "$status $(stat -c %s "$work/stdout") $(stat -c %s "$work/stderr")" >&3
-        cat "$work/stdout" "$work/stderr" >&3
-    done
-}
-
+# The harness's other end, which came with this run.
+cp /share/probe /bin/probe
+ports=
 for port in /sys/class/virtio-ports/*; do
     case $(cat "$port/name") in
-        berth.*) serve "/dev/${port##*/}" & ;;
+        berth.*) ports="$ports /dev/${port##*/}" ;;
     esac
 done
+# shellcheck disable=SC2086 # a word for each port
+probe agent $ports &
 echo "L1: up after $(cut -d' ' -f1 /proc/uptime) s"
 
 # Whoever attaches to the console finds a shell; leaving it ends the lab host.

@@ -33,9 +33,7 @@ mark() { echo "L2: $*"; }
 
 # One module load per distinct alias of a present device is all the udev this guest needs. Of
 # ACPI's devices only pvpanic wants a module.
-sort -u /sys/bus/pci/devices/*/modalias /sys/bus/acpi/devices/QEMU*/modalias | while read -r alias; do
-    modprobe -q "$alias"
-done
+sort -u /sys/bus/pci/devices/*/modalias /sys/bus/acpi/devices/QEMU*/modalias 2>/dev/null | xargs modprobe -qa
 
 # Any event of the ACPI power button is a press: its device reports nothing else.
 watch_power_button() {

@@ -7,7 +7,7 @@ IASL_COMPLAINTS='Incorrect checksum|Invalid|Unknown|Warning|terminates early'
 # Each table must be read without complaint, and what iasl compiles from its own reading must be
 # the table again, but for checksum (byte 10) and the compiler's name and revision (29 to 36).
 check_acpi() {
-    local folder=$CACHE/work/acpi table base differences
+    local folder=$LOGS/acpi table base differences
     rm -rf "$folder"
     mkdir -p "$folder"
     (cd "${repo:?}" && cargo run -q --locked -p berth-arch --example acpi_dump -- "$folder") || return

@@ -2,25 +2,34 @@
 # What every script starts from: where things are, and the parts of the lab.
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-CACHE=${BERTH_LAB_CACHE:-$repo/target/lab}
-mkdir -p "$CACHE"
-CACHE=$(cd "$CACHE" && pwd)
-export BERTH_LAB_CACHE=$CACHE
 # A service or a container may come without HOME; ~ is then that of the password file.
 export HOME=${HOME:-~}
+# What takes long to fetch or to build, by its inputs, for all clones on this machine.
+CACHE=${BERTH_LAB_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/berth}
+# What one run leaves behind; of this clone.
+LOGS=$repo/target/lab
+mkdir -p "$CACHE" "$LOGS"
+CACHE=$(cd "$CACHE" && pwd)
+export BERTH_LAB_CACHE=$CACHE
 # depmod and modprobe live in /sbin, which a plain user's PATH lacks.
 PATH=$PATH:/usr/sbin:/sbin
 
-for part in say packages kernels own_kernel images rust structure acpi; do
+for part in say cache packages kernels own_kernel images rust structure acpi lab_tests; do
     # shellcheck source=/dev/null
     . "$repo/scripts/lab.d/$part.sh"
 done
 
-# Everything the lab needs, with guests' kernels of the series named; the host runs 6.12. Asks the
-# network for nothing when the cache is warm.
-prepare_lab() { # prepare_lab 6.12 [SERIES]
-    local series
+# Tools, kernels of guests and hosts, initramfs archives; with `own`, the lab's own kernel, too. Asks
+# the network for nothing when the cache is warm.
+prepare_lab() { # prepare_lab [own]
+    phase "tools, kernels, images"
+    locked prepare_parts "$@"
+}
+
+prepare_parts() {
     install_tools
-    for series in "$@"; do fetch_kernel "$series"; done
-    build_images "$@"
+    fetch_kernel 6.12
+    fetch_kernel 6.1
+    if [ "${1:-}" = own ]; then build_own_kernel; fi
+    build_images
 }

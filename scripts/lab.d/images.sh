@@ -1,13 +1,15 @@
 # shellcheck shell=bash
-# The two initramfs kinds: an L1 and an L2 per kernel. All parts end up in CACHE/guest,
-# the folder that L1 sees as /lab.
+# The two initramfs kinds: an L1 and an L2 per kernel. With kernels and tools they are a set in the
+# cache, sets/KEY, the folder that L1 sees as /lab.
 
 L1_MODULES=(kvm-amd vfio-pci vfio_iommu_type1 igb igbvf e1000e nvme i2c-i801 crc32c_generic ext4 virtio_balloon 9p 9pnet_virtio)
 L2_MODULES=(igb igbvf e1000e nvme uio_pci_generic xhci_pci button evdev pvpanic-mmio)
+# The rest of what hosts and guests need is built in.
+OWN_L1_MODULES=(kvm-amd igb igbvf e1000e nvme)
+OWN_L2_MODULES=(igb igbvf e1000e nvme uio_pci_generic)
 
 pack() { # pack ROOT ARCHIVE: an uncompressed newc archive, owned by root
-    (cd "$1" && find . -mindepth 1 | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0) >"$2.partial"
-    mv "$2.partial" "$2"
+    (cd "$1" && find . -mindepth 1 | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0) >"$2"
 }
 
 # A root with busybox and an /init.
@@ -21,41 +23,21 @@ skeleton() { # skeleton ROOT INIT
     install -m 755 "$2" "$1/init"
 }
 
-# True when the archive was made from these very inputs; remembers them when it was not.
-unchanged() { # unchanged ARCHIVE INPUTS
-    local stamp=$1.inputs
-    if [ -s "$1" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$2" ]; then return 0; fi
-    rm -f "$1"
-    echo "$2" >"$stamp"
-    return 1
-}
-
-inputs_of() { cat "$1" "${repo:?}/scripts/lab.d/images.sh" "$CACHE/kernels/$2/release" | sha256sum; }
-
-build_l1() { # build_l1 KERNEL MODULE...
-    local root=$CACHE/work/l1-$1 init=${repo:?}/resources/lab/l1-init.sh archive=$CACHE/guest/l1-$1.cpio
-    if unchanged "$archive" "$(inputs_of "$init" "$1")"; then return; fi
-    say "packing the initramfs of L1 for Linux $1"
+# image SET KIND NAME KERNEL_HOME MODULE...: KIND is l1 or l2.
+image() {
+    local root=$CACHE/work/$2-$3
+    say "packing the initramfs $2-$3"
     rm -rf "$root"
-    skeleton "$root" "$init"
-    copy_modules "$1" "$root" "${@:2}"
-    pack "$root" "$archive"
-}
-
-build_l2() { # build_l2 SERIES
-    local root=$CACHE/work/l2-$1 init=${repo:?}/resources/lab/l2-init.sh archive=$CACHE/guest/l2-$1.cpio
-    if unchanged "$archive" "$(inputs_of "$init" "$1")"; then return; fi
-    say "packing the initramfs of L2 for Linux $1"
+    skeleton "$root" "${repo:?}/resources/lab/$2-init.sh"
+    copy_modules "$4" "$root" "${@:5}"
+    pack "$root" "$1/$2-$3.cpio"
     rm -rf "$root"
-    skeleton "$root" "$init"
-    copy_modules "$1" "$root" "${L2_MODULES[@]}"
-    pack "$root" "$archive"
 }
 
 # Debian's modprobe with its libraries, for what busybox's lacks: `install` and `softdep`.
 # L1 calls it as `/lab/kmod/ld-linux-x86-64.so.2 --argv0 modprobe --library-path /lab/kmod /lab/kmod/kmod`.
-build_kmod() {
-    local root=$CACHE/work/kmod folder=$CACHE/guest/kmod package
+fetch_kmod() {
+    local root=$CACHE/work/kmod folder=$CACHE/kmod package
     if [ -x "$folder/kmod" ]; then return; fi
     rm -rf "$root" "$folder.partial"
     for package in kmod libc6 libzstd1 liblzma5 libssl3; do fetch_deb "$package" "$root"; done
@@ -68,17 +50,40 @@ build_kmod() {
 
 fetch_busybox() {
     [ -x "$CACHE/busybox/bin/busybox" ] || fetch_deb busybox-static "$CACHE/busybox"
-    mkdir -p "$CACHE/guest"
 }
 
-build_images() { # build_images SERIES...
+# Sets BERTH_LAB_SET, for the harness. Again only when a kernel, an init script or a step changed.
+build_images() {
+    local series key folder
     fetch_busybox
+    fetch_kmod
+    key=$({
+        cat "${repo:?}"/resources/lab/l?-init.sh "$CACHE"/kernels/6.{12,1}/release
+        echo "${OWN_KERNEL_HOME:-} ${L1_MODULES[*]}, ${L2_MODULES[*]}, ${OWN_L1_MODULES[*]}, ${OWN_L2_MODULES[*]}"
+        recipe fill_set image skeleton pack copy_modules
+    } | key_of)
+    folder=$CACHE/sets/$key
+    if [ ! -d "$folder" ]; then
+        rm -rf "$folder.partial"
+        mkdir -p "$folder.partial"
+        fill_set "$folder.partial"
+        mv "$folder.partial" "$folder"
+    fi
+    used "$folder"
+    export BERTH_LAB_SET=$folder
+}
+
+fill_set() { # fill_set FOLDER
     local series
-    for series in "$@"; do
-        ln -f "$CACHE/kernels/$series/vmlinuz" "$CACHE/guest/vmlinuz-$series"
-        ln -f "$CACHE/kernels/$series/vmlinux" "$CACHE/guest/vmlinux-$series"
-        build_l2 "$series"
+    for series in 6.12 6.1; do
+        ln "$CACHE/kernels/$series/vmlinuz" "$1/vmlinuz-$series"
+        ln "$CACHE/kernels/$series/vmlinux" "$1/vmlinux-$series"
+        image "$1" l2 "$series" "$CACHE/kernels/$series" "${L2_MODULES[@]}"
     done
-    build_l1 6.12 "${L1_MODULES[@]}"
-    build_kmod
+    image "$1" l1 6.12 "$CACHE/kernels/6.12" "${L1_MODULES[@]}"
+    cp -r "$CACHE/kmod" "$1/kmod"
+    [ -n "${OWN_KERNEL_HOME:-}" ] || return 0
+    ln "$OWN_KERNEL_HOME/vmlinux" "$1/vmlinux-lab"
+    image "$1" l1 lab "$OWN_KERNEL_HOME" "${OWN_L1_MODULES[@]}"
+    image "$1" l2 lab "$OWN_KERNEL_HOME" "${OWN_L2_MODULES[@]}"
 }

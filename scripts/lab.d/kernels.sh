@@ -36,6 +36,7 @@ kernel_package() {
 
 fetch_kernel() { # fetch_kernel SERIES
     local home=$CACHE/kernels/$1 package image
+    # Made last.
     if [ -s "$home/vmlinux" ]; then return; fi
     apt_ready kernels
     package=$(kernel_package "$1")
@@ -50,10 +51,10 @@ fetch_kernel() { # fetch_kernel SERIES
     extract_vmlinux "$image" "$home/vmlinux"
 }
 
-# copy_modules SERIES ROOT MODULE...: the modules and what they need, decompressed because
+# copy_modules KERNEL_HOME ROOT MODULE...: the modules and what they need, decompressed because
 # busybox's modprobe reads no xz, with a fresh modules.dep.
 copy_modules() {
-    local home=$CACHE/kernels/$1 root=$2 release path
+    local home=$1 root=$2 release path
     release=$(cat "$home/release")
     shift 2
     mkdir -p "$root/lib/modules/$release"

@@ -10,11 +10,13 @@
 LAB_COMMANDS=(cpio:cpio depmod:kmod xz:xz-utils zstd:zstd bzip2:bzip2 iasl:acpica-tools)
 
 # apt-get or apt-cache on a set of sources. Lists are shared, which needs no cleaning up: what is
-# not in the set is not looked at.
+# not in the set is not looked at. `kernels` knows of no installed package: what this machine has
+# is of no concern to it, and apt would fetch the installed version.
 lab_apt() { # lab_apt SET TOOL ARGUMENT...
-    local folder=$CACHE/apt/$1 tool=$2
+    local folder=$CACHE/apt/$1 tool=$2 status=()
+    [ "$1" != kernels ] || status=(-o Dir::State::status=/dev/null)
     shift 2
-    "$tool" -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts="$folder/sources" \
+    "$tool" "${status[@]}" -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts="$folder/sources" \
         -o Dir::State::Lists="$CACHE/apt/lists" -o APT::Get::List-Cleanup=false \
         -o Dir::Cache="$folder/cache" -o APT::Sandbox::User= -o Acquire::Languages=none "$@"
 }
@@ -37,7 +39,9 @@ apt_source() { # apt_source SITE SUITES
 }
 
 # Writes a set of sources and fetches its lists, once per run and only when called.
-apt_ready() { # apt_ready SET
+apt_ready() { locked fetch_lists "$1"; } # apt_ready SET
+
+fetch_lists() { # fetch_lists SET
     case " ${apt_is_ready:-} " in *" $1 "*) return 0 ;; esac
     command -v apt-get >/dev/null || die "the lab is built from Debian packages and this machine has no apt-get"
     [ "$(dpkg --print-architecture)" = amd64 ] || die "the lab needs an amd64 Debian"

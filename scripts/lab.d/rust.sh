@@ -60,7 +60,7 @@ rust_from_the_project() {
         apt_install "fetches the Rust project's installer" curl
     fi
     say "fetching the stable Rust toolchain with the Rust project's installer, into ${CARGO_HOME:-$HOME/.cargo}"
-    local installer=$CACHE/rustup-init.sh
+    local installer=$LOGS/rustup-init.sh
     fetch_https https://sh.rustup.rs "$installer" ||
         fetch_https https://static.rust-lang.org/rustup/rustup-init.sh "$installer" || return 1
     RUSTUP_INIT_SKIP_PATH_CHECK=yes sh "$installer" -qy --no-modify-path --profile minimal \

@@ -1,15 +1,15 @@
 //! Runs scripts on L1 through a virtio-serial port.
 //!
-//! We send `SECONDS SCRIPT_BYTES STDIN_BYTES\n`, the script and its standard input; the server in
-//! `resources/lab/l1-init.sh` answers `STATUS STDOUT_BYTES STDERR_BYTES\n` and both outputs. One
-//! request at a time per port, so a host has several. A round trip takes about 0.1 s.
+//! We send `SECONDS SCRIPT_BYTES STDIN_BYTES\n`, the script and its standard input; `probe agent`
+//! answers `STATUS STDOUT_BYTES STDERR_BYTES\n` and both outputs. One request at a time per port,
+//! so a host has several.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::Output;
 
@@ -36,6 +36,21 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// Waits until L1 serves this port, and gives up early when `hopeless` says so.
+    pub fn first_answer(&mut self, limit: Duration, hopeless: impl Fn() -> bool) -> Result<()> {
+        self.port.get_mut().write_all(b"5 0 0\n")?;
+        let deadline = Instant::now() + limit;
+        let mut answer = String::new();
+        self.port.get_mut().set_read_timeout(Some(Duration::from_secs(1)))?;
+        while let Err(error) = self.port.read_line(&mut answer) {
+            ensure!(error.kind() == ErrorKind::WouldBlock, "L1 is gone: {error}");
+            ensure!(!hopeless(), "its CPUs have stalled");
+            ensure!(Instant::now() < deadline, "no answer within {limit:?}");
+        }
+        ensure!(answer == "0 0 0\n", "L1 went away, or answered nonsense: {answer:?}");
+        Ok(())
     }
 
     /// Runs a shell script to its end. L1 kills it after `limit`; hearing nothing for long after

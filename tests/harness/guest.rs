@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::Host;
 
-/// A configuration that starts from what most tests want: Linux 6.12, two vCPUs, 512 MiB of
-/// ordinary pages, the host's NIC assigned, the console on berth's standard output.
+/// A configuration that starts from what most tests want: the lab's own kernel, two vCPUs, 256 MiB
+/// of ordinary pages, the host's NIC assigned, the console on berth's standard output.
 #[derive(Debug, Clone)]
 pub struct GuestConfig {
     json: Value,
@@ -21,22 +21,24 @@ impl GuestConfig {
         let json = json!({
             "name": "lab",
             "vcpus": 2,
-            "memory": { "size_mib": 512, "page_size": "4K" },
+            "memory": { "size_mib": 256, "page_size": "4K" },
             "devices": [{ "address": host.nic() }],
             "console": "stdio",
         });
         let kernel_folder = host.artefact("");
-        Self { json, kernel_folder }.kernel("6.12").verbs("poweroff")
+        // The lab's own has drivers for the lab's devices only.
+        let kernel = if host.is_lab() { "lab" } else { "6.12" };
+        Self { json, kernel_folder }.kernel(kernel).verbs("poweroff")
     }
 
-    /// A kernel series of the lab, `6.12` or `6.1`, with its initramfs.
+    /// A kernel of the lab with its initramfs: `lab` boots quickest, `6.12` and `6.1` are Debian's.
     pub fn kernel(self, series: &str) -> Self {
         let folder = self.kernel_folder.clone();
         self.set("/kernel", format!("{folder}vmlinux-{series}"))
             .set("/initrd", format!("{folder}l2-{series}.cpio"))
     }
 
-    /// The same kernel as a bzImage, which unpacks itself, instead of as an ELF file.
+    /// Debian's kernel as a bzImage, which unpacks itself, instead of as an ELF file.
     pub fn compressed_kernel(self) -> Self {
         let path = self.text("/kernel").replace("vmlinux", "vmlinuz");
         self.set("/kernel", path)
@@ -64,9 +66,10 @@ impl GuestConfig {
         self.set("/devices", addresses.iter().map(device).collect::<Value>())
     }
 
-    /// Linux 6.12 with `probe` in its `/bin`.
+    /// The same initramfs with `probe` in its `/bin`.
     pub fn with_probe(self, host: &Host) -> Result<Self> {
-        Ok(self.set("/initrd", host.initrd_with_probe("6.12")?))
+        let archive = host.with_probe(&self.text("/initrd"))?;
+        Ok(self.set("/initrd", archive))
     }
 
     /// No assigned device.

@@ -13,7 +13,7 @@ use super::here;
 use super::l1::L1;
 use super::pcap::{self, Frame};
 use super::profile::{Nic, Profile};
-use super::{GuestConfig, Output, Process, cache, turn};
+use super::{GuestConfig, Output, Process, artefacts, turn};
 
 /// Long enough for any script that does not wait for a guest.
 const SCRIPT_LIMIT: Duration = Duration::from_secs(30);
@@ -31,7 +31,6 @@ pub struct Host {
     /// A folder on the host that each test finds empty.
     scratch: String,
     berth: OnceLock<String>,
-    probe: OnceLock<String>,
     serial: AtomicU32,
 }
 
@@ -52,13 +51,12 @@ impl Host {
                 let profile_data = Profile::load(profile)?;
                 turn::take()?;
                 eprintln!("booting the lab host {profile}: {}", profile_data.description);
-                let l1 = L1::boot(&profile_data, run_folder(profile)?)?;
+                let l1 = L1::boot(&profile_data, run_folder(profile)?, &tool(PROBE)?)?;
                 eprintln!("lab host {profile} is up after {:.1?}", l1.boot_time);
                 (Place::Lab(l1), profile_data.nic, "/tmp/test".to_owned())
             }
         };
-        let (berth, probe) = (OnceLock::new(), OnceLock::new());
-        Ok(Self { place, nic, scratch, berth, probe, serial: AtomicU32::new(0) })
+        Ok(Self { place, nic, scratch, berth: OnceLock::new(), serial: AtomicU32::new(0) })
     }
 
     /// Ends what the last test left running and starts a new part of the kernel log.
@@ -152,7 +150,7 @@ impl Host {
     pub fn artefact(&self, name: &str) -> String {
         match &self.place {
             Place::Lab(_) => format!("/lab/{name}"),
-            Place::ThisMachine => cache().join("guest").join(name).display().to_string(),
+            Place::ThisMachine => artefacts().unwrap_or_default().join(name).display().to_string(),
         }
     }
 
@@ -161,14 +159,13 @@ impl Host {
         if let Some(path) = self.berth.get() {
             return Ok(path);
         }
-        let local = std::env::var("BERTH_BIN")
-            .context("BERTH_BIN does not name a static berth: run scripts/test")?;
+        let local = tool("berth")?;
         let path = match &self.place {
             Place::Lab(_) => "/bin/berth".to_owned(),
-            Place::ThisMachine => local.clone(),
+            Place::ThisMachine => local.display().to_string(),
         };
         if self.is_lab() {
-            self.push(Path::new(&local), &path)?;
+            self.push(&local, &path)?;
             self.run(&format!("chmod 755 {path} && {path} --version"))
                 .context("berth does not start in the lab; is it linked statically?")?;
         }
@@ -176,26 +173,22 @@ impl Host {
     }
 
     /// The path on the host of `probe`, for guests whose configuration has it and for the host.
-    pub fn probe(&self) -> Result<&str> {
-        if let Some(path) = self.probe.get() {
-            return Ok(path);
-        }
-        let berth = std::env::var("BERTH_BIN").context("BERTH_BIN does not name a berth")?;
-        let local = Path::new(&berth).with_file_name("berth-probe");
-        let path = format!("{}/../berth-probe", self.scratch);
-        self.push(&local, &path).context("probe is built beside berth: run scripts/test")?;
-        self.run(&format!("chmod 755 {path}"))?;
-        Ok(self.probe.get_or_init(|| path))
+    pub fn probe(&self) -> Result<String> {
+        Ok(match &self.place {
+            // Its /init has put it there.
+            Place::Lab(_) => "/bin/probe".to_owned(),
+            Place::ThisMachine => tool(PROBE)?.display().to_string(),
+        })
     }
 
-    /// An initramfs on the host: that of a kernel series, and `probe` in its `/bin`.
-    pub fn initrd_with_probe(&self, series: &str) -> Result<String> {
-        let (probe, guest) = (self.probe()?, self.artefact(&format!("l2-{series}.cpio")));
-        let archive = format!("{}/l2-{series}.cpio", self.scratch);
+    /// An initramfs on the host: another one of the host's, and `probe` in its `/bin`.
+    pub fn with_probe(&self, initrd: &str) -> Result<String> {
+        let archive = format!("{}/with-probe.cpio", self.scratch);
         self.run(&format!(
-            "mkdir -p {0}/initrd/bin && cd {0}/initrd && cp {probe} bin/probe &&
-             echo bin/probe | cpio -o -H newc 2>/dev/null | cat {guest} - >{archive}",
-            self.scratch
+            "mkdir -p {0}/initrd/bin && cd {0}/initrd && cp {1} bin/probe &&
+             echo bin/probe | cpio -o -H newc 2>/dev/null | cat {initrd} - >{archive}",
+            self.scratch,
+            self.probe()?
         ))?;
         Ok(archive)
     }
@@ -310,6 +303,16 @@ impl Host {
     }
 }
 
+/// `probe`, as `scripts` build it.
+const PROBE: &str = "berth-probe";
+
+/// A static program on this machine that scripts/test has built, beside berth.
+fn tool(name: &str) -> Result<PathBuf> {
+    let berth = std::env::var("BERTH_BIN")
+        .context("BERTH_BIN does not name a static berth: run scripts/test")?;
+    Ok(Path::new(&berth).with_file_name(name))
+}
+
 const LOG_MARK: &str = "berth test begins";
 
 /// A folder for one L1, in the temporary folder because socket paths are limited to 107 bytes.
@@ -324,8 +327,9 @@ fn run_folder(profile: &str) -> Result<PathBuf> {
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
-    let folder = temporary.join(format!("{PREFIX}{}-{profile}", std::process::id()));
-    let _ = std::fs::remove_dir_all(&folder);
+    static SERIAL: AtomicU32 = AtomicU32::new(0);
+    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+    let folder = temporary.join(format!("{PREFIX}{}-{profile}-{serial}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     Ok(folder)
 }

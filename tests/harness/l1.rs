@@ -13,14 +13,16 @@ use serde_json::{Value, json};
 
 use super::agent::Agent;
 use super::profile::Profile;
-use super::{Output, cache};
+use super::{Output, artefacts, logs};
 
 /// Scripts that can run at the same time.
 const PORTS: usize = 3;
 
-/// Limit of the first script on a port; together with the grace that [`Agent::run`] adds it is
-/// what a boot may take. Booting takes 7 s on two idle cores.
-const FIRST_ANSWER: Duration = Duration::from_secs(5);
+/// What a boot may take. It takes 7 s on two idle cores.
+const FIRST_ANSWER: Duration = Duration::from_secs(90);
+
+/// How Linux reports that a CPU got nowhere: another one sees it, or itself once it goes on.
+const STALLS: [&str; 2] = ["detected stalls on CPUs", "self-detected stall on CPU"];
 
 /// A boot may have to be tried again: QEMU 10.0's software CPUs can lose a write to their local
 /// APIC's registers in memory while the PCI devices' memory is being moved about. When that is
@@ -32,9 +34,6 @@ const BOOT_ATTEMPTS: u32 = 3;
 
 /// Enough for a file system with nothing on it; takes no space until written to.
 const DISK_BYTES: u64 = 64 << 20;
-
-/// How Linux reports that a CPU got nowhere: another one sees it, or itself once it goes on.
-const STALLS: [&str; 2] = ["detected stalls on CPUs", "self-detected stall on CPU"];
 
 /// A running L1.
 pub struct L1 {
@@ -48,8 +47,12 @@ pub struct L1 {
 
 impl L1 {
     /// Boots a host; the folder is for its sockets, logs and shared files.
-    pub fn boot(profile: &Profile, folder: PathBuf) -> Result<Self> {
+    /// `probe` is a program of this machine that serves scripts on L1.
+    pub fn boot(profile: &Profile, folder: PathBuf, probe: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder.join("share"))?;
+        std::fs::copy(probe, folder.join("share/probe")).with_context(|| {
+            format!("{} is built beside berth: run scripts/test", probe.display())
+        })?;
         for _ in 1..BOOT_ATTEMPTS {
             match Self::boot_once(profile, folder.clone()) {
                 Ok(l1) => return Ok(l1),
@@ -81,7 +84,7 @@ impl L1 {
     fn connect(&self) -> Result<()> {
         for port in 0..PORTS {
             let mut agent = Agent::connect(&self.folder.join(format!("agent.{port}")))?;
-            agent.run("true", &[], FIRST_ANSWER)?;
+            agent.first_answer(FIRST_ANSWER, || self.has_stalled())?;
             self.idle.lock().expect("no panic while held").push(agent);
         }
         Ok(())
@@ -162,12 +165,12 @@ impl L1 {
         let mut qemu = self.qemu.lock().expect("no panic while held");
         let _ = qemu.kill();
         let _ = qemu.wait();
-        // For scripts/test, which tells a stalled emulator from a test that failed.
-        let console = std::fs::read(self.folder.join("console.log")).unwrap_or_default();
+    }
+
+    fn has_stalled(&self) -> bool {
+        let console = std::fs::read(log_of(&self.folder, "console")).unwrap_or_default();
         let console = String::from_utf8_lossy(&console);
-        if STALLS.iter().any(|stall| console.contains(stall)) {
-            let _ = std::fs::write(cache().join("stalled"), &*console);
-        }
+        STALLS.iter().any(|stall| console.contains(stall))
     }
 
     /// What QEMU's CPUs wait for: a stalled host can only be understood from outside.
@@ -181,9 +184,10 @@ impl L1 {
     }
 
     fn explain(&self, error: anyhow::Error) -> anyhow::Error {
-        let _ = std::fs::write(cache().join("lapic.log"), self.interrupt_controllers());
-        let tail = |name: &str| {
-            let text = std::fs::read(self.folder.join(name)).unwrap_or_default();
+        let log = log_of(&self.folder, "lapic");
+        let _ = std::fs::write(log, self.interrupt_controllers());
+        let tail = |path: &Path| {
+            let text = std::fs::read(path).unwrap_or_default();
             let text = String::from_utf8_lossy(&text).into_owned();
             let lines: Vec<&str> = text.lines().collect();
             lines[lines.len().saturating_sub(15)..].join("\n")
@@ -191,10 +195,17 @@ impl L1 {
         error.context(format!(
             "the lab host failed (files in {})\nQEMU said:\n{}\nlast lines of its console:\n{}",
             self.folder.display(),
-            tail("qemu.log"),
-            tail("console.log"),
+            tail(&self.folder.join("qemu.log")),
+            tail(&log_of(&self.folder, "console")),
         ))
     }
+}
+
+/// A log that outlives the folder of an L1. scripts/test looks into those of consoles for what tells
+/// a stalled emulator from a test that failed.
+fn log_of(folder: &Path, kind: &str) -> PathBuf {
+    let host = folder.file_name().unwrap_or_default().to_string_lossy();
+    logs().join(format!("{kind}-{host}.log"))
 }
 
 /// Starts QEMU so that it dies with this process, however that ends. The death signal is bound to
@@ -214,7 +225,7 @@ fn spawn_with_our_life(mut command: Command) -> Result<Child> {
 /// every machine. `thread=multi` because single-threaded nested SVM can inject an interrupt
 /// twice; without `erms` and `fsrm` the kernel clears pages faster under TCG.
 fn command(profile: &Profile, folder: &Path) -> Result<Command> {
-    let guest = cache().join("guest");
+    let guest = artefacts()?;
     let (kernel, initrd) =
         (format!("vmlinux-{}", profile.kernel), format!("l1-{}.cpio", profile.kernel));
     for artefact in [&kernel, &initrd] {
@@ -268,7 +279,7 @@ fn command(profile: &Profile, folder: &Path) -> Result<Command> {
         qemu.args(["-chardev", &format!("socket,id=a{port},path={socket},server=on,wait=off")]);
         qemu.args(["-device", &format!("virtserialport,chardev=a{port},name=berth.{port}")]);
     }
-    let (console, log) = (folder.join("console"), folder.join("console.log"));
+    let (console, log) = (folder.join("console"), log_of(folder, "console"));
     let (console, log) = (console.display(), log.display());
     qemu.arg("-chardev");
     qemu.arg(format!("socket,id=console,path={console},server=on,wait=off,logfile={log}"));

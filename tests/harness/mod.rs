@@ -1,7 +1,7 @@
 //! Hosts that tests run berth on.
 //!
 //! ```ignore
-//! let host = harness::host("nic");            // booted once, shared, ours until dropped
+//! let host = harness::host("nic");            // booted or left by another test; ours until dropped
 //! host.bind_vfio()?;
 //! let guest = host.run_guest(&GuestConfig::new(&host).verbs("net,ping:3"))?;
 //! guest.wait_for("L2: ping 3/3", Duration::from_secs(60))?;
@@ -21,19 +21,19 @@ mod here;
 mod host;
 mod l1;
 mod pcap;
+mod pool;
 mod process;
 mod profile;
 mod turn;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 pub use guest::GuestConfig;
 pub use host::Host;
 pub use pcap::Frame;
+pub use pool::HostGuard;
 pub use process::Process;
 
 /// The root of the source tree; this file is compiled as part of the vmm package.
@@ -60,61 +60,38 @@ impl Output {
     }
 }
 
-/// The folder of artefacts that `scripts/lab prepare` filled.
-pub fn cache() -> PathBuf {
+/// What all clones on this machine share; `scripts` say where.
+pub fn cache() -> Result<PathBuf> {
     std::env::var_os("BERTH_LAB_CACHE")
-        .map_or_else(|| PathBuf::from(REPOSITORY).join("target/lab"), PathBuf::from)
+        .map(PathBuf::from)
+        .context("no BERTH_LAB_CACHE: run scripts/test")
 }
 
-/// A host of our own until dropped. One test runs at a time: two cores emulate one host at a
-/// bearable speed, not several.
-pub struct HostGuard {
-    host: Arc<Host>,
-    _turn: MutexGuard<'static, ()>,
+/// The folder of kernels and initramfs archives that `scripts/lab prepare` filled.
+pub fn artefacts() -> Result<PathBuf> {
+    std::env::var_os("BERTH_LAB_SET")
+        .map(PathBuf::from)
+        .context("no BERTH_LAB_SET: run scripts/test")
 }
 
-impl std::ops::Deref for HostGuard {
-    type Target = Host;
-
-    fn deref(&self) -> &Host {
-        &self.host
-    }
+/// Where runs of this clone leave what they want to be looked at.
+pub fn logs() -> PathBuf {
+    let logs = PathBuf::from(REPOSITORY).join("target/lab");
+    // Who writes there says what is wrong.
+    let _ = std::fs::create_dir_all(&logs);
+    logs
 }
 
-/// The host of a profile, booted on first use and cleared of what the last test left running.
+/// A host of our own until dropped: one of the profile that an earlier test has left, or a new one.
+/// A test has one at a time.
 ///
 /// # Panics
 /// When the host cannot be had: the test then fails.
 pub fn host(profile: &str) -> HostGuard {
-    static TURN: Mutex<()> = Mutex::new(());
-    // A test that failed has poisoned the lock; the host gets cleared, so carry on.
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    match shared_host(profile) {
-        Ok(host) => HostGuard { host, _turn: turn },
+    match pool::take(profile) {
+        Ok(host) => host,
         Err(reason) => panic!("no host {profile}: {reason}"),
     }
-}
-
-/// A host that did not boot is remembered too: its tests then fail at once, not one by one after
-/// two minutes each.
-type Hosts = BTreeMap<String, Result<Arc<Host>, String>>;
-
-fn shared_host(profile: &str) -> Result<Arc<Host>, String> {
-    static HOSTS: Mutex<Hosts> = Mutex::new(BTreeMap::new());
-
-    let readable = |error: anyhow::Error| format!("{error:?}");
-    let mut hosts = HOSTS.lock().unwrap_or_else(PoisonError::into_inner);
-    if matches!(hosts.get(profile), Some(Ok(host)) if !host.is_running()) {
-        hosts.remove(profile);
-    }
-    let boot = || Host::new(profile).map(Arc::new).map_err(readable);
-    let host = hosts.entry(profile.to_owned()).or_insert_with(boot).clone()?;
-    if let Err(error) = host.clear() {
-        // It runs but does not answer: the next test gets a new one.
-        host.retire();
-        return Err(readable(error));
-    }
-    Ok(host)
 }
 
 /// Checks all of `cases`, so that one run tells of every failure.

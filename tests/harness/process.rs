@@ -6,10 +6,6 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::Host;
 
-/// Seconds between two looks at a process. The looking is done by a script on the host, because a
-/// round trip to the lab costs it about 0.1 s of CPU time that the guest lacks.
-const POLL: &str = "0.3";
-
 /// A command in the background of a host; dropping it kills its whole session.
 ///
 /// Its folder on the host holds `pid`, `session`, `stdout`, `stderr`, the fifo `stdin`, and
@@ -78,17 +74,7 @@ END
     /// Waits for a text on standard output and returns all of that output. Fails early when the
     /// process ends without it.
     pub fn wait_for(&self, text: &str, limit: Duration) -> Result<String> {
-        // The status is looked at first: what was printed before the end is then surely seen.
-        let script = format!(
-            "cd {} && text=$(cat) && while :; do
-                 ended=; [ ! -e status ] || ended=yes
-                 ! grep -qF -- \"$text\" stdout || exit 0
-                 [ -z \"$ended\" ] || exit 3
-                 sleep {POLL}
-             done",
-            self.folder
-        );
-        match self.host.exec_with(&script, text.as_bytes(), limit)?.status {
+        match self.wait_for_output(text, limit)? {
             0 => self.stdout(),
             3 => bail!("ended before {text:?}\n{}", self.everything()),
             _ => bail!("no {text:?} within {limit:?}\n{}", self.everything()),
@@ -97,12 +83,16 @@ END
 
     /// Waits for its end; the exit status.
     pub fn wait(&self, limit: Duration) -> Result<i32> {
-        let script = format!("cd {} && until [ -e status ]; do sleep {POLL}; done", self.folder);
-        self.host.exec_with(&script, &[], limit)?;
+        self.wait_for_output("", limit)?;
         match self.status()? {
             Some(status) => Ok(status),
             None => bail!("still running after {limit:?}\n{}", self.everything()),
         }
+    }
+
+    fn wait_for_output(&self, text: &str, limit: Duration) -> Result<i32> {
+        let script = format!("exec {} wait-for-output {}", self.host.probe()?, self.folder);
+        Ok(self.host.exec_with(&script, text.as_bytes(), limit)?.status)
     }
 
     /// Waits for its end, which must have that exit status.

@@ -12,7 +12,7 @@ use serde::Deserialize;
 pub struct Profile {
     /// What a test finds on this host, for people.
     pub description: String,
-    /// L1's kernel: `6.12` is Debian's, `iommufd` the lab's own.
+    /// L1's kernel: `6.12` is Debian's, `lab` the lab's own.
     #[serde(default = "debian")]
     pub kernel: String,
     /// NUMA nodes, the first being node 0.

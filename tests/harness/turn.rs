@@ -21,7 +21,7 @@ pub fn take() -> Result<()> {
 }
 
 fn wait() -> Result<File> {
-    let path = cache().join("hosts.lock");
+    let path = cache()?.join("hosts.lock");
     let readable = || format!("cannot lock {}", path.display());
     let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).clone();
     let mut file = options.open(&path).with_context(readable)?;

@@ -20,6 +20,8 @@ pub fn run(keep: bool) -> Result<()> {
     host.bind_vfio()?;
 
     let config = GuestConfig::new(&host)
+        // A distribution's kernel, which a reader has seen before.
+        .kernel("6.12")
         .set("/name", "router")
         .huge_memory(1024)
         .verbs("machine,pci,net,ping:3,interrupts,wait");

@@ -154,7 +154,7 @@ const HOST: &[Case] = &[
     ),
     config(
         "memory smaller than the initrd and kernel",
-        |good| good.set("/memory/size_mib", 64).to_string(),
+        |good| good.kernel("6.12").set("/memory/size_mib", 64).to_string(),
         3,
         &["kernel and initrd need", "the guest has 64 MiB", "help: raise memory.size_mib"],
     ),
@@ -180,7 +180,7 @@ const HOST: &[Case] = &[
         "no huge pages of 2 MiB",
         |good| good.page_size("2M").to_string(),
         3,
-        &["needs 256 free 2M pages on node 1, which has 0 of 0", "help: `echo 256 > "],
+        &["needs 128 free 2M pages on node 1, which has 0 of 0", "help: `echo 128 > "],
     ),
     config(
         "more memory than there is",

@@ -94,7 +94,7 @@ const STATES: &[Case] = &[
         "little memory may be locked",
         [GIVE, TAKE],
         "ulimit -l 1024; su user -c 'berth run CONFIG'",
-        &["locks 512 MiB, and RLIMIT_MEMLOCK is 1 MiB", "help: `ulimit -l 524288`"],
+        &["locks 256 MiB, and RLIMIT_MEMLOCK is 1 MiB", "help: `ulimit -l 262144`"],
     ),
     host(
         "few files may be open",

@@ -108,9 +108,31 @@ impl Termination for Outcome {
 mod tests {
     use super::*;
 
+    /// The outcome after `outcome` in the order of the codes. A new one does not compile until it
+    /// has its place here.
+    fn next(outcome: Outcome) -> Option<Outcome> {
+        Some(match outcome {
+            Outcome::Done | Outcome::Ended(Exit::PowerOff) => Outcome::Internal,
+            Outcome::Internal => Outcome::ConfigRefused,
+            Outcome::ConfigRefused => Outcome::HostRefused,
+            Outcome::HostRefused => Outcome::BuildFailed,
+            Outcome::BuildFailed => Outcome::RunFailed,
+            Outcome::RunFailed => Outcome::Ended(Exit::Reset),
+            Outcome::Ended(Exit::Reset) => Outcome::Ended(Exit::Panic),
+            Outcome::Ended(Exit::Panic) => Outcome::Ended(Exit::TripleFault),
+            Outcome::Ended(Exit::TripleFault) => Outcome::Ended(Exit::DeviceLost),
+            Outcome::Ended(Exit::DeviceLost) => Outcome::Ended(Exit::Forced),
+            Outcome::Ended(Exit::Forced) => Outcome::Ended(Exit::Killed),
+            Outcome::Ended(Exit::Killed) => return None,
+        })
+    }
+
     #[test]
-    fn codes_differ_and_are_listed_in_order() {
-        assert!(Outcome::ALL.windows(2).all(|pair| pair[0].code() < pair[1].code()));
+    fn every_outcome_is_listed_in_order_with_a_code_of_its_own() {
+        let all: Vec<Outcome> =
+            std::iter::successors(Some(Outcome::Done), |outcome| next(*outcome)).collect();
+        assert_eq!(all, Outcome::ALL);
+        assert!(all.windows(2).all(|pair| pair[0].code() < pair[1].code()));
         assert_eq!(Outcome::Ended(Exit::PowerOff).code(), 0);
     }
 }

@@ -9,26 +9,19 @@
 //! Halls depend on those above them in this list and on no others; a test of this crate holds that.
 
 pub mod advice;
-mod affinity;
 pub mod binding;
 pub mod check;
-mod chipset;
+mod child;
 pub mod config;
-mod console;
 pub mod device_list;
 pub mod error;
 pub mod exit;
 pub mod host;
-mod kvm;
-mod limits;
 pub mod machine;
-mod memory;
 pub mod netlink;
 pub mod placement_lock;
 pub mod plan;
 pub mod sandbox;
 pub mod sriov;
 pub mod state;
-mod steering;
 pub mod units;
-mod vcpu;

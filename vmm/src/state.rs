@@ -8,8 +8,7 @@ pub fn folder() -> PathBuf {
     if let Some(folder) = std::env::var_os("BERTH_STATE_DIR") {
         return PathBuf::from(folder);
     }
-    // SAFETY: takes nothing and cannot fail.
-    let root = unsafe { libc::geteuid() } == 0;
+    let root = rustix::process::geteuid().is_root();
     match std::env::var_os("XDG_STATE_HOME") {
         Some(folder) if !root => PathBuf::from(folder).join("berth"),
         _ => PathBuf::from("/var/lib/berth"),

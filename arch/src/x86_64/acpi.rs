@@ -6,12 +6,14 @@
 //!
 //! Section numbers are those of ACPI 6.5.
 
+mod description;
+mod dsdt;
 mod madt;
 mod srat;
+mod table;
 
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 
-use acpi_tables::Aml;
 use acpi_tables::facs::FACS;
 use acpi_tables::fadt::{FADTBuilder, Flags, PmProfile};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -21,64 +23,9 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use vm_memory::GuestAddress;
 
-use super::{dsdt, layout};
-
-const OEM_ID: [u8; 6] = *b"BERTH ";
-const OEM_TABLE_ID: [u8; 8] = *b"BERTHVM ";
-const OEM_REVISION: u32 = 1;
-
-/// What the tables describe.
-#[derive(Clone, Copy, Debug)]
-pub struct AcpiConfig<'a> {
-    /// APIC ID of every vCPU; the position is the processor UID
-    /// ([`Topology::apic_ids`](super::topology::Topology::apic_ids)).
-    pub apic_ids: &'a [u32],
-    /// PCI host bridges of segment 0. The first is `\_SB.PCI0`; at most 256, with buses of their
-    /// own.
-    pub roots: &'a [PciRoot],
-    /// Proximity domains; without them there is no SRAT.
-    pub numa: Option<&'a Numa>,
-}
-
-/// A PCI Express host bridge and what it decodes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PciRoot {
-    /// Bus numbers of the bridge and of everything below it.
-    pub buses: RangeInclusive<u8>,
-    /// I/O ports for BARs, if it has any; within 0..0x1_0000 and not all of it.
-    pub io: Option<Range<u32>>,
-    /// Addresses for 32-bit BARs; below 4 GiB.
-    pub window32: Option<Range<u64>>,
-    /// Addresses for 64-bit BARs.
-    pub window64: Option<Range<u64>>,
-    /// Proximity domain of its devices (`_PXM`).
-    pub proximity_domain: Option<u32>,
-}
-
-impl PciRoot {
-    /// The only root of a machine: buses up to `last_bus`, the I/O window, the 32-bit window.
-    #[must_use]
-    pub fn only(last_bus: u8, window64: Option<Range<u64>>) -> Self {
-        Self {
-            buses: 0..=last_bus,
-            io: Some(layout::PCI_IO_WINDOW),
-            window32: Some(layout::PCI_WINDOW32),
-            window64,
-            proximity_domain: None,
-        }
-    }
-}
-
-/// Which proximity domain memory, vCPUs and devices belong to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Numa {
-    /// Proximity domain of every vCPU, by index; as many as there are vCPUs.
-    pub vcpus: Vec<u32>,
-    /// Guest physical addresses of RAM with their proximity domain.
-    pub memory: Vec<(Range<u64>, u32)>,
-    /// Bus, device and function of PCI functions in segment 0, with the domain of their root.
-    pub initiators: Vec<(u16, u32)>,
-}
+pub use self::description::{AcpiConfig, Numa, PciRoot};
+use self::table::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, serialize};
+use super::layout;
 
 /// All tables, ready to be written to guest memory as one piece.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,7 +43,6 @@ impl AcpiTables {
     /// [`layout::ACPI_TABLES`].
     ///
     /// # Panics
-    ///
     /// If `numa` does not have one domain per vCPU, or if `start` is out of its range: both are
     /// mistakes in the program.
     #[must_use]
@@ -159,12 +105,6 @@ impl Blob {
     }
 }
 
-fn serialize(table: &dyn Aml) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    table.to_aml_bytes(&mut bytes);
-    bytes
-}
-
 /// Nothing sleeps and there is no firmware to share a lock with; still, fixed hardware has a FACS
 /// (section 5.2.10).
 fn facs() -> Vec<u8> {
@@ -190,7 +130,7 @@ fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
     /// Otherwise guests poll ports 0x70 and 0x71 for a clock that never ticks.
     const NO_CMOS_RTC: u16 = 1 << 5;
     /// More than 100 us says that there is no C2, more than 1,000 us that there is no C3.
-    const NO_SUCH_C_STATE: u16 = 0xFFFF;
+    const NO_SUCH_C_STATE: u16 = 0xffff;
 
     let io = |port: u16, bits: u8, access| {
         GAS::new(AddressSpace::SystemIo, bits, 0, access, u64::from(port))
@@ -205,11 +145,12 @@ fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
         .flag(Flags::SlpButton)
         .flag(Flags::FixRtc)
         .flag(Flags::ResetRegSup);
+    let pointer = |table: u64| u32::try_from(table).expect("tables lie below 4 GiB");
     // A 32-bit and a 64-bit FACS pointer exclude each other; the DSDT may have both.
-    fadt.firmware_ctrl = (facs as u32).into();
-    fadt.dsdt = (dsdt as u32).into();
+    fadt.firmware_ctrl = pointer(facs).into();
+    fadt.dsdt = pointer(dsdt).into();
     fadt.x_dsdt = dsdt.into();
-    fadt.sci_int = (layout::SCI_GSI as u16).into();
+    fadt.sci_int = u16::from(layout::SCI_IRQ).into();
     fadt.pm1a_evt_blk = u32::from(layout::PM1A_EVENT).into();
     fadt.pm1_evt_len = 4;
     fadt.x_pm1a_evt_blk = io(layout::PM1A_EVENT, 32, AccessSize::WordAccess);

@@ -51,7 +51,6 @@ pub enum Entry {
 /// which must be within [`layout::ACPI_TABLES`].
 ///
 /// # Errors
-///
 /// [`BootError`]; guest memory is then in no defined state.
 pub fn load(
     mem: &GuestMemoryMmap,
@@ -74,7 +73,7 @@ pub fn load(
     write_cmdline(mem, cmdline, image.cmdline_max)?;
     write_tables(mem, tables)?;
     if let (Some((file, _)), Some(range)) = (initrd, &placed) {
-        let size = (range.end - range.start) as usize;
+        let size = usize::try_from(range.end - range.start).expect("usize has 64 bits");
         file.rewind().map_err(BootError::read("initial RAM disk"))?;
         mem.read_exact_volatile_from(GuestAddress(range.start), file, size)
             .map_err(BootError::write("initial RAM disk"))?;
@@ -162,7 +161,8 @@ fn place(
 }
 
 fn write_cmdline(mem: &GuestMemoryMmap, cmdline: &str, kernel_max: usize) -> Result<(), BootError> {
-    let max = kernel_max.min((layout::CMDLINE.end - layout::CMDLINE.start - 1) as usize);
+    let room = usize::try_from(layout::CMDLINE.end - layout::CMDLINE.start - 1);
+    let max = kernel_max.min(room.expect("usize has 64 bits"));
     if cmdline.len() > max {
         let length = cmdline.len();
         return Err(BootError::CmdlineTooLong { length, max });

@@ -10,13 +10,13 @@ use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
 use super::topology::Topology;
 
-const EXTENDED_TOPOLOGY: u32 = 0xB;
-const EXTENDED_TOPOLOGY_V2: u32 = 0x1F;
+const EXTENDED_TOPOLOGY: u32 = 0xb;
+const EXTENDED_TOPOLOGY_V2: u32 = 0x1f;
 const KVM_FEATURES: u32 = 0x4000_0001;
 const AMD_FEATURES: u32 = 0x8000_0001;
 const AMD_SIZES: u32 = 0x8000_0008;
-const AMD_CACHES: u32 = 0x8000_001D;
-const AMD_TOPOLOGY: u32 = 0x8000_001E;
+const AMD_CACHES: u32 = 0x8000_001d;
+const AMD_TOPOLOGY: u32 = 0x8000_001e;
 const AMD_EXTENDED_TOPOLOGY: u32 = 0x8000_0026;
 
 /// Choices that are the same for all vCPUs of a machine.
@@ -44,7 +44,7 @@ enum Vendor {
 /// `KVM_GET_SUPPORTED_CPUID`.
 ///
 /// Nested virtualization and MONITOR/MWAIT are hidden: berth offers neither. The performance
-/// counters (leaf 0xA) stay as KVM virtualizes them.
+/// counters (leaf 0xa) stay as KVM virtualizes them.
 #[must_use]
 pub fn vcpu_cpuid(
     supported: &[kvm_cpuid_entry2],
@@ -92,7 +92,7 @@ pub fn vcpu_cpuid(
 /// 64-bit CPU has, if the leaf is missing.
 #[must_use]
 pub fn physical_address_bits(supported: &[kvm_cpuid_entry2]) -> u8 {
-    find(supported, AMD_SIZES).map_or(36, |leaf| leaf.eax as u8)
+    find(supported, AMD_SIZES).map_or(36, |leaf| leaf.eax.to_le_bytes()[0])
 }
 
 fn find(entries: &[kvm_cpuid_entry2], function: u32) -> Option<&kvm_cpuid_entry2> {
@@ -131,7 +131,7 @@ fn features(entry: &mut kvm_cpuid_entry2, config: &CpuidConfig, apic_id: u32) {
     set(&mut entry.ecx, 31, true); // a hypervisor is present
     set(&mut entry.edx, 28, threads > 1); // HTT: the thread count below is valid
     put(&mut entry.ebx, 16, 8, threads);
-    entry.ebx = entry.ebx & 0x00FF_FFFF | apic_id << 24; // leaf 0xB has the upper bits
+    entry.ebx = entry.ebx & 0x00ff_ffff | apic_id << 24; // leaf 0xb has the upper bits
 }
 
 /// Bits of an APIC ID below which two threads share a cache of this level: L1 and L2 belong to a
@@ -145,7 +145,7 @@ fn sharing_bits(topology: &Topology, level: u32) -> u32 {
 
 /// Leaf 4. The counts in it are numbers of APIC IDs, gaps included.
 fn intel_cache(entry: &mut kvm_cpuid_entry2, topology: &Topology) {
-    if entry.eax & 0x1F == 0 {
+    if entry.eax & 0x1f == 0 {
         return; // no cache: the end of the list
     }
     let sharing = 1 << sharing_bits(topology, entry.eax >> 5 & 7);
@@ -154,9 +154,9 @@ fn intel_cache(entry: &mut kvm_cpuid_entry2, topology: &Topology) {
     put(&mut entry.eax, 26, 6, cores - 1);
 }
 
-/// Leaf 0x8000_001D, with the layout of leaf 4 but no count of cores.
+/// Leaf 0x8000_001d, with the layout of leaf 4 but no count of cores.
 fn amd_cache(entry: &mut kvm_cpuid_entry2, topology: &Topology) {
-    if entry.eax & 0x1F != 0 {
+    if entry.eax & 0x1f != 0 {
         let sharing = 1 << sharing_bits(topology, entry.eax >> 5 & 7);
         put(&mut entry.eax, 14, 12, sharing - 1);
     }
@@ -177,19 +177,19 @@ fn amd_sizes(entry: &mut kvm_cpuid_entry2, topology: &Topology) {
     put(&mut entry.ecx, 12, 4, topology.socket_bits());
 }
 
-/// Leaf 0x8000_001E: one node per socket.
+/// Leaf 0x8000_001e: one node per socket.
 fn amd_topology(topology: &Topology, index: u32, apic_id: u32) -> kvm_cpuid_entry2 {
     let place = topology.place(index);
     kvm_cpuid_entry2 {
         function: AMD_TOPOLOGY,
         eax: apic_id,
-        ebx: (topology.threads_per_core() - 1) << 8 | place.core & 0xFF,
-        ecx: place.socket & 0xFF,
+        ebx: (topology.threads_per_core() - 1) << 8 | place.core & 0xff,
+        ecx: place.socket & 0xff,
         ..Default::default()
     }
 }
 
-/// Leaf 0xB or 0x1F: the level of threads, the level of cores, the end.
+/// Leaf 0xb or 0x1f: the level of threads, the level of cores, the end.
 fn extended_topology(function: u32, topology: &Topology, apic_id: u32) -> [kvm_cpuid_entry2; 3] {
     const THREAD: u32 = 1;
     const CORE: u32 = 2;

@@ -7,17 +7,17 @@
 //!              |                            |  0x7000 zero page    0x8000 PVH memory map
 //!              |                            |  0x9000 page tables, 24 KiB
 //!              |                            |  0x2_0000 command line, 64 KiB
-//! 0x000A_0000  | no RAM for the guest's     |
-//! 0x000E_0000  | kernel; ACPI tables here   |
+//! 0x000a_0000  | no RAM for the guest's     |
+//! 0x000e_0000  | kernel; ACPI tables here   |
 //! 0x0010_0000  | RAM: kernel, initrd        |
-//! 0xC000_0000  +----------------------------+ 3 GiB
+//! 0xc000_0000  +----------------------------+ 3 GiB
 //!              | PCI, 32-bit BARs           |
-//! 0xE000_0000  +----------------------------+
+//! 0xe000_0000  +----------------------------+
 //!              | ECAM, segment 0            |
-//! 0xF000_0000  +----------------------------+
-//! 0xFEC0_0000  | I/O APIC                   |
-//! 0xFEE0_0000  | local APIC, MSI doorbell   |
-//! 0xFFFB_C000  | KVM's own 4 pages (Intel)  |
+//! 0xf000_0000  +----------------------------+
+//! 0xfec0_0000  | I/O APIC                   |
+//! 0xfee0_0000  | local APIC, MSI doorbell   |
+//! 0xfffb_c000  | KVM's own 4 pages (Intel)  |
 //! 0x1_0000_0000 +---------------------------+ 4 GiB
 //!              | RAM, what is left of it    |
 //!              +----------------------------+
@@ -25,11 +25,11 @@
 //!              +----------------------------+ guest's address width
 //!
 //! I/O ports
-//! 0x03F8..0x0400   COM1
+//! 0x03f8..0x0400   COM1
 //! 0x0505           pvpanic
 //! 0x0600..0x0604   ACPI PM1a event block
 //! 0x0604..0x0606   ACPI PM1a control block
-//! 0x0CF8..0x0D00   PCI configuration; a byte access to 0x0CF9 is the reset register
+//! 0x0cf8..0x0d00   PCI configuration; a byte access to 0x0cf9 is the reset register
 //! 0x1000..0x10000  PCI, I/O BARs
 //!
 //! GSI = I/O APIC pin
@@ -52,27 +52,27 @@ pub const RAM_LOW: Range<u64> = 0..3 * GIB;
 pub const RAM_HIGH_START: u64 = 4 * GIB;
 
 /// Window for 32-bit BARs: the lower half of the hole, 512 MiB.
-pub const PCI_WINDOW32: Range<u64> = 0xC000_0000..0xE000_0000;
+pub const PCI_WINDOW32: Range<u64> = 0xc000_0000..0xe000_0000;
 
 /// Memory-mapped configuration space of segment 0: 256 buses of 1 MiB each (PCI Express base
 /// specification, section 7.2.2). Aligned to its size, as the specification asks.
-pub const ECAM: Range<u64> = 0xE000_0000..0xF000_0000;
+pub const ECAM: Range<u64> = 0xe000_0000..0xf000_0000;
 
 /// Window for I/O BARs. Starts above every port that the chipset answers.
 pub const PCI_IO_WINDOW: Range<u32> = 0x1000..0x1_0000;
 
 /// I/O APIC, 4 KiB. KVM's in-kernel model has no other address.
-pub const IO_APIC: u64 = 0xFEC0_0000;
+pub const IO_APIC: u64 = 0xfec0_0000;
 
 /// Local APIC, 4 KiB, and the target of MSI writes. The address every CPU has at reset.
-pub const LOCAL_APIC: u64 = 0xFEE0_0000;
+pub const LOCAL_APIC: u64 = 0xfee0_0000;
 
 /// Page for `KVM_SET_IDENTITY_MAP_ADDR`, also the kernel's default: a call is not needed.
-pub const KVM_IDENTITY_MAP: u64 = 0xFFFB_C000;
+pub const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
 
 /// Three pages for `KVM_SET_TSS_ADDR`, which Intel hosts require (KVM API, section 4.36). Below
 /// 4 GiB, outside RAM and outside every PCI window.
-pub const KVM_TSS: u64 = 0xFFFB_D000;
+pub const KVM_TSS: u64 = 0xfffb_d000;
 
 /// The pages that KVM takes for itself on Intel hosts; the guest's memory map reserves them.
 pub const KVM_RESERVED: Range<u64> = KVM_IDENTITY_MAP..KVM_TSS + 0x3000;
@@ -102,11 +102,11 @@ pub const PAGE_TABLES_PAGES: u64 = 6;
 pub const CMDLINE: Range<u64> = 0x2_0000..0x3_0000;
 
 /// End of conventional memory; what follows up to 1 MiB is not RAM on any PC.
-pub const CONVENTIONAL_END: u64 = 0xA_0000;
+pub const CONVENTIONAL_END: u64 = 0xa_0000;
 
 /// ACPI tables, at most 128 KiB. The BIOS area, where also a guest without a pointer from its
 /// boot protocol looks for the RSDP (ACPI 6.5, section 5.2.5.1).
-pub const ACPI_TABLES: Range<u64> = 0xE_0000..0x10_0000;
+pub const ACPI_TABLES: Range<u64> = 0xe_0000..0x10_0000;
 
 /// First address for kernels and initial RAM disks.
 pub const HIGH_MEMORY: u64 = MIB;
@@ -115,7 +115,7 @@ pub const HIGH_MEMORY: u64 = MIB;
 pub const PANIC_PORT: u16 = 0x505;
 
 /// First port of the 16550 known as COM1, eight ports.
-pub const COM1: u16 = 0x3F8;
+pub const COM1: u16 = 0x3f8;
 
 /// GSI of COM1, edge-triggered as on the ISA bus.
 pub const COM1_GSI: u32 = 4;
@@ -128,14 +128,14 @@ pub const PM1A_EVENT: u16 = 0x600;
 pub const PM1A_CONTROL: u16 = 0x604;
 
 /// PCI configuration address port (PCI Local Bus 3.0, section 3.2.2.3.2).
-pub const PCI_CONFIG_ADDRESS: u16 = 0xCF8;
+pub const PCI_CONFIG_ADDRESS: u16 = 0xcf8;
 
 /// First of the four PCI configuration data ports.
-pub const PCI_CONFIG_DATA: u16 = 0xCFC;
+pub const PCI_CONFIG_DATA: u16 = 0xcfc;
 
 /// Reset register. Inside the configuration address port, as on Intel's chipsets: a byte access
 /// is a reset, only a four-byte access to [`PCI_CONFIG_ADDRESS`] is an address.
-pub const RESET_PORT: u16 = 0xCF9;
+pub const RESET_PORT: u16 = 0xcf9;
 
 /// Value that resets the machine when written to [`RESET_PORT`] (ICH9 datasheet, RST_CNT:
 /// SYS_RST | RST_CPU).
@@ -147,7 +147,10 @@ pub const S5_SLEEP_TYPE: u8 = 5;
 
 /// System control interrupt. Edge-triggered, active high (the MADT says so): a pulse from an
 /// irqfd is enough, no resample is needed.
-pub const SCI_GSI: u32 = 9;
+pub const SCI_GSI: u32 = SCI_IRQ as u32;
+
+/// The ISA interrupt that it is, which the FADT and the MADT name it by.
+pub const SCI_IRQ: u8 = 9;
 
 /// First of the four GSIs that PCI's INTA..INTD share; above the ISA interrupts.
 pub const INTX_GSI: u32 = 16;

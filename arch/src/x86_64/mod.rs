@@ -3,7 +3,6 @@
 pub mod acpi;
 pub mod boot;
 pub mod cpuid;
-mod dsdt;
 pub mod layout;
 pub mod ram;
 pub mod regs;

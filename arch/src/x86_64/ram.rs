@@ -88,8 +88,7 @@ fn widen(hole: &Range<u64>) -> Option<Range<u64>> {
 }
 
 #[cfg(test)]
-// Lists of one range are what is meant.
-#[allow(clippy::single_range_in_vec_init)]
+#[expect(clippy::single_range_in_vec_init, reason = "lists of one range are what is meant")]
 mod tests {
     use proptest::prelude::*;
 
@@ -105,7 +104,7 @@ mod tests {
 
     #[test]
     fn ram_avoids_the_hole_of_amd_iommus() {
-        let holes = [1012 * GIB..1024 * GIB, 0xFEE0_0000..0xFEF0_0000];
+        let holes = [1012 * GIB..1024 * GIB, 0xfee0_0000..0xfef0_0000];
         assert_eq!(
             ram_regions(1020 * GIB, &holes),
             [0..3 * GIB, 4 * GIB..1012 * GIB, 1024 * GIB..1033 * GIB]

@@ -21,14 +21,14 @@ use super::boot::Entry;
 use super::layout;
 
 /// `IA32_MISC_ENABLE` (Intel SDM volume 4, table 2-2).
-const MSR_MISC_ENABLE: u32 = 0x1A0;
+const MSR_MISC_ENABLE: u32 = 0x1a0;
 /// Fast strings. Linux clears ERMS when the bit is clear (`early_init_intel`).
 const MISC_ENABLE_FAST_STRING: u64 = 1 << 0;
 /// Branch trace store and PEBS are not there; KVM's own value has both bits too.
 const MISC_ENABLE_NO_BTS_PEBS: u64 = 1 << 11 | 1 << 12;
 
 /// `IA32_MTRR_DEF_TYPE` (Intel SDM volume 3, section 12.11.2.1).
-const MSR_MTRR_DEF_TYPE: u32 = 0x2FF;
+const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
 /// MTRRs on, everything write-back, page tables decide about devices. With MTRRs off Linux 6.1
 /// turns PAT off as well, and no device memory could be write-combining.
 const MTRR_ENABLED_WRITE_BACK: u64 = 1 << 11 | 6;
@@ -50,11 +50,11 @@ const DATA_SELECTOR: u16 = 0x18;
 const TASK_SELECTOR: u16 = 0x20;
 
 /// Descriptors: base 0, limit 4 GiB, ring 0, accessed (Intel SDM volume 3, section 3.4.5).
-const CODE64: u64 = 0x00AF_9B00_0000_FFFF;
-const CODE32: u64 = 0x00CF_9B00_0000_FFFF;
-const DATA: u64 = 0x00CF_9300_0000_FFFF;
+const CODE64: u64 = 0x00af_9b00_0000_ffff;
+const CODE32: u64 = 0x00cf_9b00_0000_ffff;
+const DATA: u64 = 0x00cf_9300_0000_ffff;
 /// Busy 32/64-bit task state segment, limit 0x67; nothing ever uses it, VM entry demands it.
-const TASK: u64 = 0x0000_8B00_0000_0067;
+const TASK: u64 = 0x0000_8b00_0000_0067;
 
 /// Page table bits: present, writable; in a directory also "maps a 2 MiB page".
 const TABLE_ENTRY: u64 = 0b11;
@@ -103,7 +103,6 @@ impl RegsError {
 /// makes available. Two system calls.
 ///
 /// # Errors
-///
 /// [`RegsError`].
 pub fn set_up_vcpu(vcpu: &VcpuFd, cpuid: &[kvm_cpuid_entry2]) -> Result<(), RegsError> {
     let entries =
@@ -127,7 +126,6 @@ pub fn set_up_vcpu(vcpu: &VcpuFd, cpuid: &[kvm_cpuid_entry2]) -> Result<(), Regs
 /// descriptors and page tables, to guest memory. Two system calls.
 ///
 /// # Errors
-///
 /// [`RegsError`].
 pub fn set_up_entry(vcpu: &VcpuFd, mem: &GuestMemoryMmap, entry: Entry) -> Result<(), RegsError> {
     for (index, descriptor) in (0u64..).zip(descriptors(entry)) {
@@ -183,12 +181,13 @@ fn registers(entry: Entry) -> kvm_regs {
 
 /// A segment register with what its descriptor says, or the task register for [`TASK`].
 fn segment(selector: u16, descriptor: u64) -> kvm_segment {
-    let bits = |low: u32, count: u32| (descriptor >> low & ((1 << count) - 1)) as u8;
+    let bits = |low: u32, count: u32| (descriptor >> low & ((1 << count) - 1)).to_le_bytes()[0];
     let granular = bits(55, 1);
-    let limit = (descriptor & 0xFFFF | descriptor >> 32 & 0xF_0000) as u32;
+    let limit = descriptor & 0xffff | descriptor >> 32 & 0xf_0000;
+    let limit = u32::try_from(limit).expect("it has 20 bits");
     kvm_segment {
         base: 0,
-        limit: if granular == 1 { limit << 12 | 0xFFF } else { limit },
+        limit: if granular == 1 { limit << 12 | 0xfff } else { limit },
         selector,
         type_: bits(40, 4),
         s: bits(44, 1),
@@ -217,7 +216,7 @@ fn special_registers(entry: Entry) -> kvm_sregs {
         ldt: kvm_segment { unusable: 1, ..Default::default() },
         gdt: kvm_dtable {
             base: layout::GDT,
-            limit: (size_of_val(&descriptors) - 1) as u16,
+            limit: u16::try_from(size_of_val(&descriptors) - 1).expect("a few descriptors"),
             ..Default::default()
         },
         // Empty: a fault before the guest has a table of its own is a triple fault.
@@ -266,7 +265,7 @@ mod tests {
     /// Walks the tables as a CPU does.
     fn translate(tables: &[u64], address: u64) -> u64 {
         let entry = |table: u64, index: u64| {
-            let page = (table & !0xFFF) - layout::PAGE_TABLES;
+            let page = (table & !0xfff) - layout::PAGE_TABLES;
             let entry = tables[(page / 8 + index) as usize];
             assert_eq!(entry & 1, 1, "{address:#x} is not mapped");
             entry
@@ -274,14 +273,14 @@ mod tests {
         let pointers = entry(layout::PAGE_TABLES, address >> 39);
         let directory = entry(pointers, address >> 30 & 511);
         let page = entry(directory, address >> 21 & 511);
-        page & !0x1F_FFFF | address & 0x1F_FFFF
+        page & !0x1f_ffff | address & 0x1f_ffff
     }
 
     #[test]
     fn page_tables_map_4_gib_to_themselves() {
         let tables: Vec<u64> = page_tables().collect();
         assert_eq!(tables.len() as u64, layout::PAGE_TABLES_PAGES * 512);
-        for address in [0, 0x7000, 0x1F_FFFF, 0x4000_0000, 0xBFFF_FFFF, 0xFFFF_FFFF] {
+        for address in [0, 0x7000, 0x1f_ffff, 0x4000_0000, 0xbfff_ffff, 0xffff_ffff] {
             assert_eq!(translate(&tables, address), address);
         }
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// threads beside cores of their own, as hybrid CPUs do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topology {
-    places: Vec<Place>,
+    places: Vec<CpuPlace>,
     cores: u32,
     threads: u32,
     socket_threads: u32,
@@ -24,11 +24,10 @@ impl Topology {
     /// threads a core, vCPU 0 and 1 share core 0.
     ///
     /// # Panics
-    ///
     /// If any of them is 0: there is no machine without CPUs, and plans refuse it earlier.
     #[must_use]
     pub fn new(sockets: u32, cores: u32, threads: u32) -> Self {
-        let place = |index: u32| Place {
+        let place = |index: u32| CpuPlace {
             socket: index / (cores * threads),
             core: index / threads % cores,
             thread: index % threads,
@@ -40,16 +39,15 @@ impl Topology {
     /// numbered from 0, and vCPU 0 is the first of all.
     ///
     /// # Panics
-    ///
     /// If there is no vCPU, if two have one place, or if vCPU 0 is not the first: mistakes in the
     /// program.
     #[must_use]
-    pub fn of(places: Vec<Place>) -> Self {
-        let first = Place { socket: 0, core: 0, thread: 0 };
+    pub fn of(places: Vec<CpuPlace>) -> Self {
+        let first = CpuPlace { socket: 0, core: 0, thread: 0 };
         assert_eq!(places.first(), Some(&first), "a machine boots on its first CPU");
-        let distinct: BTreeSet<&Place> = places.iter().collect();
+        let distinct: BTreeSet<&CpuPlace> = places.iter().collect();
         assert_eq!(distinct.len(), places.len(), "each vCPU has a place of its own");
-        let most = |number: fn(&Place) -> u32| places.iter().map(number).max().unwrap_or(0) + 1;
+        let most = |number: fn(&CpuPlace) -> u32| places.iter().map(number).max().unwrap_or(0) + 1;
         let (cores, threads) = (most(|place| place.core), most(|place| place.thread));
         let mut of_socket = BTreeMap::new();
         for place in &places {
@@ -62,7 +60,7 @@ impl Topology {
     /// Number of vCPUs.
     #[must_use]
     pub fn vcpus(&self) -> u32 {
-        self.places.len() as u32
+        u32::try_from(self.places.len()).expect("APIC IDs have 32 bits")
     }
 
     /// Threads of the core that has most.
@@ -108,14 +106,14 @@ impl Topology {
 
     /// Socket, core in the socket and thread in the core of the vCPU with this index.
     #[must_use]
-    pub fn place(&self, index: u32) -> Place {
+    pub fn place(&self, index: u32) -> CpuPlace {
         self.places[index as usize]
     }
 }
 
 /// Where one vCPU is in a [`Topology`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct CpuPlace {
     /// Socket, from 0.
     pub socket: u32,
     /// Core within the socket, from 0.
@@ -145,14 +143,14 @@ mod tests {
         let topology = Topology::new(2, 3, 2);
         let ids = [0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13];
         assert_eq!(topology.apic_ids(), ids);
-        let place = Place { socket: 1, core: 1, thread: 1 };
+        let place = CpuPlace { socket: 1, core: 1, thread: 1 };
         assert_eq!(topology.place(9), place);
     }
 
     #[test]
     fn cores_may_differ_in_their_threads() {
         let places = [(0, 0), (1, 0), (0, 1), (2, 0)];
-        let places = places.map(|(core, thread)| Place { socket: 0, core, thread });
+        let places = places.map(|(core, thread)| CpuPlace { socket: 0, core, thread });
         let topology = Topology::of(places.to_vec());
         assert_eq!(topology.apic_ids(), [0, 2, 1, 4]);
         assert_eq!((topology.threads_per_core(), topology.threads_per_socket()), (2, 4));

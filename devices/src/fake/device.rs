@@ -1,26 +1,26 @@
 //! A vfio-pci device as the devices see it: what drivers/vfio/pci of Linux does with each call.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::FromRawFd;
-use std::sync::{Arc, Mutex};
+use std::sync::MutexGuard;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{errno, lock};
+use super::errno;
+use super::journal::{Call, Host, Journal, eventfd_id};
 use crate::pci::Bar;
 use crate::pci::capability::capabilities;
 use crate::pci::regs::{
-    CAP_POWER, COMMAND, COMMAND_IO, COMMAND_MEMORY, POWER_CONTROL, POWER_STATE,
+    CAP_POWER, COMMAND, COMMAND_IO, COMMAND_MASTER, COMMAND_MEMORY, POWER_CONTROL, POWER_STATE,
 };
-use crate::vfio::{Affected, DeviceProfile, HostMapping, IrqKind, Region, VfioBackend};
+use crate::vfio::{Affected, DeviceProfile, FewerVectors, HostMapping, IrqKind, Region, VfioPort};
 
 /// A call through the door to VFIO; of reads, only those of the expansion ROM are logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DeviceCall {
+pub enum VfioCall {
     ReadRom(Range<u64>),
     Write(Region, u64, Vec<u8>),
     /// For a reason that a healthy host can have.
@@ -35,137 +35,179 @@ pub enum DeviceCall {
 /// A device whose configuration space is memory, and whose BARs read as their offsets.
 pub struct FakeDevice {
     profile: DeviceProfile,
-    config: RefCell<Vec<u8>>,
     /// BARs that are I/O ports, from the registers that the device started with.
     ports: [bool; Bar::COUNT],
     log: DeviceLog,
 }
 
-/// The log of a [`FakeDevice`], which is owned by the function under test.
-#[derive(Clone, Default)]
-pub struct DeviceLog(Arc<Mutex<State>>);
+/// What a test sees of a [`FakeDevice`], which is owned by the function under test.
+#[derive(Clone)]
+pub struct DeviceLog {
+    journal: Journal,
+    number: usize,
+}
 
+/// What a device is like now.
 #[derive(Default)]
-struct State {
-    calls: Vec<DeviceCall>,
-    violations: Vec<String>,
+pub(super) struct Device {
+    config: Vec<u8>,
     /// The one type of interrupt that is enabled, and how many vectors it has.
     enabled: Option<(IrqKind, u32)>,
     unmask_bound: bool,
-    /// What the device signals now, by vector of the enabled type.
-    bound: BTreeMap<u32, EventFd>,
+    /// What the device signals now, by vector of the enabled type, and which eventfd it is.
+    pub(super) bound: BTreeMap<u32, (EventFd, u64)>,
     /// Vectors of MSI that the host has; 0 for as many as the device.
     host_msi_vectors: u32,
-    refuse_intx: bool,
+    /// Why the host enables no interrupt of a kind.
+    refused: Option<(IrqKind, i32)>,
     /// What a hot reset of this device resets.
     affected: Vec<Affected>,
     refuse_reset: Option<i32>,
-    mappings: Vec<(Bar, Range<u64>, u64)>,
+    pub(super) mappings: Vec<(Bar, Range<u64>, u64)>,
 }
 
-impl State {
-    fn violation(&mut self, what: impl Into<String>) -> io::Result<()> {
-        self.violations.push(what.into());
-        Err(errno(libc::EINVAL))
+impl Device {
+    fn command(&self) -> u16 {
+        let at = usize::from(COMMAND);
+        u16::from_le_bytes([self.config[at], self.config[at + 1]])
+    }
+
+    /// Memory BARs answer: they are enabled, and the device is awake.
+    pub(super) fn answers(&self) -> bool {
+        self.command() & COMMAND_MEMORY != 0 && !self.sleeps()
+    }
+
+    /// In another power state than D0, in which Linux enables no MSI.
+    fn sleeps(&self) -> bool {
+        let power = capabilities(&self.config).into_iter().find(|found| found.id == CAP_POWER);
+        let state = power.map(|power| usize::from(power.offset + POWER_CONTROL));
+        state.is_some_and(|state| u16::from(self.config[state]) & POWER_STATE != 0)
     }
 }
 
 impl DeviceLog {
-    /// The calls since the last time.
-    pub fn take(&self) -> Vec<DeviceCall> {
-        std::mem::take(&mut lock(&self.0).calls)
+    fn host(&self) -> MutexGuard<'_, Host> {
+        self.journal.host()
     }
 
-    /// Calls that nobody may make.
+    fn with<T>(&self, look: impl FnOnce(&mut Device) -> T) -> T {
+        look(&mut self.host().devices[self.number])
+    }
+
+    /// The calls to this device since the last time; all others stay in the journal.
+    pub fn take(&self) -> Vec<VfioCall> {
+        self.journal.take_some(|device, call| match call {
+            Call::Vfio(call) if device == Some(self.number) => Some(call.clone()),
+            _ => None,
+        })
+    }
+
+    /// Calls to any door that nobody may make.
     pub fn violations(&self) -> Vec<String> {
-        lock(&self.0).violations.clone()
+        self.journal.violations()
     }
 
     /// Parts of BARs that were mapped, and where.
     pub fn mappings(&self) -> Vec<(Bar, Range<u64>, u64)> {
-        lock(&self.0).mappings.clone()
+        self.with(|device| device.mappings.clone())
     }
 
     /// The type of interrupt that is enabled.
     pub fn enabled(&self) -> Option<IrqKind> {
-        lock(&self.0).enabled.map(|(kind, _)| kind)
+        self.with(|device| device.enabled.map(|(kind, _)| kind))
     }
 
     /// The device interrupts.
     pub fn signal(&self, kind: IrqKind, vector: u32) {
-        let state = lock(&self.0);
-        assert_eq!(state.enabled.map(|(kind, _)| kind), Some(kind));
-        state.bound[&vector].write(1).expect("an eventfd takes a signal");
+        self.with(|device| {
+            assert_eq!(device.enabled.map(|(kind, _)| kind), Some(kind));
+            device.bound[&vector].0.write(1).expect("an eventfd takes a signal");
+        });
     }
 
     /// The host gives only so many vectors of MSI at once.
     pub fn limit_msi(&self, vectors: u32) {
-        lock(&self.0).host_msi_vectors = vectors;
+        self.with(|device| device.host_msi_vectors = vectors);
     }
 
     /// What a hot reset of this device resets; nothing says that there is none.
     pub fn set_affected(&self, affected: Vec<Affected>) {
-        lock(&self.0).affected = affected;
+        self.with(|device| device.affected = affected);
     }
 
     /// Resets fail from now on.
     pub fn refuse_reset(&self, number: i32) {
-        lock(&self.0).refuse_reset = Some(number);
+        self.with(|device| device.refuse_reset = Some(number));
     }
 
-    /// The host's line is taken, as by a driver that the device cannot share it with.
-    pub fn refuse_intx(&self) {
-        lock(&self.0).refuse_intx = true;
+    /// Resets work again.
+    pub fn allow_reset(&self) {
+        self.with(|device| device.refuse_reset = None);
+    }
+
+    /// The host enables no interrupt of this kind; with EBUSY for the pin, its line is taken, as
+    /// by a driver that the device cannot share it with.
+    pub fn refuse_irqs(&self, kind: IrqKind, number: i32) {
+        self.with(|device| device.refused = Some((kind, number)));
     }
 }
 
 impl FakeDevice {
-    /// A device as its profile says.
-    pub fn new(profile: DeviceProfile) -> (Self, DeviceLog) {
-        let log = DeviceLog::default();
-        let config = RefCell::new(profile.config.clone());
-        let ports =
-            std::array::from_fn(|index| index < 6 && profile.config[0x10 + 4 * index] & 1 == 1);
-        (Self { profile, config, ports, log: log.clone() }, log)
+    /// A device as its profile says, which logs into `journal`.
+    pub fn new(profile: DeviceProfile, journal: &Journal) -> (Self, DeviceLog) {
+        let config = profile.config.clone();
+        let ports = std::array::from_fn(|index| index < 6 && config[0x10 + 4 * index] & 1 == 1);
+        let mut host = journal.host();
+        let log = DeviceLog { journal: journal.clone(), number: host.devices.len() };
+        host.devices.push(Device { config, ..Device::default() });
+        drop(host);
+        (Self { profile, ports, log: log.clone() }, log)
     }
 
     fn call(
         &self,
-        call: DeviceCall,
-        effect: impl FnOnce(&mut State) -> io::Result<()>,
+        call: VfioCall,
+        effect: impl FnOnce(&mut Host, usize) -> io::Result<()>,
     ) -> io::Result<()> {
-        let mut state = lock(&self.log.0);
-        effect(&mut state)?;
-        state.calls.push(call);
+        let mut host = self.log.host();
+        effect(&mut host, self.log.number)?;
+        host.calls.push((Some(self.log.number), Call::Vfio(call)));
         Ok(())
     }
 
     /// An access past a region could land in the next one; one to a BAR that the command register
     /// has switched off fails (`__vfio_pci_memory_enabled`).
     fn check(&self, region: Region, offset: u64, length: usize) -> io::Result<()> {
+        let mut host = self.log.host();
+        let device = &host.devices[self.log.number];
         let size = match region {
             Region::Bar(bar) => self.profile.bars[bar.index()].size,
-            Region::Config => self.config.borrow().len() as u64,
+            Region::Config => device.config.len() as u64,
         };
+        let command = device.command();
         if offset + length as u64 > size {
             let access = format!("{length} bytes at {offset:#x} of {region:?}");
-            return lock(&self.log.0).violation(access);
+            return host.violation(access, libc::EINVAL);
         }
         if let Region::Bar(bar) = region {
             let enable = if self.ports[bar.index()] { COMMAND_IO } else { COMMAND_MEMORY };
-            if u16::from(self.config.borrow()[usize::from(COMMAND)]) & enable == 0 {
+            if command & enable == 0 {
                 return Err(errno(libc::EIO));
             }
         }
         Ok(())
     }
 
-    /// In another power state than D0, in which Linux enables no MSI.
-    fn sleeps(&self) -> bool {
-        let config = self.config.borrow();
-        let power = capabilities(&config).into_iter().find(|found| found.id == CAP_POWER);
-        let state = power.map(|power| usize::from(power.offset + POWER_CONTROL));
-        state.is_some_and(|state| u16::from(config[state]) & POWER_STATE != 0)
+    /// A reset of a device that still interrupts, or that may still write to memory.
+    fn check_quiet(host: &mut Host, number: usize) -> io::Result<()> {
+        let device = &host.devices[number];
+        if let Some((kind, _)) = device.enabled {
+            return host.violation(format!("reset while {kind:?} is enabled"), libc::EINVAL);
+        }
+        if device.command() & COMMAND_MASTER != 0 {
+            return host.violation("reset while it is a bus master", libc::EINVAL);
+        }
+        host.devices[number].refuse_reset.map_or(Ok(()), |error| Err(errno(error)))
     }
 
     /// Vectors of a kind that is enabled on the device, one kind at a time.
@@ -177,9 +219,31 @@ impl FakeDevice {
             IrqKind::Error | IrqKind::Request => None,
         }
     }
+
+    /// Writes configuration space. What the guest still reaches must not stop to answer.
+    fn write_config(host: &mut Host, number: usize, offset: usize, data: &[u8]) -> io::Result<()> {
+        let device = &mut host.devices[number];
+        let bytes = offset..offset + data.len();
+        let before = device.config[bytes.clone()].to_vec();
+        device.config[bytes.clone()].copy_from_slice(data);
+        if device.answers() {
+            return Ok(());
+        }
+        let own = |memory: &Range<u64>| {
+            let device = host.device_at(memory.start);
+            device.is_some_and(|device| std::ptr::eq(device, &raw const host.devices[number]))
+        };
+        let shown = host.shown().find(|(_, memory)| own(memory));
+        if let Some((what, _)) = shown {
+            host.devices[number].config[bytes].copy_from_slice(&before);
+            let what = format!("the device stops to answer while {what} shows its memory");
+            return host.violation(what, libc::EINVAL);
+        }
+        Ok(())
+    }
 }
 
-impl VfioBackend for FakeDevice {
+impl VfioPort for FakeDevice {
     fn profile(&self) -> &DeviceProfile {
         &self.profile
     }
@@ -188,13 +252,14 @@ impl VfioBackend for FakeDevice {
         self.check(region, offset, data.len())?;
         match region {
             Region::Config => {
-                let config = self.config.borrow();
+                let host = self.log.host();
+                let config = &host.devices[self.log.number].config;
                 data.copy_from_slice(&config[offset as usize..offset as usize + data.len()]);
             }
             Region::Bar(bar) => {
                 if bar == Bar::ROM {
                     let range = offset..offset + data.len() as u64;
-                    self.call(DeviceCall::ReadRom(range), |_| Ok(()))?;
+                    self.call(VfioCall::ReadRom(range), |_, _| Ok(()))?;
                 }
                 (offset..).zip(data).for_each(|(at, byte)| *byte = at as u8);
             }
@@ -204,18 +269,17 @@ impl VfioBackend for FakeDevice {
 
     fn write(&self, region: Region, offset: u64, data: &[u8]) -> io::Result<()> {
         self.check(region, offset, data.len())?;
-        if region == Region::Config {
-            let mut config = self.config.borrow_mut();
-            config[offset as usize..offset as usize + data.len()].copy_from_slice(data);
-        }
-        self.call(DeviceCall::Write(region, offset, data.to_vec()), |_| Ok(()))
+        self.call(VfioCall::Write(region, offset, data.to_vec()), |host, number| match region {
+            Region::Config => Self::write_config(host, number, offset as usize, data),
+            Region::Bar(_) => Ok(()),
+        })
     }
 
     fn mmap(&self, bar: Bar, part: &Range<u64>) -> io::Result<HostMapping> {
         let size = self.profile.bars[bar.index()].size;
         let mapping = HostMapping::new(&memory_file(size), part, part.start)?;
         let address = mapping.address() as u64;
-        lock(&self.log.0).mappings.push((bar, part.clone(), address));
+        self.log.with(|device| device.mappings.push((bar, part.clone(), address)));
         Ok(mapping)
     }
 
@@ -224,41 +288,44 @@ impl VfioBackend for FakeDevice {
         let bound = irqfds.iter().map(Option::is_some).collect();
         let end = start + irqfds.len() as u32;
         let available = self.vectors(kind);
-        self.call(DeviceCall::SetIrqs(kind, start, bound), |state| {
+        self.call(VfioCall::SetIrqs(kind, start, bound), |host, number| {
             let Some(available) = available else { return Ok(()) };
             if end > available {
-                return state.violation(format!("{kind:?} has no vector {}", end - 1));
+                let what = format!("{kind:?} has no vector {}", end - 1);
+                return host.violation(what, libc::EINVAL);
             }
-            match state.enabled {
+            let device = &host.devices[number];
+            let refused = match device.enabled {
                 Some((other, _)) if other != kind => {
-                    return state.violation(format!("{kind:?} is enabled over {other:?}"));
+                    let what = format!("{kind:?} is enabled over {other:?}");
+                    return host.violation(what, libc::EINVAL);
                 }
                 Some((_, vectors))
                     if end > vectors && (kind != IrqKind::Msix || !self.profile.msix_grows) =>
                 {
-                    return state.violation(format!("{kind:?} does not grow"));
+                    return host.violation(format!("{kind:?} does not grow"), libc::EINVAL);
                 }
-                Some((_, _)) => {}
-                None if kind != IrqKind::Intx && self.sleeps() => {
-                    state.calls.push(DeviceCall::Refused(kind));
-                    return Err(errno(libc::EINVAL));
+                Some((_, _)) => None,
+                None if kind != IrqKind::Intx && device.sleeps() => Some(errno(libc::EINVAL)),
+                None if kind == IrqKind::Msi && (1..end).contains(&device.host_msi_vectors) => {
+                    Some(FewerVectors { available: device.host_msi_vectors }.into())
                 }
-                None if kind == IrqKind::Intx && state.refuse_intx => {
-                    state.calls.push(DeviceCall::Refused(kind));
-                    return Err(errno(libc::EBUSY));
-                }
-                None if kind == IrqKind::Msi && (1..end).contains(&state.host_msi_vectors) => {
-                    state.calls.push(DeviceCall::Refused(kind));
-                    return Err(io::Error::other("the host has fewer vectors"));
-                }
-                None => {}
+                None => device.refused.filter(|(no, _)| *no == kind).map(|(_, error)| errno(error)),
+            };
+            if let Some(error) = refused {
+                host.calls.push((Some(number), Call::Vfio(VfioCall::Refused(kind))));
+                return Err(error);
             }
-            let before = state.enabled.map_or(0, |(_, vectors)| vectors);
-            state.enabled = Some((kind, before.max(end)));
+            let device = &mut host.devices[number];
+            let before = device.enabled.map_or(0, |(_, vectors)| vectors);
+            device.enabled = Some((kind, before.max(end)));
             for (vector, irqfd) in (start..).zip(irqfds) {
-                match irqfd.map(EventFd::try_clone).transpose()? {
-                    Some(irqfd) => drop(state.bound.insert(vector, irqfd)),
-                    None => drop(state.bound.remove(&vector)),
+                match irqfd {
+                    Some(irqfd) => {
+                        let bound = (irqfd.try_clone()?, eventfd_id(irqfd));
+                        device.bound.insert(vector, bound);
+                    }
+                    None => drop(device.bound.remove(&vector)),
                 }
             }
             Ok(())
@@ -266,38 +333,43 @@ impl VfioBackend for FakeDevice {
     }
 
     fn unmask_intx_on(&self, _resample: &EventFd) -> io::Result<()> {
-        self.call(DeviceCall::UnmaskIntx, |state| {
-            if !matches!(state.enabled, Some((IrqKind::Intx, _))) {
-                return state.violation("INTx is unmasked while it is not enabled");
+        self.call(VfioCall::UnmaskIntx, |host, number| {
+            let device = &mut host.devices[number];
+            if !matches!(device.enabled, Some((IrqKind::Intx, _))) {
+                return host.violation("INTx is unmasked while it is not enabled", libc::EINVAL);
             }
-            if std::mem::replace(&mut state.unmask_bound, true) {
-                return state.violation("INTx has two eventfds for unmasking");
+            if std::mem::replace(&mut device.unmask_bound, true) {
+                return host.violation("INTx has two eventfds for unmasking", libc::EINVAL);
             }
             Ok(())
         })
     }
 
     fn disable_irqs(&self, kind: IrqKind) -> io::Result<()> {
-        self.call(DeviceCall::DisableIrqs(kind), |state| {
+        self.call(VfioCall::DisableIrqs(kind), |host, number| {
             // Also for a type that is not enabled: a count of 0 means something else then.
             if self.vectors(kind).is_some() {
-                match state.enabled {
-                    Some((enabled, _)) if enabled == kind => state.enabled = None,
-                    _ => return state.violation(format!("{kind:?} is disabled, but not enabled")),
+                let device = &mut host.devices[number];
+                match device.enabled {
+                    Some((enabled, _)) if enabled == kind => device.enabled = None,
+                    _ => {
+                        let what = format!("{kind:?} is disabled, but not enabled");
+                        return host.violation(what, libc::EINVAL);
+                    }
                 }
-                state.unmask_bound = false;
-                state.bound.clear();
+                device.unmask_bound = false;
+                device.bound.clear();
             }
             Ok(())
         })
     }
 
     fn reset(&self) -> io::Result<()> {
-        self.call(DeviceCall::Reset, |state| state.refuse_reset.map_or(Ok(()), |n| Err(errno(n))))
+        self.call(VfioCall::Reset, Self::check_quiet)
     }
 
     fn hot_reset_affects(&self) -> io::Result<Vec<Affected>> {
-        match lock(&self.log.0).affected.clone() {
+        match self.log.with(|device| device.affected.clone()) {
             none if none.is_empty() => Err(errno(libc::ENODEV)),
             affected => Ok(affected),
         }
@@ -305,12 +377,14 @@ impl VfioBackend for FakeDevice {
 
     /// As `vfio_pci_ioctl_pci_hot_reset`: not while anybody else has one of them.
     fn hot_reset(&self) -> io::Result<()> {
-        self.call(DeviceCall::HotReset, |state| match state.affected.as_slice() {
-            [] => Err(errno(libc::ENODEV)),
-            affected if affected.iter().any(|a| !a.held) => {
-                state.violation("a hot reset hits a function of others")
+        self.call(VfioCall::HotReset, |host, number| {
+            match host.devices[number].affected.as_slice() {
+                [] => Err(errno(libc::ENODEV)),
+                affected if affected.iter().any(|a| !a.held) => {
+                    host.violation("a hot reset hits a function of others", libc::EINVAL)
+                }
+                _ => Self::check_quiet(host, number),
             }
-            _ => state.refuse_reset.map_or(Ok(()), |n| Err(errno(n))),
         })
     }
 }

@@ -3,21 +3,39 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{errno, lock};
+use super::errno;
+use super::journal::{Call, Journal};
 use crate::vfio::DmaPort;
+
+/// A call through the door to the IOMMU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DmaCall {
+    Map(Range<u64>),
+    Unmap(Range<u64>),
+}
+
+/// What is mapped.
+#[derive(Default)]
+pub(super) struct Dma {
+    /// Length and memory, by address.
+    pub(super) ranges: BTreeMap<u64, (u64, u64)>,
+}
 
 /// Address translation without a device.
 #[derive(Default)]
 pub struct FakeDma {
-    /// Length and memory, by address.
-    ranges: Mutex<BTreeMap<u64, (u64, u64)>>,
+    journal: Journal,
     refuse: AtomicBool,
 }
 
 impl FakeDma {
+    /// One that logs into `journal`.
+    pub fn new(journal: &Journal) -> Self {
+        Self { journal: journal.clone(), refuse: AtomicBool::default() }
+    }
+
     /// What devices reach now.
     pub fn mapped(&self) -> Vec<Range<u64>> {
         self.mapped_memory().into_iter().map(|(range, _)| range).collect()
@@ -25,8 +43,9 @@ impl FakeDma {
 
     /// The same, with the addresses of the memory that is there.
     pub fn mapped_memory(&self) -> Vec<(Range<u64>, u64)> {
-        let ranges = lock(&self.ranges);
-        ranges.iter().map(|(iova, (length, host))| (*iova..iova + length, *host)).collect()
+        let host = self.journal.host();
+        let ranges = host.dma.ranges.iter();
+        ranges.map(|(iova, (length, host))| (*iova..iova + length, *host)).collect()
     }
 
     /// Every call from now on is refused.
@@ -40,16 +59,20 @@ impl DmaPort for FakeDma {
         if self.refuse.load(Ordering::Relaxed) {
             return Err(errno(libc::EFAULT));
         }
-        match lock(&self.ranges).insert(iova, (length, host as u64)) {
-            None => Ok(()),
-            Some(_) => Err(errno(libc::EEXIST)),
-        }
+        self.journal.call(Call::Dma(DmaCall::Map(iova..iova + length)), |state| {
+            match state.dma.ranges.insert(iova, (length, host as u64)) {
+                None => Ok(()),
+                Some(_) => state.violation(format!("DMA to {iova:#x} is mapped"), libc::EEXIST),
+            }
+        })
     }
 
     fn unmap(&self, iova: u64, length: u64) -> io::Result<()> {
-        match lock(&self.ranges).remove(&iova) {
-            Some((found, _)) if found == length => Ok(()),
-            _ => Err(errno(libc::ENOENT)),
-        }
+        self.journal.call(Call::Dma(DmaCall::Unmap(iova..iova + length)), |state| {
+            match state.dma.ranges.remove(&iova) {
+                Some((found, _)) if found == length => Ok(()),
+                _ => state.violation(format!("no DMA to {iova:#x} is mapped"), libc::ENOENT),
+            }
+        })
     }
 }

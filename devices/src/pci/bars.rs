@@ -5,7 +5,7 @@ use std::sync::{PoisonError, RwLock};
 
 use serde::Serialize;
 
-use super::Bdf;
+use super::GuestBdf;
 use super::regs::{BAR_IO, BAR_MEMORY_64, BAR_PREFETCHABLE, BAR0, ROM_ADDRESS};
 use crate::range_map::{Overlap, RangeMap};
 
@@ -21,16 +21,25 @@ impl Bar {
     pub const COUNT: usize = 7;
 
     /// Checks the range, 0..=5.
+    #[must_use]
     pub const fn new(index: u8) -> Option<Self> {
         if index < 6 { Some(Self(index)) } else { None }
     }
 
     /// 0..=5, and 6 for the expansion ROM.
+    #[must_use]
     pub const fn index(self) -> usize {
         self.0 as usize
     }
 
+    /// The same, as the kernel counts regions.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self.0
+    }
+
     /// Offset of the register in configuration space.
+    #[must_use]
     pub const fn register(self) -> u16 {
         if self.0 == Self::ROM.0 { ROM_ADDRESS } else { BAR0 + 4 * self.0 as u16 }
     }
@@ -56,6 +65,7 @@ pub enum BarKind {
 
 impl BarKind {
     /// From the lowest bits of the register.
+    #[must_use]
     pub fn from_register(low: u32) -> Self {
         let prefetchable = low & BAR_PREFETCHABLE != 0;
         match low {
@@ -66,6 +76,7 @@ impl BarKind {
     }
 
     /// The register's read-only low bits.
+    #[must_use]
     pub fn low_bits(self) -> u32 {
         let flag = |prefetchable| if prefetchable { BAR_PREFETCHABLE } else { 0 };
         match self {
@@ -112,7 +123,7 @@ pub struct BarDecode(pub [Option<(Space, Range<u64>)>; Bar::COUNT]);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BarHit {
     /// Function in the guest.
-    pub function: Bdf,
+    pub function: GuestBdf,
     /// Its register.
     pub bar: Bar,
     /// Offset into the BAR.
@@ -142,12 +153,12 @@ pub struct BarRoutes {
 
 #[derive(Debug, Default)]
 struct Maps {
-    memory: RangeMap<(Bdf, Bar)>,
-    io: RangeMap<(Bdf, Bar)>,
+    memory: RangeMap<(GuestBdf, Bar)>,
+    io: RangeMap<(GuestBdf, Bar)>,
 }
 
 impl Maps {
-    fn of(&mut self, space: Space) -> &mut RangeMap<(Bdf, Bar)> {
+    fn of(&mut self, space: Space) -> &mut RangeMap<(GuestBdf, Bar)> {
         match space {
             Space::Memory => &mut self.memory,
             Space::Io => &mut self.io,
@@ -157,16 +168,20 @@ impl Maps {
 
 impl BarRoutes {
     /// No BARs yet in these windows.
+    #[must_use]
     pub fn new(windows: Vec<(Space, Range<u64>)>) -> Self {
         Self { windows, maps: RwLock::default() }
     }
 
     /// Lets `bar` answer at `range`, or changes nothing.
+    ///
+    /// # Errors
+    /// The range lies in no window of its space, or another BAR answers in it.
     pub fn insert(
         &self,
         space: Space,
         range: Range<u64>,
-        function: Bdf,
+        function: GuestBdf,
         bar: Bar,
     ) -> Result<(), Refused> {
         let holds = |(kind, window): &(Space, Range<u64>)| {
@@ -204,13 +219,18 @@ impl BarRoutes {
 mod tests {
     use super::*;
 
-    const FUNCTION: Bdf = Bdf::new(0, 0, 1, 0).expect("device 1, function 0");
+    const FUNCTION: GuestBdf = GuestBdf::new(0, 1, 0).expect("device 1, function 0");
     const BAR0: Bar = Bar::new(0).expect("0 is below 6");
 
     #[test]
     fn kinds_round_trip_through_the_register() {
         for low in [0b0000, 0b0001, 0b1000, 0b0100, 0b1100] {
             assert_eq!(BarKind::from_register(low).low_bits(), low);
+        }
+        // Below 1 MiB, and reserved: both are taken for 32 bits, as Linux does.
+        for low in [0b0010, 0b0110] {
+            let kind = BarKind::Memory32 { prefetchable: false };
+            assert_eq!(BarKind::from_register(low), kind);
         }
     }
 
@@ -220,8 +240,13 @@ mod tests {
             (Space::Memory, 0xc000_0000..0xe000_0000),
             (Space::Io, 0x1000..0x1_0000),
         ]);
-        for range in [0..0x1000, 0xbfff_f000..0xc000_1000, 0xfee0_0000..0xfee0_1000, 0x1000..0x1100]
-        {
+        for range in [
+            0..0x1000,
+            0xbfff_f000..0xc000_1000,
+            0xdfff_f000..0xe000_1000,
+            0xfee0_0000..0xfee0_1000,
+            0x1000..0x1100,
+        ] {
             let refused = routes.insert(Space::Memory, range.clone(), FUNCTION, BAR0);
             assert_eq!(refused, Err(Refused::OutsideWindows(range)));
         }

@@ -28,24 +28,27 @@ pub struct ExtendedCapability {
 }
 
 /// Two bytes of configuration space; ones where there is none.
+#[must_use]
 pub fn read_u16(config: &[u8], offset: u16) -> u16 {
     let at = usize::from(offset);
     config.get(at..at + 2).map_or(!0, |bytes| u16::from_le_bytes([bytes[0], bytes[1]]))
 }
 
 /// Four bytes of configuration space; ones where there is none.
+#[must_use]
 pub fn read_u32(config: &[u8], offset: u16) -> u32 {
     u32::from(read_u16(config, offset))
         | u32::from(read_u16(config, offset.saturating_add(2))) << 16
 }
 
 /// The capabilities of the first 256 bytes, in the order of the list.
+#[must_use]
 pub fn capabilities(config: &[u8]) -> Vec<Capability> {
     let mut found: Vec<Capability> = Vec::new();
     if read_u16(config, STATUS) & STATUS_CAPABILITY_LIST == 0 {
         return found;
     }
-    let mut next = read_u16(config, CAPABILITY_POINTER) as u8;
+    let mut next = read_u16(config, CAPABILITY_POINTER).to_le_bytes()[0];
     loop {
         // The two lowest bits are reserved and must be masked by software.
         let offset = u16::from(next & !3);
@@ -63,6 +66,7 @@ pub fn capabilities(config: &[u8]) -> Vec<Capability> {
 }
 
 /// The capabilities of extended configuration space, in the order of the list.
+#[must_use]
 pub fn extended_capabilities(config: &[u8]) -> Vec<ExtendedCapability> {
     let mut found: Vec<ExtendedCapability> = Vec::new();
     let mut offset = EXTENDED;
@@ -76,7 +80,8 @@ pub fn extended_capabilities(config: &[u8]) -> Vec<ExtendedCapability> {
         if header == 0 || header == !0 {
             return found;
         }
-        let (id, version) = (header as u16, (header >> 16) as u8 & 0xf);
+        let [low, high, version, _] = header.to_le_bytes();
+        let (id, version) = (u16::from_le_bytes([low, high]), version & 0xf);
         found.push(ExtendedCapability { id, version, offset });
         offset = (header >> 20) as u16 & !3;
     }

@@ -59,28 +59,29 @@ impl ConfigSpace {
         self.fix(BAR0, &[0; 24]);
         self.fix(ROM_ADDRESS, &[0; 4]);
         for spec in bars {
-            let mask = !(spec.size - 1);
+            let (mask, mask_high) = halves(!(spec.size - 1));
+            let (address, address_high) = halves(spec.address);
             if spec.bar == Bar::ROM {
-                let address = spec.address as u32 & mask as u32 & ROM_ADDRESS_MASK;
-                let writable = mask as u32 & ROM_ADDRESS_MASK | ROM_ENABLE;
+                let address = address & mask & ROM_ADDRESS_MASK;
+                let writable = mask & ROM_ADDRESS_MASK | ROM_ENABLE;
                 self.emulate(ROM_ADDRESS, &address.to_le_bytes(), &writable.to_le_bytes());
                 continue;
             }
             let low = spec.kind.low_bits();
-            let value = (spec.address as u32 & mask as u32) | low;
+            let value = address & mask | low;
             // Bits of type are read-only even where the size would let them be written.
             let keep = if spec.kind == BarKind::Io { 0b11 } else { 0b1111 };
-            let writable = mask as u32 & !keep;
+            let writable = mask & !keep;
             self.emulate(spec.bar.register(), &value.to_le_bytes(), &writable.to_le_bytes());
             if matches!(spec.kind, BarKind::Memory64 { .. }) {
-                let (high, writable) = ((spec.address >> 32) as u32, (mask >> 32) as u32);
                 let register = spec.bar.register() + 4;
-                self.emulate(register, &high.to_le_bytes(), &writable.to_le_bytes());
+                self.emulate(register, &address_high.to_le_bytes(), &mask_high.to_le_bytes());
             }
         }
     }
 
     /// The address in a BAR's register.
+    #[must_use]
     pub fn bar_address(&self, spec: &BarSpec) -> u64 {
         let low = u64::from(self.word(spec.bar.register()));
         match spec.kind {
@@ -94,11 +95,13 @@ impl ConfigSpace {
     }
 
     /// Whether a BAR is switched on by itself; all but the expansion ROM always are.
+    #[must_use]
     pub fn bar_enabled(&self, spec: &BarSpec) -> bool {
         spec.bar != Bar::ROM || self.word(ROM_ADDRESS) & ROM_ENABLE != 0
     }
 
     /// Whether every bit of the access is emulated, so that the device need not be asked.
+    #[must_use]
     pub fn is_emulated(&self, offset: u16, length: usize) -> bool {
         let start = usize::from(offset);
         self.emulated.get(start..start + length).is_some_and(|bits| bits.iter().all(|b| *b == 0xff))
@@ -125,14 +128,22 @@ impl ConfigSpace {
     }
 
     /// Two emulated bytes.
+    #[must_use]
     pub fn half(&self, offset: u16) -> u16 {
-        self.word(offset) as u16
+        super::capability::read_u16(&self.value, offset)
     }
 
     /// Four emulated bytes.
+    #[must_use]
     pub fn word(&self, offset: u16) -> u32 {
         super::capability::read_u32(&self.value, offset)
     }
+}
+
+/// The lower and the upper half of what two registers hold.
+fn halves(value: u64) -> (u32, u32) {
+    let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
+    (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]))
 }
 
 #[cfg(test)]
@@ -165,6 +176,24 @@ mod tests {
         let sizes = [0xfffe_0000, 0, 0xffff_ffe1, 0x0000_000c, 0xffff_fff0, 0];
         let found: Vec<u32> = (0x10..0x28).step_by(4).map(|r| read(&config, r)).collect();
         assert_eq!(found, sizes);
+    }
+
+    #[test]
+    fn ports_have_two_bits_of_type_and_memory_four() {
+        for (size, sized) in [(4, 0xffff_fffd_u32), (8, 0xffff_fff9), (16, 0xffff_fff1)] {
+            let mut config = ConfigSpace::default();
+            let ports = spec(1, BarKind::Io, size, 0x1000 + 3 * size);
+            config.emulate_bars(&[ports]);
+            assert_eq!(config.bar_address(&ports), 0x1000 + 3 * size);
+            config.write(0x14, &[0xff; 4]);
+            assert_eq!(read(&config, 0x14), sized);
+            config.write(0x14, &[0; 4]);
+            assert_eq!(read(&config, 0x14), 1);
+        }
+        let mut config = ConfigSpace::default();
+        config.emulate_bars(&[spec(1, BarKind::Memory32 { prefetchable: true }, 16, 0)]);
+        config.write(0x14, &[0xff; 4]);
+        assert_eq!(read(&config, 0x14), 0xffff_fff8);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::config::ConfigSpace;
 use super::regs::CONFIG_SIZE;
-use super::{Bar, LinkState, PciFunction, ResetCause, ResetExtent};
+use super::{Bar, Freed, LinkState, PciFunction, ResetCause, ResetExtent};
 
 /// Red Hat's vendor ID and its generic PCIe host bridge, which any guest takes for a host bridge
 /// without quirks (QEMU docs/specs/pci-ids.rst).
@@ -30,8 +30,8 @@ impl PciFunction for HostBridge {
         self.0.read(offset, data);
     }
 
-    fn config_write(&mut self, _offset: u16, _data: &[u8]) -> bool {
-        false
+    fn config_write(&mut self, _offset: u16, _data: &[u8]) -> Freed {
+        Freed::Nothing
     }
 
     fn bar_read(&mut self, _bar: Bar, _offset: u64, data: &mut [u8]) {
@@ -40,12 +40,12 @@ impl PciFunction for HostBridge {
 
     fn bar_write(&mut self, _bar: Bar, _offset: u64, _data: &[u8]) {}
 
-    fn sync(&mut self) -> bool {
-        false
+    fn sync(&mut self) -> Freed {
+        Freed::Nothing
     }
 
-    fn set_link(&mut self, _link: LinkState) -> bool {
-        false
+    fn set_link(&mut self, _link: LinkState) -> Freed {
+        Freed::Nothing
     }
 
     fn reset(&mut self, _cause: ResetCause, done: ResetExtent) -> ResetExtent {

@@ -35,18 +35,21 @@ impl LinkSpeed {
 
     /// Reads what Linux prints, such as `8.0 GT/s PCIe`; `None` for what is no speed, such as
     /// `Unknown`.
+    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.strip_suffix("PCIe").unwrap_or(text).trim();
         Self::ALL.iter().find(|(_, name)| *name == text).map(|(speed, _)| *speed)
     }
 
     /// Its code in the link registers.
+    #[must_use]
     pub const fn code(self) -> u8 {
         self as u8
     }
 
     /// Supported Link Speeds Vector of a link that is this fast and, as the specification wants,
     /// can be slower (section 7.5.3.18).
+    #[must_use]
     pub const fn vector(self) -> u8 {
         (1 << self.code()) - 1
     }
@@ -86,16 +89,19 @@ pub struct Payload(u8);
 
 impl Payload {
     /// From the three bits of a Max_Payload_Size field; reserved codes count as the least.
+    #[must_use]
     pub const fn from_code(code: u8) -> Self {
         if code <= 5 { Self(code) } else { Self(0) }
     }
 
     /// The field, 0..=5.
+    #[must_use]
     pub const fn code(self) -> u8 {
         self.0
     }
 
     /// 128..=4096.
+    #[must_use]
     pub const fn bytes(self) -> u16 {
         128 << self.0
     }

@@ -1,9 +1,10 @@
 //! PCI as the guest sees it: root buses, ports, configuration space, BARs, MSI and MSI-X.
 
 mod bars;
-mod bdf;
 pub mod capability;
 mod config;
+mod guest_bdf;
+mod host_bdf;
 mod host_bridge;
 mod link;
 pub mod msi;
@@ -15,10 +16,12 @@ mod segment;
 mod slot;
 
 use std::fmt;
+use std::ops::{BitOr, BitOrAssign};
 
 pub use bars::{Bar, BarDecode, BarHit, BarKind, BarRoutes, BarSpec, Refused, Space};
-pub use bdf::{Bdf, ParseBdfError};
 pub use config::ConfigSpace;
+pub use guest_bdf::{GuestBdf, RoutedBdf};
+pub use host_bdf::{HostBdf, HostBdf as Bdf, ParseBdfError};
 pub use host_bridge::HostBridge;
 pub use link::{Link, LinkSpeed, LinkWidth, Payload};
 pub use root_bus::{BusNumbers, RootBus};
@@ -31,21 +34,44 @@ pub use slot::{Attention, HotPlug};
 pub trait PciFunction: Send {
     /// Reads configuration space. The access stays inside it.
     fn config_read(&mut self, offset: u16, data: &mut [u8]);
-    /// Writes configuration space, and lets the BARs follow. Returns whether addresses became
-    /// free that another function may be waiting for.
-    fn config_write(&mut self, offset: u16, data: &[u8]) -> bool;
+    /// Writes configuration space, and lets the BARs follow.
+    fn config_write(&mut self, offset: u16, data: &[u8]) -> Freed;
     /// Reads a BAR where it is trapped.
     fn bar_read(&mut self, bar: Bar, offset: u64, data: &mut [u8]);
     /// Writes a BAR where it is trapped.
     fn bar_write(&mut self, bar: Bar, offset: u64, data: &[u8]);
-    /// Makes the BARs answer where the registers say, as far as the addresses are free. Returns
-    /// whether addresses became free.
-    fn sync(&mut self) -> bool;
-    /// Follows the link above it. Returns whether addresses became free.
-    fn set_link(&mut self, link: LinkState) -> bool;
+    /// Makes the BARs answer where the registers say, as far as the addresses are free.
+    fn sync(&mut self) -> Freed;
+    /// Follows the link above it.
+    fn set_link(&mut self, link: LinkState) -> Freed;
     /// Resets the device, whose link is down, as far as `done` has not done it. Returns what is
     /// done by then.
     fn reset(&mut self, cause: ResetCause, done: ResetExtent) -> ResetExtent;
+}
+
+/// What a function has given up. Another one may be waiting for the addresses, and has to be synced
+/// then.
+#[must_use = "functions that wait for addresses are to be synced"]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freed {
+    /// No addresses.
+    Nothing,
+    /// Addresses at which a BAR answers no more.
+    Addresses,
+}
+
+impl BitOr for Freed {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        if self == Self::Nothing { other } else { self }
+    }
+}
+
+impl BitOrAssign for Freed {
+    fn bitor_assign(&mut self, other: Self) {
+        *self = *self | other;
+    }
 }
 
 /// What a port does for the functions behind it.

@@ -47,6 +47,7 @@ pub struct MsiState {
 impl MsiState {
     /// The message of a vector: the device puts its number into the lowest bits of data, as many
     /// as it was given.
+    #[must_use]
     pub fn message(&self, vector: u8) -> MsiMessage {
         let low = u32::from(self.vectors) - 1;
         let MsiMessage { address, data } = self.message;
@@ -54,6 +55,7 @@ impl MsiState {
     }
 
     /// Whether the device must keep a vector's message back.
+    #[must_use]
     pub fn is_masked(&self, vector: u8) -> bool {
         self.mask >> vector & 1 != 0
     }
@@ -62,6 +64,7 @@ impl MsiState {
 impl MsiCapability {
     /// Reads the capability at `offset`; `None` when it would not fit into configuration space or
     /// has a count that is reserved.
+    #[must_use]
     pub fn parse(config: &[u8], offset: u16) -> Option<Self> {
         let control = read_u16(config, offset + MSI_CONTROL);
         let exponent = (control & MSI_CAPABLE) >> 1;
@@ -75,6 +78,7 @@ impl MsiCapability {
     }
 
     /// Bytes, in whole words.
+    #[must_use]
     pub fn length(&self) -> u16 {
         let masks = if self.maskable { 8 } else { 0 };
         self.data() + 4 + masks - self.offset
@@ -89,6 +93,7 @@ impl MsiCapability {
     }
 
     /// Offset of the pending bits, where they are.
+    #[must_use]
     pub fn pending(&self) -> Option<u16> {
         self.maskable.then(|| self.data() + 8)
     }
@@ -100,7 +105,7 @@ impl MsiCapability {
         // The ID too: an access to all of the first word then is ours alone.
         space.fix(self.offset, &[CAP_MSI]);
         space.fix(self.offset + MSI_CONTROL, &vec![0; length]);
-        let capable = (self.vectors.trailing_zeros() as u16) << 1;
+        let capable = u16::try_from(self.vectors.trailing_zeros() << 1).expect("at most 16");
         let mut control = capable;
         let ones = [0xff; 4];
         let mut registers = vec![(self.offset + MSI_ADDRESS, [0xfc, 0xff, 0xff, 0xff])];
@@ -123,6 +128,7 @@ impl MsiCapability {
     }
 
     /// What the guest has programmed into the emulated registers.
+    #[must_use]
     pub fn state(&self, space: &ConfigSpace) -> MsiState {
         let control = space.half(self.offset + MSI_CONTROL);
         let wanted = 1u8 << ((control & MSI_ENABLED) >> 4).min(5);

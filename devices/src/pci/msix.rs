@@ -31,6 +31,7 @@ pub struct MsixCapability {
 
 impl MsixCapability {
     /// Reads the capability at `offset`; `None` when it names a BAR that cannot exist.
+    #[must_use]
     pub fn parse(config: &[u8], offset: u16) -> Option<Self> {
         let place = |register: u16| {
             let value = read_u32(config, offset + register);
@@ -43,11 +44,13 @@ impl MsixCapability {
     }
 
     /// Bytes of the table in its BAR.
+    #[must_use]
     pub fn table(&self) -> Range<u64> {
         self.table_offset..self.table_offset + u64::from(self.vectors) * ENTRY_SIZE
     }
 
     /// What is at `offset` of `bar`, if it is not the device's own.
+    #[must_use]
     pub fn part(&self, bar: Bar, offset: u64) -> Option<MsixPart> {
         let (table, pba) = (self.table(), self.pba());
         if bar == self.table_bar && table.contains(&offset) {
@@ -58,6 +61,7 @@ impl MsixCapability {
     }
 
     /// Bytes of the pending bits in their BAR; 64 vectors to a quadword.
+    #[must_use]
     pub fn pba(&self) -> Range<u64> {
         self.pba_offset..self.pba_offset + u64::from(self.vectors).div_ceil(64) * 8
     }
@@ -89,16 +93,19 @@ pub struct MsixTable {
 
 impl MsixTable {
     /// A table out of reset.
+    #[must_use]
     pub fn new(vectors: u16) -> Self {
         Self { words: [0, 0, 0, VECTOR_MASKED].repeat(usize::from(vectors)) }
     }
 
     /// Vectors.
+    #[must_use]
     pub fn len(&self) -> u16 {
-        (self.words.len() / 4) as u16
+        u16::try_from(self.words.len() / 4).expect("at most 2,048 vectors")
     }
 
     /// Never: a table has at least one vector.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.words.is_empty()
     }
@@ -107,6 +114,7 @@ impl MsixTable {
     ///
     /// # Panics
     /// `vector` is not below [`Self::len`].
+    #[must_use]
     pub fn entry(&self, vector: u16) -> TableEntry {
         let words = &self.words[usize::from(vector) * 4..][..4];
         TableEntry {
@@ -149,7 +157,8 @@ impl MsixTable {
             };
             end = index + 1;
         }
-        if end == first { 0..0 } else { (first / 4) as u16..end.div_ceil(4) as u16 }
+        let vector = |index| u16::try_from(index).expect("the table has at most 2,048 vectors");
+        if end == first { 0..0 } else { vector(first / 4)..vector(end.div_ceil(4)) }
     }
 }
 
@@ -157,9 +166,8 @@ impl MsixTable {
 pub fn read_pba(vectors: u16, offset: u64, data: &mut [u8], pending: impl Fn(u16) -> bool) {
     for (at, byte) in (offset..).zip(data) {
         let bit = |n: u64| {
-            let vector =
-                at.checked_mul(8).map(|first| first + n).filter(|v| *v < u64::from(vectors));
-            vector.is_some_and(|vector| pending(vector as u16))
+            let vector = at.checked_mul(8).and_then(|first| u16::try_from(first + n).ok());
+            vector.is_some_and(|vector| vector < vectors && pending(vector))
         };
         *byte = (0..8).map(|n| u8::from(bit(n)) << n).sum();
     }
@@ -194,25 +202,122 @@ mod tests {
         assert!(table.entry(1).masked);
     }
 
+    #[test]
+    fn a_messages_address_has_64_bits() {
+        let mut table = MsixTable::new(1);
+        table.write(0, &0x0123_4567_89ab_cdec_u64.to_le_bytes());
+        assert_eq!(table.entry(0).message.address, 0x0123_4567_89ab_cdec);
+    }
+
+    #[test]
+    fn each_structure_is_in_its_own_bar() {
+        let [table_bar, pba_bar] = [1, 2].map(|bar| Bar::new(bar).expect("below 6"));
+        let msix = MsixCapability {
+            offset: 0x70,
+            vectors: 65,
+            table_bar,
+            table_offset: 0x1000,
+            pba_bar,
+            pba_offset: 0x1000,
+        };
+        assert_eq!(msix.part(table_bar, 0x1010), Some(MsixPart::Table(0x10)));
+        assert_eq!(msix.part(pba_bar, 0x100f), Some(MsixPart::Pending(0xf)));
+        assert_eq!(msix.part(pba_bar, 0x1010), None, "two quadwords, and not the table");
+        assert_eq!(msix.part(table_bar, 0x1000 + 65 * 16), None);
+        let other = Bar::new(3).expect("below 6");
+        assert_eq!([0, 0x1000, 0x1008].map(|offset| msix.part(other, offset)), [None; 3]);
+    }
+
+    /// The table as the specification tells it, entry by entry and field by field.
+    struct Model(Vec<[u32; 4]>);
+
+    impl Model {
+        /// Returns which vectors were touched.
+        fn write(&mut self, offset: u64, data: &[u8]) -> Vec<u16> {
+            let mut touched = Vec::new();
+            if offset & 3 != 0 || data.len() & 3 != 0 {
+                return touched;
+            }
+            for (at, word) in (offset..).step_by(4).zip(data.chunks(4)) {
+                let Some(entry) = self.0.get_mut((at / 16) as usize) else { continue };
+                let value = word.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte));
+                let writable = [0xffff_fffc, !0, !0, 1][(at % 16 / 4) as usize];
+                entry[(at % 16 / 4) as usize] = value & writable;
+                touched.push((at / 16) as u16);
+            }
+            touched.dedup();
+            touched
+        }
+
+        fn byte(&self, at: u64) -> u8 {
+            let Some(entry) = self.0.get((at / 16) as usize) else { return 0 };
+            (entry[(at % 16 / 4) as usize] >> (8 * (at % 4))) as u8
+        }
+    }
+
     proptest! {
         #[test]
-        fn any_access_stays_in_the_table(
-            vectors in 1u16..=2048,
-            steps in prop::collection::vec((0u64..0x9000, prop::collection::vec(any::<u8>(), 0..9)), 0..40),
+        fn the_table_is_as_the_specification_tells_it(
+            vectors in 1u16..5,
+            steps in prop::collection::vec(
+                (
+                    prop_oneof![3 => (0u64..24).prop_map(|word| word * 4), 1 => 0u64..0x60],
+                    prop_oneof![
+                        3 => prop::collection::vec(any::<u8>(), 4),
+                        3 => prop::collection::vec(any::<u8>(), 8),
+                        1 => prop::collection::vec(any::<u8>(), 0..9),
+                    ],
+                ),
+                0..40,
+            ),
         ) {
             let mut table = MsixTable::new(vectors);
+            let mut model = Model(vec![[0, 0, 0, 1]; usize::from(vectors)]);
             for (offset, data) in steps {
-                let touched = table.write(offset, &data);
-                prop_assert!(touched.is_empty() || touched.end <= vectors);
-                let mut back = vec![0; data.len()];
+                let touched: Vec<u16> = table.write(offset, &data).collect();
+                prop_assert_eq!(touched, model.write(offset, &data));
+                let mut back = vec![0xa5; data.len()];
                 table.read(offset, &mut back);
-                let mut bits = vec![0xff; data.len()];
-                read_pba(vectors, offset, &mut bits, |vector| { assert!(vector < vectors); true });
-                prop_assert!(table.len() == vectors);
+                let expected: Vec<u8> =
+                    (offset..).take(data.len()).map(|at| model.byte(at)).collect();
+                prop_assert_eq!(back, expected);
+                for (vector, [low, high, data, control]) in (0..).zip(&model.0) {
+                    let address = u64::from(*low) | u64::from(*high) << 32;
+                    let message = MsiMessage { address, data: *data };
+                    let entry = TableEntry { message, masked: control & 1 == 1 };
+                    prop_assert_eq!(table.entry(vector), entry);
+                }
             }
-            let mut far = [1; 4];
-            table.read(u64::MAX - 7, &mut far);
-            prop_assert_eq!(far, [0; 4]);
+        }
+
+        #[test]
+        fn pending_bits_are_one_to_a_vector(
+            pending in prop::collection::vec(any::<bool>(), 1..200),
+            offset in 0u64..40,
+            length in 0usize..9,
+        ) {
+            let mut data = vec![0xff; length];
+            let vectors = pending.len() as u16;
+            read_pba(vectors, offset, &mut data, |vector| pending[usize::from(vector)]);
+            for (index, byte) in (0..).zip(data) {
+                for bit in 0..8 {
+                    let vector = ((offset + index) * 8 + bit) as usize;
+                    let expected = pending.get(vector).copied().unwrap_or(false);
+                    prop_assert_eq!(byte >> bit & 1 == 1, expected, "{}", vector);
+                }
+            }
+        }
+
+        #[test]
+        fn no_offset_in_a_bar_is_too_far(offset in 0..1u64 << 63) {
+            let mut table = MsixTable::new(2048);
+            let offset = offset | 1 << 20;
+            let touched = table.write(offset & !3, &[0xff; 8]);
+            prop_assert!(touched.is_empty(), "{touched:?}");
+            let (mut data, mut bits) = ([1; 8], [1; 8]);
+            table.read(offset, &mut data);
+            read_pba(2048, offset, &mut bits, |_| true);
+            prop_assert_eq!((data, bits), ([0; 8], [0; 8]));
         }
     }
 }

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use super::Bdf;
+use super::{GuestBdf, RoutedBdf};
 
 /// The bus numbers behind a port, as its registers hold them now.
 #[derive(Debug)]
@@ -22,6 +22,7 @@ pub struct BusNumbers {
 
 impl BusNumbers {
     /// A port with one bus behind it.
+    #[must_use]
     pub fn new(secondary: u8) -> Self {
         Self { home: secondary, now: AtomicU16::new(u16::from_le_bytes([secondary; 2])) }
     }
@@ -49,6 +50,7 @@ pub struct RootBus {
 
 impl RootBus {
     /// A root bus with the first number of `buses`.
+    #[must_use]
     pub fn new(buses: RangeInclusive<u8>, ports: Vec<Arc<BusNumbers>>) -> Self {
         Self { buses, ports }
     }
@@ -60,13 +62,14 @@ impl RootBus {
     /// its secondary bus into one that only device 0 answers (PCI Express Base 6.0, section
     /// 7.3.3; 7.3.1 for device 0). Ports of a sane guest do not overlap; of others the first one
     /// takes the access.
-    pub fn route(&self, target: Bdf) -> Option<Bdf> {
+    #[must_use]
+    pub fn route(&self, target: RoutedBdf) -> Option<GuestBdf> {
         let bus = target.bus();
         if !self.buses.contains(&bus) {
             return None;
         }
         if bus == *self.buses.start() {
-            return Some(target);
+            return Some(target.named_on(bus));
         }
         let (home, secondary) = self.ports.iter().find_map(|port| {
             let (secondary, subordinate) = port.get();
@@ -74,7 +77,7 @@ impl RootBus {
         })?;
         // Endpoints have no further buses behind them.
         let here = secondary == bus && target.device() == 0;
-        here.then(|| Bdf::new(target.domain(), home, 0, target.function())).flatten()
+        here.then(|| target.named_on(home))
     }
 }
 
@@ -84,30 +87,34 @@ mod tests {
 
     use super::*;
 
-    fn bdf(bus: u8, device: u8, function: u8) -> Bdf {
-        Bdf::new(0, bus, device, function).expect("a device and a function")
+    fn bdf(bus: u8, device: u8, function: u8) -> GuestBdf {
+        GuestBdf::new(bus, device, function).expect("a device and a function")
+    }
+
+    fn route(root: &RootBus, target: GuestBdf) -> Option<GuestBdf> {
+        root.route(RoutedBdf::from_routing_id(target.routing_id()))
     }
 
     #[test]
     fn a_renumbered_bus_keeps_its_functions() {
         let ports: Vec<_> = [1, 2].map(BusNumbers::new).map(Arc::new).into();
         let root = RootBus::new(0..=9, ports.clone());
-        assert_eq!(root.route(bdf(0, 31, 7)), Some(bdf(0, 31, 7)));
-        assert_eq!(root.route(bdf(2, 0, 3)), Some(bdf(2, 0, 3)));
-        assert_eq!(root.route(bdf(2, 1, 0)), None, "only device 0 is behind a port");
+        assert_eq!(route(&root, bdf(0, 31, 7)), Some(bdf(0, 31, 7)));
+        assert_eq!(route(&root, bdf(2, 0, 3)), Some(bdf(2, 0, 3)));
+        assert_eq!(route(&root, bdf(2, 1, 0)), None, "only device 0 is behind a port");
         ports[1].set(5, 6);
-        assert_eq!(root.route(bdf(5, 0, 3)), Some(bdf(2, 0, 3)));
-        assert_eq!((root.route(bdf(2, 0, 3)), root.route(bdf(6, 0, 0))), (None, None));
+        assert_eq!(route(&root, bdf(5, 0, 3)), Some(bdf(2, 0, 3)));
+        assert_eq!((route(&root, bdf(2, 0, 3)), route(&root, bdf(6, 0, 0))), (None, None));
         // Numbers before the guest's firmware or kernel gives any.
         ports[1].set(0, 0);
         assert_eq!(
-            (root.route(bdf(5, 0, 0)), root.route(bdf(0, 0, 0))),
+            (route(&root, bdf(5, 0, 0)), route(&root, bdf(0, 0, 0))),
             (None, Some(bdf(0, 0, 0)))
         );
     }
 
     /// A bridge at a time, as the specification tells it: does it claim the access, and as what?
-    fn model(start: u8, end: u8, ports: &[(u8, u8)], target: Bdf) -> Option<Bdf> {
+    fn model(start: u8, end: u8, ports: &[(u8, u8)], target: GuestBdf) -> Option<GuestBdf> {
         let bus = target.bus();
         if bus < start || bus > end {
             return None;
@@ -154,7 +161,7 @@ mod tests {
                 for device in [0, device] {
                     let target = bdf(bus, device, function);
                     let expected = model(start, start + length, &numbers, target);
-                    prop_assert_eq!(root.route(target), expected, "{}", target);
+                    prop_assert_eq!(route(&root, target), expected, "{}", target);
                 }
             }
         }

@@ -27,7 +27,7 @@ use super::regs::{
     STATUS_CAPABILITY_LIST,
 };
 use super::root_bus::BusNumbers;
-use super::slot::{Attention, HotPlug, Slot};
+use super::slot::{Attention, HotPlug, PortSlot};
 use super::{Link, LinkState};
 use crate::irq::MsiMessage;
 use crate::warnings::Warnings;
@@ -96,13 +96,14 @@ pub struct PortWindows {
 pub struct RootPort {
     config: ConfigSpace,
     buses: Arc<BusNumbers>,
-    slot: Slot,
+    slot: PortSlot,
     link: LinkState,
     warnings: Warnings,
 }
 
 impl RootPort {
     /// A port as firmware leaves it, with a hot-plug slot if there is what one needs.
+    #[must_use]
     pub fn new(port: &RootPortConfig, hot_plug: Option<HotPlug>) -> Self {
         let mut config = ConfigSpace::default();
         // No extended capabilities: the first header reads zero (section 7.6.1).
@@ -112,7 +113,7 @@ impl RootPort {
         express(&mut config, port);
         power(&mut config);
         msi(&mut config);
-        let slot = Slot::new(&mut config, EXPRESS, port.slot, hot_plug);
+        let slot = PortSlot::new(&mut config, EXPRESS, port.slot, hot_plug);
         Self {
             config,
             buses: Arc::new(BusNumbers::new(port.secondary)),
@@ -123,6 +124,7 @@ impl RootPort {
     }
 
     /// The bus numbers behind it, which follow the guest's writes.
+    #[must_use]
     pub fn buses(&self) -> Arc<BusNumbers> {
         self.buses.clone()
     }
@@ -160,6 +162,7 @@ impl RootPort {
     }
 
     /// Whether the guest keeps the slot switched on.
+    #[must_use]
     pub fn is_on(&self) -> bool {
         self.slot.is_on(&self.config)
     }
@@ -228,7 +231,7 @@ fn header(config: &mut ConfigSpace, port: &RootPortConfig) {
     config.fix(8, &CLASS);
     config.fix(HEADER_TYPE, &[TYPE1]);
     config.emulate(PRIMARY_BUS, &[port.primary, port.secondary, port.secondary], &[0xff; 3]);
-    config.fix(CAPABILITY_POINTER, &[EXPRESS as u8]);
+    config.fix(CAPABILITY_POINTER, &EXPRESS.to_le_bytes()[..1]);
     // No pin: MSI is all it has.
     config.emulate(INTERRUPT_LINE, &[0xff], &[0xff]);
     config.emulate(BRIDGE_CONTROL, &[0], &[BRIDGE_CONTROL_WRITABLE]);
@@ -246,10 +249,17 @@ fn windows(config: &mut ConfigSpace, windows: &PortWindows) {
     };
     // I/O addresses of 16 bits, which is all that x86 has: the upper halves stay zero.
     let (base, limit) = bounds(&windows.io, 0xf000);
-    config.emulate(IO_BASE, &[base, limit].map(|a| (a >> 8) as u8 & 0xf0), &[0xf0; 2]);
+    config.emulate(
+        IO_BASE,
+        &[base, limit].map(|address| address.to_le_bytes()[1] & 0xf0),
+        &[0xf0; 2],
+    );
 
     let pair = |base: u64, limit: u64, kind: u16| {
-        let [base, limit] = [base, limit].map(|address| (address >> 16) as u16 & 0xfff0 | kind);
+        let [base, limit] = [base, limit].map(|address| {
+            let [_, _, low, high, ..] = address.to_le_bytes();
+            u16::from_le_bytes([low, high]) & 0xfff0 | kind
+        });
         (u32::from(base) | u32::from(limit) << 16).to_le_bytes()
     };
     let writable = [0xf0, 0xff, 0xf0, 0xff];
@@ -270,7 +280,7 @@ fn express(config: &mut ConfigSpace, port: &RootPortConfig) {
     let link = |speed: u8, lanes: u8| u16::from(speed) | u16::from(lanes) << 4;
 
     // Version 2, root port, slot implemented.
-    config.fix(EXPRESS, &[CAP_EXPRESS, POWER as u8]);
+    config.fix(EXPRESS, &[CAP_EXPRESS, POWER.to_le_bytes()[0]]);
     config.fix(EXPRESS + 0x02, &(2u16 | 4 << 4 | 1 << 8).to_le_bytes());
     // Device: role-based error reporting, which is required.
     let supported = u32::from(payload_supported.code()) | 1 << 15;
@@ -303,7 +313,7 @@ fn express(config: &mut ConfigSpace, port: &RootPortConfig) {
 
 /// Power management (section 7.5.2), which every function has: version 3, D0 and D3 only, no PME.
 fn power(config: &mut ConfigSpace) {
-    config.fix(POWER, &[CAP_POWER, MSI as u8, 3, 0]);
+    config.fix(POWER, &[CAP_POWER, MSI.to_le_bytes()[0], 3, 0]);
     let writable = POWER_STATE.to_le_bytes();
     config.emulate(POWER + POWER_CONTROL, &POWER_NO_SOFT_RESET.to_le_bytes(), &writable);
 }
@@ -322,5 +332,4 @@ fn msi(config: &mut ConfigSpace) {
 }
 
 #[cfg(test)]
-#[path = "root_port_tests.rs"]
 mod tests;

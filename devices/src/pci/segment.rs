@@ -5,15 +5,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::regs::{CONFIG_SIZE, EXTENDED_CONFIG_SIZE};
 use super::{
-    Attention, BarRoutes, Bdf, LinkState, PciFunction, ResetCause, ResetExtent, RootBus, RootPort,
-    Space,
+    Attention, BarRoutes, Freed, GuestBdf, LinkState, PciFunction, ResetCause, ResetExtent,
+    RootBus, RootPort, RoutedBdf, Space,
 };
 
 /// Enable bit of CONFIG_ADDRESS (PCI Local Bus 3.0, section 3.2.2.3.2).
 const ADDRESS_ENABLE: u32 = 1 << 31;
 
 /// A function's place; empty when the function was taken out of the machine.
-type Place = Option<Box<dyn PciFunction>>;
+type Occupant = Option<Box<dyn PciFunction>>;
 
 /// A root port, and the number of the bus behind it when the machine starts, which is in the names
 /// of the functions there.
@@ -22,7 +22,7 @@ struct Port {
     port: Mutex<RootPort>,
 }
 
-/// All functions of a segment, each under its own lock, and the address register of port 0xCF8.
+/// All functions of a segment, each under its own lock, and the address register of port 0xcf8.
 ///
 /// Functions are named by the address that they have when the machine starts, in [`BarRoutes`]
 /// too; [`RootBus`] finds the name for the address that the guest uses now.
@@ -32,8 +32,8 @@ struct Port {
 /// stays locked while the functions behind it follow a write to it, so that they end up where the
 /// last of several writes wants them.
 pub struct Segment {
-    functions: BTreeMap<Bdf, Mutex<Place>>,
-    ports: BTreeMap<Bdf, Port>,
+    functions: BTreeMap<GuestBdf, Mutex<Occupant>>,
+    ports: BTreeMap<GuestBdf, Port>,
     roots: Vec<RootBus>,
     routes: Arc<BarRoutes>,
     config_address: Mutex<u32>,
@@ -42,8 +42,8 @@ pub struct Segment {
 impl Segment {
     /// No function comes while the machine runs, so that finding one takes no lock.
     pub fn new(
-        functions: impl IntoIterator<Item = (Bdf, Box<dyn PciFunction>)>,
-        ports: impl IntoIterator<Item = (Bdf, RootPort)>,
+        functions: impl IntoIterator<Item = (GuestBdf, Box<dyn PciFunction>)>,
+        ports: impl IntoIterator<Item = (GuestBdf, RootPort)>,
         roots: Vec<RootBus>,
         routes: Arc<BarRoutes>,
     ) -> Self {
@@ -62,7 +62,7 @@ impl Segment {
     }
 
     /// Presses the attention button of the slot that `function` is in.
-    pub fn press_button(&self, function: Bdf) -> Attention {
+    pub fn press_button(&self, function: GuestBdf) -> Attention {
         match self.port_above(function) {
             Some(above) => lock(&above.port).press_button(),
             None => Attention::NoButton,
@@ -70,13 +70,13 @@ impl Segment {
     }
 
     /// Whether the guest has switched off the slot that `function` is in.
-    pub fn is_switched_off(&self, function: Bdf) -> bool {
+    pub fn is_switched_off(&self, function: GuestBdf) -> bool {
         self.port_above(function).is_some_and(|above| !lock(&above.port).is_on())
     }
 
     /// Takes `function` and its siblings out of their slot, which the guest has switched off. To
     /// drop them gives the devices back, which can take seconds: no lock is held by then.
-    pub fn take_out(&self, function: Bdf) -> Vec<Box<dyn PciFunction>> {
+    pub fn take_out(&self, function: GuestBdf) -> Vec<Box<dyn PciFunction>> {
         let Some(above) = self.port_above(function) else { return Vec::new() };
         let mut port = lock(&above.port);
         if port.is_on() {
@@ -91,32 +91,35 @@ impl Segment {
     pub fn shut_down(&self) {
         for place in self.functions.values() {
             if let Some(function) = lock(place).as_mut() {
-                function.set_link(LinkState::Down);
+                // All go: nobody waits.
+                let _: Freed = function.set_link(LinkState::Down);
             }
         }
-        let mut cards: BTreeMap<(u8, u8), Vec<&Mutex<Place>>> = BTreeMap::new();
+        let mut cards: BTreeMap<GuestBdf, Vec<&Mutex<Occupant>>> = BTreeMap::new();
         for (bdf, place) in &self.functions {
-            cards.entry((bdf.bus(), bdf.device())).or_default().push(place);
+            cards.entry(bdf.slot()).or_default().push(place);
         }
         cards.into_values().for_each(|card| reset(card, ResetCause::End));
     }
 
-    fn port_above(&self, function: Bdf) -> Option<&Port> {
+    fn port_above(&self, function: GuestBdf) -> Option<&Port> {
         self.ports.values().find(|port| port.home == function.bus())
     }
 
     /// The functions on a bus behind a port.
-    fn behind(&self, home: u8) -> impl Iterator<Item = &Mutex<Place>> {
+    fn behind(&self, home: u8) -> impl Iterator<Item = &Mutex<Occupant>> {
         self.functions.iter().filter(move |(bdf, _)| bdf.bus() == home).map(|(_, place)| place)
     }
 
     /// Writes a port, and lets the functions behind it follow.
-    fn write_port(&self, Port { home, port }: &Port, offset: u16, data: &[u8]) -> bool {
+    fn write_port(&self, Port { home, port }: &Port, offset: u16, data: &[u8]) -> Freed {
         let mut port = lock(port);
-        let Some(link) = port.config_write(offset, data) else { return false };
-        let mut freed = false;
+        let Some(link) = port.config_write(offset, data) else { return Freed::Nothing };
+        let mut freed = Freed::Nothing;
         for place in self.behind(*home) {
-            freed |= lock(place).as_mut().is_some_and(|function| function.set_link(link));
+            if let Some(function) = lock(place).as_mut() {
+                freed |= function.set_link(link);
+            }
         }
         if link == LinkState::Down {
             reset(self.behind(*home), ResetCause::Port);
@@ -135,7 +138,7 @@ impl Segment {
         self.config_write(ecam_target(offset), (offset & 0xfff) as u16, EXTENDED_CONFIG_SIZE, data);
     }
 
-    /// Reads port 0xCF8 + `port`, 0..=7.
+    /// Reads port 0xcf8 + `port`, 0..=7.
     pub fn port_read(&self, port: u16, data: &mut [u8]) {
         match port {
             0 if data.len() == 4 => data.copy_from_slice(&self.address().to_le_bytes()),
@@ -149,7 +152,7 @@ impl Segment {
         }
     }
 
-    /// Writes port 0xCF8 + `port`, 0..=7. The address register takes whole words only.
+    /// Writes port 0xcf8 + `port`, 0..=7. The address register takes whole words only.
     pub fn port_write(&self, port: u16, data: &[u8]) {
         match (port, data) {
             (0, &[a, b, c, d]) => *self.address() = u32::from_le_bytes([a, b, c, d]),
@@ -169,9 +172,7 @@ impl Segment {
             return false;
         };
         // The BAR may move before its function is locked: the access then was first.
-        if let Some(function) = self.functions.get(&hit.function).map(lock).as_deref_mut() {
-            function.iter_mut().for_each(|f| f.bar_read(hit.bar, hit.offset, data));
-        }
+        self.with(hit.function, |function| function.bar_read(hit.bar, hit.offset, data));
         true
     }
 
@@ -180,36 +181,40 @@ impl Segment {
         let Some(hit) = self.routes.find(space, address) else {
             return false;
         };
-        if let Some(function) = self.functions.get(&hit.function).map(lock).as_deref_mut() {
-            function.iter_mut().for_each(|f| f.bar_write(hit.bar, hit.offset, data));
-        }
+        self.with(hit.function, |function| function.bar_write(hit.bar, hit.offset, data));
         true
     }
 
-    fn config_read(&self, target: Option<Bdf>, offset: u16, size: usize, data: &mut [u8]) {
+    /// Does something with a function, under its lock; `None` where there is none.
+    fn with<T>(&self, name: GuestBdf, access: impl FnOnce(&mut dyn PciFunction) -> T) -> Option<T> {
+        let mut occupant = lock(self.functions.get(&name)?);
+        occupant.as_mut().map(|function| access(function.as_mut()))
+    }
+
+    fn config_read(&self, target: Option<RoutedBdf>, offset: u16, size: usize, data: &mut [u8]) {
         data.fill(0xff);
         let Some(name) = self.access(target, offset, size, data.len()) else { return };
-        if let Some(Port { port, .. }) = self.ports.get(&name) {
-            lock(port).config_read(offset, data);
-        } else if let Some(function) = self.functions.get(&name).map(lock).as_deref_mut() {
-            function.iter_mut().for_each(|f| f.config_read(offset, data));
+        match self.ports.get(&name) {
+            Some(Port { port, .. }) => lock(port).config_read(offset, data),
+            None => self.with(name, |function| function.config_read(offset, data)).unwrap_or(()),
         }
     }
 
-    fn config_write(&self, target: Option<Bdf>, offset: u16, size: usize, data: &[u8]) {
+    fn config_write(&self, target: Option<RoutedBdf>, offset: u16, size: usize, data: &[u8]) {
         let Some(name) = self.access(target, offset, size, data.len()) else { return };
-        let freed = match (self.ports.get(&name), self.functions.get(&name)) {
-            (Some(port), _) => self.write_port(port, offset, data),
-            (None, Some(function)) => {
-                lock(function).as_mut().is_some_and(|f| f.config_write(offset, data))
+        let freed = match self.ports.get(&name) {
+            Some(port) => self.write_port(port, offset, data),
+            None => {
+                let written = self.with(name, |function| function.config_write(offset, data));
+                written.unwrap_or(Freed::Nothing)
             }
-            (None, None) => false,
         };
         // A BAR that was refused because of this one answers now, as it would on a real bus.
-        if freed {
+        if freed == Freed::Addresses {
             for function in self.functions.values() {
                 if let Some(function) = lock(function).as_mut() {
-                    function.sync();
+                    // What one gives up here, a later one of this round or of the next takes.
+                    let _: Freed = function.sync();
                 }
             }
         }
@@ -217,7 +222,13 @@ impl Segment {
 
     /// Whose configuration space an access goes on to: one that does not cross a dword, which the
     /// bus could not carry either.
-    fn access(&self, target: Option<Bdf>, offset: u16, size: usize, length: usize) -> Option<Bdf> {
+    fn access(
+        &self,
+        target: Option<RoutedBdf>,
+        offset: u16,
+        size: usize,
+        length: usize,
+    ) -> Option<GuestBdf> {
         let end = usize::from(offset) + length;
         let aligned = matches!(length, 1 | 2 | 4) && usize::from(offset).is_multiple_of(length);
         if !aligned || end > size {
@@ -230,16 +241,16 @@ impl Segment {
         self.config_address.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn address_target(&self) -> Option<(Bdf, u16)> {
+    fn address_target(&self) -> Option<(RoutedBdf, u16)> {
         let address = *self.address();
-        let (bus, devfn) = ((address >> 16) as u8, (address >> 8) as u8);
-        let bdf = Bdf::new(0, bus, devfn >> 3, devfn & 7)?;
-        (address & ADDRESS_ENABLE != 0).then_some((bdf, address as u16 & 0xfc))
+        let [register, devfn, bus, _] = address.to_le_bytes();
+        let target = RoutedBdf::from_routing_id(u16::from_le_bytes([devfn, bus]));
+        (address & ADDRESS_ENABLE != 0).then_some((target, u16::from(register & 0xfc)))
     }
 }
 
 /// Resets the functions of a card.
-fn reset<'a>(card: impl IntoIterator<Item = &'a Mutex<Place>>, cause: ResetCause) {
+fn reset<'a>(card: impl IntoIterator<Item = &'a Mutex<Occupant>>, cause: ResetCause) {
     let mut done = ResetExtent::Asked;
     for place in card {
         if let Some(function) = lock(place).as_mut() {
@@ -253,11 +264,9 @@ fn lock<T>(function: &Mutex<T>) -> MutexGuard<'_, T> {
     function.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn ecam_target(offset: u64) -> Option<Bdf> {
-    let bus = u8::try_from(offset >> 20).ok()?;
-    Bdf::new(0, bus, (offset >> 15) as u8 & 0x1f, (offset >> 12) as u8 & 7)
+fn ecam_target(offset: u64) -> Option<RoutedBdf> {
+    u16::try_from(offset >> 12).ok().map(RoutedBdf::from_routing_id)
 }
 
 #[cfg(test)]
-#[path = "segment_tests.rs"]
 mod tests;

@@ -73,7 +73,7 @@ pub struct HotPlug {
 }
 
 /// A slot of a port whose PCI Express capability starts at `express`.
-pub struct Slot {
+pub struct PortSlot {
     express: u16,
     hot_plug: Option<HotPlug>,
     /// The condition for an interrupt holds: a message is sent each time it begins to (section
@@ -81,7 +81,7 @@ pub struct Slot {
     interrupting: bool,
 }
 
-impl Slot {
+impl PortSlot {
     /// An occupied slot that is switched on.
     pub fn new(
         config: &mut ConfigSpace,

@@ -6,9 +6,8 @@ use std::ops::Range;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::mapping::HostMapping;
-use super::reset::Affected;
-use crate::pci::Bar;
 use crate::pci::regs::INTERRUPT_PIN;
+use crate::pci::{Bar, HostBdf};
 
 /// A region of a vfio-pci device (include/uapi/linux/vfio.h, `VFIO_PCI_*_REGION_INDEX`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,9 +20,10 @@ pub enum Region {
 
 impl Region {
     /// VFIO's region index.
+    #[must_use]
     pub fn index(self) -> u32 {
         match self {
-            Self::Bar(bar) => bar.index() as u32,
+            Self::Bar(bar) => bar.number().into(),
             Self::Config => vfio_bindings::bindings::vfio::VFIO_PCI_CONFIG_REGION_INDEX,
         }
     }
@@ -46,6 +46,7 @@ pub enum IrqKind {
 
 impl IrqKind {
     /// VFIO's interrupt index.
+    #[must_use]
     pub fn index(self) -> u32 {
         use vfio_bindings::bindings::vfio;
         match self {
@@ -90,34 +91,108 @@ pub struct DeviceProfile {
 
 impl DeviceProfile {
     /// The device's own interrupt pin, 1..=4 for INTA..INTD, when it can be used.
+    #[must_use]
     pub fn interrupt_pin(&self) -> Option<u8> {
         let pin = self.config.get(usize::from(INTERRUPT_PIN)).copied();
         pin.filter(|pin| self.has_intx && (1..=4).contains(pin))
     }
 }
 
-/// The only door to VFIO.
-pub trait VfioBackend: Send {
+/// The host has fewer vectors than were asked for, so that none was bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the host has only {available} vectors for it")]
+pub struct FewerVectors {
+    /// How many it has, at least one.
+    pub available: u32,
+}
+
+impl FewerVectors {
+    /// What an error of [`VfioPort::set_irqs`] says of it, if anything.
+    #[must_use]
+    pub fn of(error: &io::Error) -> Option<Self> {
+        error.get_ref()?.downcast_ref().copied()
+    }
+}
+
+impl From<FewerVectors> for io::Error {
+    fn from(fewer: FewerVectors) -> Self {
+        Self::new(io::ErrorKind::QuotaExceeded, fewer)
+    }
+}
+
+/// A function that a hot reset resets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Affected {
+    /// Its address on the host.
+    pub bdf: HostBdf,
+    /// Nobody else has it: its IOMMU group is ours.
+    pub held: bool,
+}
+
+/// The only door to VFIO. Its errors are those of drivers/vfio/pci; the kinds that a caller tells
+/// apart are said at each method, and all others mean that the call has changed nothing.
+pub trait VfioPort: Send {
     /// What is known since opening.
     fn profile(&self) -> &DeviceProfile;
-    /// Reads a region; an error leaves `data` undefined.
+
+    /// Reads a region.
+    ///
+    /// # Errors
+    /// `InvalidInput`: the access does not lie in the region. `EIO`: the command register has
+    /// switched the BAR off, or the device is not in D0. `data` is undefined then.
     fn read(&self, region: Region, offset: u64, data: &mut [u8]) -> io::Result<()>;
+
     /// Writes a region.
+    ///
+    /// # Errors
+    /// As for [`VfioPort::read`]; a part of `data` may have been written.
     fn write(&self, region: Region, offset: u64, data: &[u8]) -> io::Result<()>;
-    /// Maps a part of a BAR into this process.
+
+    /// Maps a part of a BAR into this process. The part is page-aligned.
+    ///
+    /// # Errors
+    /// `EINVAL`: the kernel lets nobody map this part. `ENOMEM`: there is no address space for it.
     fn mmap(&self, bar: Bar, part: &Range<u64>) -> io::Result<HostMapping>;
+
     /// Binds eventfds to vectors from `start` on; `None` unbinds one. The first call for a kind
     /// enables it on the device; of INTx, MSI and MSI-X one may be enabled at a time.
+    ///
+    /// # Errors
+    /// [`FewerVectors`]: the host has some, but not so many; to ask for fewer can succeed.
+    /// `EBUSY`: the host's interrupt line cannot be shared. `EINVAL`: another kind is enabled, or
+    /// the device is not in D0 (MSI and MSI-X). `ENOSPC`: the host has no vector left.
     fn set_irqs(&self, kind: IrqKind, start: u32, irqfds: &[Option<&EventFd>]) -> io::Result<()>;
+
     /// From now on a signal on `resample` unmasks INTx, which VFIO masks each time it signals.
     /// INTx is enabled.
+    ///
+    /// # Errors
+    /// `EBUSY`: another eventfd does so already. `ENOMEM`.
     fn unmask_intx_on(&self, resample: &EventFd) -> io::Result<()>;
+
     /// Disables a kind, which is enabled, and unbinds all its eventfds.
+    ///
+    /// # Errors
+    /// `EINVAL`: it is not enabled.
     fn disable_irqs(&self, kind: IrqKind) -> io::Result<()>;
+
     /// Resets the function, by the first of the kernel's ways that works.
+    ///
+    /// # Errors
+    /// `EAGAIN` (`WouldBlock`): somebody on the host has the device locked; to try again later can
+    /// succeed. `ENOTTY`, `EINVAL`: the kernel knows no way, or its way failed.
     fn reset(&self) -> io::Result<()>;
+
     /// The functions that a hot reset resets, this one among them.
+    ///
+    /// # Errors
+    /// `ENODEV`: the function is on a root bus, where there is no hot reset.
     fn hot_reset_affects(&self) -> io::Result<Vec<Affected>>;
+
     /// Resets all of them at once. They are all held by this process.
+    ///
+    /// # Errors
+    /// `EPERM`, `EINVAL`: somebody else has one of them. `EAGAIN`: one is locked. `ENODEV`: as for
+    /// [`VfioPort::hot_reset_affects`].
     fn hot_reset(&self) -> io::Result<()>;
 }

@@ -1,20 +1,21 @@
 //! The BARs of an assigned function, following the guest: from where they are to where they
 //! should be.
 
+use std::mem;
 use std::ops::Range;
 
-use super::backend::VfioBackend;
-use super::function::{FunctionError, Wiring};
+use super::backend::VfioPort;
 use super::mapping::HostMapping;
 use super::regions::direct_parts;
+use super::wiring::{FunctionError, Wiring};
 use crate::pci::msix::MsixCapability;
 use crate::pci::regs::{COMMAND_IO, COMMAND_MEMORY};
-use crate::pci::{BarDecode, BarSpec, Bdf, ConfigSpace, Space};
+use crate::pci::{BarDecode, BarSpec, ConfigSpace, Freed, GuestBdf, Space};
 use crate::warnings::Warnings;
 
 /// All BARs of a function, and where each answers now.
 pub struct FunctionBars {
-    bdf: Bdf,
+    bdf: GuestBdf,
     wiring: Wiring,
     bars: Vec<FunctionBar>,
 }
@@ -41,8 +42,8 @@ impl FunctionBars {
     /// Maps what the guest will reach directly, which stays mapped here for good. Nothing
     /// answers yet. Takes one of `slots` per part.
     pub fn new(
-        device: &dyn VfioBackend,
-        bdf: Bdf,
+        device: &dyn VfioPort,
+        bdf: GuestBdf,
         specs: impl Iterator<Item = BarSpec>,
         msix: Option<&MsixCapability>,
         slots: &mut impl Iterator<Item = u32>,
@@ -78,11 +79,17 @@ impl FunctionBars {
         decode
     }
 
+    /// Whether the guest reaches the device's memory, without an exit, where `wanted` says that it
+    /// must not: KVM or the IOMMU did not let go of it.
+    pub fn is_stuck(&self, wanted: &BarDecode) -> bool {
+        let mut shown = self.bars.iter().filter(|bar| bar.is_shown());
+        shown.any(|bar| wanted.0[bar.spec.bar.index()].is_none())
+    }
+
     /// Brings every BAR where `wanted` says, as far as the addresses are free: first all that
-    /// leave, then all that come, so that two can change places. Returns whether addresses became
-    /// free.
-    pub fn sync(&mut self, wanted: &BarDecode, warnings: &mut Warnings) -> bool {
-        let mut freed = false;
+    /// leave, then all that come, so that two can change places.
+    pub fn sync(&mut self, wanted: &BarDecode, warnings: &mut Warnings) -> Freed {
+        let mut freed = Freed::Nothing;
         for bar in &mut self.bars {
             let wanted = wanted.0[bar.spec.bar.index()].as_ref().map(|(_, range)| range);
             if bar.at.is_some() && bar.at.as_ref() != wanted {
@@ -99,10 +106,15 @@ impl FunctionBars {
 }
 
 impl FunctionBar {
+    /// The guest reaches the device's memory through it, without an exit.
+    fn is_shown(&self) -> bool {
+        self.at.is_some() && !self.parts.is_empty()
+    }
+
     /// Starts to answer at a range, wholly or not at all.
     fn answer(
         &mut self,
-        bdf: Bdf,
+        bdf: GuestBdf,
         (space, range): (Space, &Range<u64>),
         Wiring { port, routes, peers, .. }: &Wiring,
         warnings: &mut Warnings,
@@ -148,31 +160,36 @@ impl FunctionBar {
         self.refused = None;
     }
 
-    /// Stops to answer; returns whether it did.
-    fn leave(&mut self, wiring: &Wiring, warnings: &mut Warnings) -> bool {
+    /// Stops to answer.
+    fn leave(&mut self, wiring: &Wiring, warnings: &mut Warnings) -> Freed {
         let Wiring { port, routes, peers, .. } = wiring;
-        let Some(range) = self.at.clone() else { return false };
+        let Some(range) = self.at.clone() else { return Freed::Nothing };
         for part in self.parts.iter_mut().filter(|part| part.open_to_peers) {
             if let Err(error) = peers.close(range.start + part.offset, part.mapping.length()) {
                 warnings.say(format_args!("peer-to-peer DMA cannot be taken back: {error}"));
-                return false;
+                return Freed::Nothing;
             }
             part.open_to_peers = false;
         }
         for DirectPart { slot, .. } in &self.parts {
             if let Err(error) = port.unmap_slot(*slot) {
                 warnings.say(format_args!("memory slot {slot} cannot be removed: {error}"));
-                return false;
+                return Freed::Nothing;
             }
         }
         routes.remove(self.spec.kind.into(), &range);
         self.at = None;
-        true
+        Freed::Addresses
     }
 }
 
 impl Drop for FunctionBars {
     fn drop(&mut self) {
-        self.sync(&BarDecode::default(), &mut Warnings::about(self.bdf));
+        // The other functions are synced by whoever takes this one out of the segment.
+        let _: Freed = self.sync(&BarDecode::default(), &mut Warnings::about(self.bdf));
+        for bar in self.bars.iter_mut().filter(|bar| bar.at.is_some()) {
+            // The guest, or another device, reaches the memory still: it must stay mapped here.
+            bar.parts.drain(..).for_each(|part| mem::forget(part.mapping));
+        }
     }
 }

@@ -6,8 +6,8 @@
 //! guest cannot use.
 
 use super::backend::DeviceProfile;
-use super::function::Place;
 use super::reset::FlrBit;
+use super::wiring::FunctionSite;
 use crate::pci::capability::{Capability, ExtendedCapability, capabilities, extended_capabilities};
 use crate::pci::msi::MsiCapability;
 use crate::pci::msix::MsixCapability;
@@ -24,6 +24,9 @@ use crate::pci::{Bar, BarKind, BarSpec, ConfigSpace};
 /// that the host has already chosen.
 const HIDDEN_EXTENDED: [u16; 7] =
     [EXT_ARI, EXT_ATS, EXT_SRIOV, EXT_PRI, EXT_RESIZABLE_BAR, EXT_PASID, EXT_VF_RESIZABLE_BAR];
+
+/// Where configuration space ends.
+const EXTENDED_END: u16 = 0x1000;
 
 /// Bytes that an expansion ROM's register can at least say, and an expansion ROM has at most
 /// (PCI Local Bus 3.0, section 6.2.5.2).
@@ -51,7 +54,7 @@ pub struct FunctionConfig {
 
 impl FunctionConfig {
     /// From what the device has and where it goes.
-    pub fn new(profile: &DeviceProfile, place: &Place) -> Self {
+    pub fn new(profile: &DeviceProfile, place: &FunctionSite) -> Self {
         let raw = profile.config.as_slice();
         let mut space = ConfigSpace::default();
         if raw.len() < EXTENDED_CONFIG_SIZE {
@@ -119,18 +122,18 @@ fn relink(
     for capability in found.iter().filter(|c| hidden(c)) {
         let behind = found.iter().map(|c| c.offset).filter(|o| *o > capability.offset).min();
         // MSI with 64-bit address and per-vector masking, the longest of those hidden, has 24 bytes.
-        let end = behind.unwrap_or(CONFIG_SIZE as u16).min(capability.offset + 24);
+        let end = behind.unwrap_or(EXTENDED).min(capability.offset + 24);
         space.fix(capability.offset, &vec![0; usize::from(end - capability.offset)]);
     }
     let visible: Vec<u16> = found.iter().filter(|c| !hidden(c)).map(|c| c.offset).collect();
     let mut pointer = CAPABILITY_POINTER;
     for next in visible.iter().chain([&0]) {
-        space.fix(pointer, &[*next as u8]);
+        space.fix(pointer, &next.to_le_bytes()[..1]);
         pointer = next + 1;
     }
     if visible.is_empty() {
         let status = raw.get(usize::from(STATUS)).copied().unwrap_or(0);
-        let list = STATUS_CAPABILITY_LIST as u8;
+        let list = STATUS_CAPABILITY_LIST.to_le_bytes()[0];
         // Only the list's bit matters in this byte; the others in it are read-only.
         space.fix(STATUS, &[status & !list]);
     }
@@ -144,7 +147,7 @@ fn relink_extended(space: &mut ConfigSpace, found: &[ExtendedCapability]) {
     for capability in found.iter().filter(|c| hidden(c)) {
         let behind = found.iter().map(|c| c.offset).filter(|o| *o > capability.offset).min();
         // SR-IOV, the longest of those hidden, has 64 bytes.
-        let end = behind.unwrap_or(EXTENDED_CONFIG_SIZE as u16).min(capability.offset + 64);
+        let end = behind.unwrap_or(EXTENDED_END).min(capability.offset + 64);
         space.fix(capability.offset, &vec![0; usize::from(end - capability.offset)]);
     }
     let visible: Vec<&ExtendedCapability> = found.iter().filter(|c| !hidden(c)).collect();
@@ -197,10 +200,16 @@ mod tests {
         let mut profile =
             DeviceProfile { config: raw.to_vec(), msix_vectors: 10, ..Default::default() };
         profile.bars[Bar::ROM.index()].size = 0x1_8000;
-        let bdf = crate::pci::Bdf::new(0, 0, 1, 0).expect("device 1, function 0");
+        let bdf = crate::pci::GuestBdf::new(0, 1, 0).expect("device 1, function 0");
         let reset = crate::vfio::rig::RESET;
-        let place =
-            Place { bdf, bars: Vec::new(), multi_function, intx_gsi: None, rom: Some(0), reset };
+        let place = FunctionSite {
+            bdf,
+            bars: Vec::new(),
+            multi_function,
+            intx_gsi: None,
+            rom: Some(0),
+            reset,
+        };
         FunctionConfig::new(&profile, &place)
     }
 
@@ -270,14 +279,56 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_device_gives_a_sound_list(seed in prop::collection::vec(any::<u8>(), 512), long in any::<bool>()) {
+        fn no_device_shows_what_is_hidden(seed in prop::collection::vec(any::<u8>(), 512), long in any::<bool>()) {
             let length = if long { EXTENDED_CONFIG_SIZE } else { CONFIG_SIZE };
             let raw: Vec<u8> = seed.iter().cycle().take(length).copied().collect();
-            let seen = seen(&raw);
-            // Overlapping capabilities can clear each other's header; what is hidden never shows.
+            let had: Vec<_> = extended_capabilities(&raw).iter().map(|c| (c.offset, c.id)).collect();
+            let mut seen = vec![0xa5; EXTENDED_CONFIG_SIZE];
+            seen[..length].copy_from_slice(&raw);
+            config(&raw, false).space.read(0, &mut seen);
+            let mut visible = had.clone();
+            visible.retain(|(_, id)| !HIDDEN_EXTENDED.contains(id));
             for capability in extended_capabilities(&seen) {
-                let was = extended_capabilities(&raw);
-                prop_assert!(capability.id == 0 || was.iter().any(|c| c.id == capability.id) || !long);
+                let found = (capability.offset, capability.id);
+                prop_assert!(visible.contains(&found) || found == (EXTENDED, 0), "{:x?}", found);
+            }
+            if !long {
+                prop_assert!(seen[CONFIG_SIZE..].iter().all(|byte| *byte == 0));
+            }
+            let offsets: Vec<_> = capabilities(&raw).iter().map(|c| c.offset).collect();
+            for capability in capabilities(&seen) {
+                prop_assert!(offsets.contains(&capability.offset), "{:x?}", capability);
+            }
+        }
+
+        /// Devices as they are sold: capabilities that do not overlap, in any order.
+        #[test]
+        fn a_list_keeps_all_that_is_not_hidden(
+            ids in prop::collection::vec(
+                prop_oneof![prop::sample::select(HIDDEN_EXTENDED.to_vec()), 1u16..0x30], 0..40,
+            ),
+        ) {
+            let mut raw = raw();
+            raw[EXTENDED.into()..].fill(0);
+            let at = |index: usize| EXTENDED + 0x40 * u16::try_from(index).expect("below 60");
+            for (index, id) in ids.iter().enumerate() {
+                let next = if index + 1 < ids.len() { at(index + 1) } else { 0 };
+                let header = u32::from(*id) | 2 << 16 | u32::from(next) << 20;
+                let body = [[0xff; 4]; 16].concat();
+                raw[at(index).into()..][..64].copy_from_slice(&body);
+                raw[at(index).into()..][..4].copy_from_slice(&header.to_le_bytes());
+            }
+            let seen = seen(&raw);
+            let mut found: Vec<_> =
+                extended_capabilities(&seen).iter().map(|c| (c.id, c.version, c.offset)).collect();
+            found.retain(|(id, _, _)| *id != 0);
+            let shown: Vec<_> = ids.iter().enumerate().map(|(index, id)| (*id, 2, at(index)))
+                .filter(|(id, _, _)| !HIDDEN_EXTENDED.contains(id)).collect();
+            prop_assert_eq!(&found, &shown);
+            for (index, id) in ids.iter().enumerate().filter(|(_, id)| HIDDEN_EXTENDED.contains(id)) {
+                let link = if index == 0 && !shown.is_empty() { 4 } else { 0 };
+                let rest = &seen[usize::from(at(index)) + link..][..64 - link];
+                prop_assert!(rest.iter().all(|byte| *byte == 0), "{:#x} leaves something", id);
             }
         }
     }

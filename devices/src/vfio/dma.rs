@@ -8,10 +8,17 @@ pub trait DmaPort: Send + Sync {
     /// Lets the devices reach `length` bytes at `host` under the I/O virtual address `iova`. Pages
     /// of RAM stay pinned.
     ///
+    /// # Errors
+    /// `EFAULT`, `EINVAL`: it is no memory that this kernel maps, as BARs are for some. `EEXIST`: a part
+    /// of it is mapped. `ENOMEM`: the limit of locked memory, or of mappings (`ENOSPC`), is reached.
+    ///
     /// # Safety
     /// Rust never borrows the bytes, and they stay mapped until `unmap` or until the port is gone.
     unsafe fn map(&self, iova: u64, host: *mut u8, length: u64) -> io::Result<()>;
     /// Takes exactly what one `map` gave.
+    ///
+    /// # Errors
+    /// `ENOENT`, `EINVAL`: there is no such mapping; nothing has changed.
     fn unmap(&self, iova: u64, length: u64) -> io::Result<()>;
 }
 
@@ -37,6 +44,9 @@ impl PeerAccess {
     /// Maps a BAR; returns whether peers reach it. A host that cannot map BARs is no reason to
     /// stop: the drivers of most devices never try.
     ///
+    /// # Errors
+    /// As for [`DmaPort::map`]; peers do not reach it.
+    ///
     /// # Safety
     /// As for [`DmaPort::map`].
     pub unsafe fn open(&self, iova: u64, host: *mut u8, length: u64) -> io::Result<bool> {
@@ -49,6 +59,9 @@ impl PeerAccess {
     }
 
     /// Takes back what [`PeerAccess::open`] gave.
+    ///
+    /// # Errors
+    /// As for [`DmaPort::unmap`]; peers reach it still.
     pub fn close(&self, iova: u64, length: u64) -> io::Result<()> {
         match self {
             Self::Alone => Ok(()),

@@ -1,57 +1,21 @@
 //! An assigned function on the guest's PCI bus.
 
 use std::io;
-use std::ops::Range;
-use std::sync::Arc;
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::backend::{IrqKind, Region, VfioBackend};
+use super::backend::{IrqKind, Region, VfioPort};
 use super::bars::FunctionBars;
 use super::config_space::FunctionConfig;
-use super::dma::PeerAccess;
 use super::interrupts::Interrupts;
 use super::reset::{FlrBit, FunctionReset, ResetMethod};
 use super::rom::Rom;
-use crate::irq::{Gsi, MsiRouter, VmPort};
-use crate::pci::regs::{COMMAND, INTERRUPT_PIN, POWER_CONTROL, POWER_STATE};
+use super::wiring::{FunctionError, FunctionSite, Wiring};
+use crate::pci::regs::{COMMAND, COMMAND_MEMORY, INTERRUPT_PIN, POWER_CONTROL, POWER_STATE};
 use crate::pci::{
-    Bar, BarDecode, BarRoutes, BarSpec, Bdf, ConfigSpace, LinkState, PciFunction, ResetCause,
-    ResetExtent,
+    Bar, BarDecode, BarSpec, ConfigSpace, Freed, LinkState, PciFunction, ResetCause, ResetExtent,
 };
 use crate::warnings::Warnings;
-
-/// Why a function could not be put into the machine.
-#[derive(Debug, thiserror::Error)]
-pub enum FunctionError {
-    /// The host's kernel and the plan disagree.
-    #[error("BAR {bar} has {found:#x} bytes; {planned:#x} were planned from sysfs")]
-    BarSize {
-        /// Register.
-        bar: usize,
-        /// What VFIO says.
-        found: u64,
-        /// What the plan says.
-        planned: u64,
-    },
-    /// A BAR cannot be mapped.
-    #[error("{:#x}..{:#x} of BAR {bar} cannot be mapped", part.start, part.end)]
-    Map {
-        /// Register.
-        bar: usize,
-        /// Part of it.
-        part: Range<u64>,
-        /// Cause.
-        #[source]
-        source: io::Error,
-    },
-    /// An interrupt cannot be prepared.
-    #[error("its interrupts cannot be prepared")]
-    Irq(#[source] io::Error),
-    /// The device cannot be reset or read.
-    #[error("it does not answer")]
-    Access(#[source] io::Error),
-}
 
 /// Eventfds with which the host's kernel speaks of the device.
 #[derive(Debug, Default)]
@@ -60,37 +24,6 @@ pub struct Notifications {
     pub error: Option<EventFd>,
     /// The host wants the device back.
     pub request: Option<EventFd>,
-}
-
-/// Where a function goes on the guest's bus, and what the guest finds in its BARs.
-#[derive(Clone, Debug)]
-pub struct Place {
-    /// Address in the guest.
-    pub bdf: Bdf,
-    /// BARs with their first addresses.
-    pub bars: Vec<BarSpec>,
-    /// Its device has several functions in the guest.
-    pub multi_function: bool,
-    /// Where the guest's firmware tables say that the device's own interrupt pin ends; `None`
-    /// shows the guest no pin.
-    pub intx_gsi: Option<Gsi>,
-    /// Address that is kept for the expansion ROM; without one the guest sees none.
-    pub rom: Option<u64>,
-    /// How it is reset.
-    pub reset: FunctionReset,
-}
-
-/// What all functions of a machine share.
-#[derive(Clone)]
-pub struct Wiring {
-    /// The door to KVM.
-    pub port: Arc<dyn VmPort>,
-    /// MSI routes.
-    pub router: Arc<MsiRouter>,
-    /// Who answers in the windows.
-    pub routes: Arc<BarRoutes>,
-    /// How BARs are given to the other devices.
-    pub peers: PeerAccess,
 }
 
 /// An assigned function: the device behind a virtual configuration space.
@@ -102,7 +35,7 @@ pub struct VfioFunction {
     bars: FunctionBars,
     interrupts: Interrupts,
     rom: Rom,
-    device: Box<dyn VfioBackend>,
+    device: Box<dyn VfioPort>,
     /// Spaces that the device answers in, from its command register.
     command: u16,
     /// The device is in D0; in any other power state its BARs do not answer.
@@ -120,9 +53,13 @@ pub struct VfioFunction {
 impl VfioFunction {
     /// Puts an opened device, which has been reset, onto the bus. `slots` are memory slots that
     /// nobody else uses; one is taken per directly mapped part of a BAR.
+    ///
+    /// # Errors
+    /// The plan and the host disagree over a BAR, it cannot be mapped, its interrupts cannot be
+    /// prepared, or the device does not answer. An interrupt pin that cannot be had is no error.
     pub fn new(
-        device: Box<dyn VfioBackend>,
-        place: &Place,
+        device: Box<dyn VfioPort>,
+        place: &FunctionSite,
         slots: &mut impl Iterator<Item = u32>,
         wiring: Wiring,
     ) -> Result<Self, FunctionError> {
@@ -172,6 +109,9 @@ impl VfioFunction {
     }
 
     /// Asks the host's kernel to speak up when the device fails or is wanted back.
+    ///
+    /// # Errors
+    /// An eventfd cannot be made, or VFIO does not take it.
     pub fn notifications(&self) -> io::Result<Notifications> {
         let bind = |kind, present: bool| {
             let bound = || {
@@ -219,7 +159,7 @@ impl VfioFunction {
     /// Takes away at once what a write is about to switch off: a BAR whose device no longer
     /// answers must not be mapped, or a guest access would fail KVM_RUN (the host's fault
     /// handler for the BAR raises SIGBUS then). What a write switches on follows after it.
-    fn before_write(&mut self, offset: u16, data: &[u8]) -> bool {
+    fn before_write(&mut self, offset: u16, data: &[u8]) -> Freed {
         let written = |register: u16, old: u16| merge(old, register, offset, data);
         self.command &= written(COMMAND, self.command);
         if let Some(power) = self.power {
@@ -231,13 +171,18 @@ impl VfioFunction {
     /// Takes everything away from the guest that a reset takes: BARs, interrupts, and what it has
     /// written to emulated registers. The device may do no DMA any more. A reset by the kernel
     /// then restores the command register as it is found here, switched off.
-    fn silence(&mut self) -> bool {
+    fn silence(&mut self) -> Freed {
         self.command = 0;
         let freed = self.sync();
         if let Err(error) = self.interrupts.disable(&*self.device) {
             self.warnings.say(format_args!("its interrupts cannot be switched off: {error}"));
         }
-        if let Err(error) = self.device.write(Region::Config, COMMAND.into(), &[0; 2]) {
+        // What the guest reaches still must answer.
+        let stuck = self.bars.is_stuck(&BarDecode::default());
+        let command = if stuck { COMMAND_MEMORY } else { 0 };
+        if let Err(error) =
+            self.device.write(Region::Config, COMMAND.into(), &command.to_le_bytes())
+        {
             self.warnings.say(format_args!("its command register cannot be cleared: {error}"));
         }
         self.config.clear_writable();
@@ -246,7 +191,7 @@ impl VfioFunction {
     }
 
     /// After a write or a reset: where BARs and interrupts should be by now.
-    fn follow(&mut self) -> bool {
+    fn follow(&mut self) -> Freed {
         if let Err(error) = self.refresh() {
             self.warnings.say(format_args!("its command register cannot be read: {error}"));
         }
@@ -258,12 +203,12 @@ impl VfioFunction {
 
     /// The guest has the function reset itself. The host's kernel does it when it sees the bit,
     /// and keeps the registers over it, which a function does not; what is kept here goes.
-    fn reset_itself(&mut self, offset: u16, data: &[u8]) -> bool {
+    fn reset_itself(&mut self, offset: u16, data: &[u8]) -> Freed {
         let freed = self.silence();
         if let Err(error) = self.device.write(Region::Config, offset.into(), data) {
             self.warnings.say(format_args!("it cannot reset itself: {error}"));
         }
-        self.follow() || freed
+        freed | self.follow()
     }
 }
 
@@ -294,21 +239,25 @@ impl PciFunction for VfioFunction {
         self.config.read(offset, data);
     }
 
-    fn config_write(&mut self, offset: u16, data: &[u8]) -> bool {
+    fn config_write(&mut self, offset: u16, data: &[u8]) -> Freed {
         if self.link != LinkState::Up {
-            return false;
+            return Freed::Nothing;
         }
         if self.flr.iter().any(|bit| bit.is_set_by(offset, data)) {
             return self.reset_itself(offset, data);
         }
         self.config.write(offset, data);
-        let mut freed = false;
+        let mut freed = Freed::Nothing;
         if !self.config.is_emulated(offset, data.len()) {
             let was_awake = self.awake;
             freed = self.before_write(offset, data);
+            let forwarded = if self.bars.is_stuck(&self.decode()) {
+                Err(io::Error::other("a BAR cannot be taken from the guest"))
+            } else {
+                self.device.write(Region::Config, offset.into(), data)
+            };
             // Not only command and power state move BARs: so can what the device does by itself.
-            let forwarded = self.device.write(Region::Config, offset.into(), data);
-            if let Err(error) = forwarded.and_then(|()| self.refresh()) {
+            if let Err(error) = forwarded.and(self.refresh()) {
                 self.warnings.say(format_args!(
                     "configuration space at {offset:#x} cannot be written: {error}"
                 ));
@@ -320,7 +269,7 @@ impl PciFunction for VfioFunction {
         if let Err(error) = self.interrupts.sync(&self.config, &*self.device) {
             self.warnings.say(format_args!("its interrupts cannot be switched: {error}"));
         }
-        self.sync() || freed
+        freed | self.sync()
     }
 
     fn bar_read(&mut self, bar: Bar, offset: u64, data: &mut [u8]) {
@@ -360,12 +309,12 @@ impl PciFunction for VfioFunction {
         }
     }
 
-    fn sync(&mut self) -> bool {
+    fn sync(&mut self) -> Freed {
         let wanted = self.decode();
         self.bars.sync(&wanted, &mut self.warnings)
     }
 
-    fn set_link(&mut self, link: LinkState) -> bool {
+    fn set_link(&mut self, link: LinkState) -> Freed {
         let was = std::mem::replace(&mut self.link, link);
         match link {
             LinkState::Up => {
@@ -374,14 +323,14 @@ impl PciFunction for VfioFunction {
             }
             LinkState::Asleep => self.sync(),
             // What it was silenced for is over, or not yet.
-            LinkState::Down if was == LinkState::Down => false,
+            LinkState::Down if was == LinkState::Down => Freed::Nothing,
             LinkState::Down => self.silence(),
         }
     }
 
     fn reset(&mut self, cause: ResetCause, done: ResetExtent) -> ResetExtent {
-        let with_card = done == ResetExtent::Card && self.reset.method == ResetMethod::Hot;
-        if std::mem::replace(&mut self.clean, true) || with_card {
+        self.clean |= done == ResetExtent::Card && self.reset.method == ResetMethod::Hot;
+        if self.clean {
             return done;
         }
         // What the guest has used up of its warnings is not missing at the end.
@@ -390,10 +339,10 @@ impl PciFunction for VfioFunction {
             ResetCause::Port => &mut self.reset_warnings,
             ResetCause::Start | ResetCause::End => &mut last_words,
         };
-        match self.reset.run(&*self.device, cause, warnings) {
-            ResetExtent::Card => ResetExtent::Card,
-            ResetExtent::Asked => done,
-        }
+        let extent = self.reset.run(&*self.device, cause, warnings);
+        // A reset that failed is tried again: at the next one, at the end, and on drop.
+        self.clean = extent.is_some();
+        if extent == Some(ResetExtent::Card) { ResetExtent::Card } else { done }
     }
 }
 
@@ -404,7 +353,8 @@ impl Drop for VfioFunction {
         if self.clean {
             return;
         }
-        self.set_link(LinkState::Down);
+        // Who takes a function out of the segment syncs the others.
+        let _: Freed = self.set_link(LinkState::Down);
         if let Err(error) = self.device.reset() {
             log::warn!("{}: not reset: {error}", self.reset.host);
         }
@@ -412,5 +362,4 @@ impl Drop for VfioFunction {
 }
 
 #[cfg(test)]
-#[path = "function_tests.rs"]
 mod tests;

@@ -15,12 +15,13 @@ use std::sync::Arc;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::dma::PeerAccess;
-use super::function::{Place, VfioFunction, Wiring};
+use super::function::VfioFunction;
 use super::rig::{Offers, RESET, WINDOWS, bars, profile};
-use crate::fake::{DeviceLog, FakeDevice, FakeDma, FakePort};
+use super::wiring::{FunctionSite, Wiring};
+use crate::fake::{DeviceLog, FakeDevice, FakeDma, FakePort, Journal};
 use crate::irq::{Gsi, MsiRouter};
 use crate::pci::{
-    BarRoutes, Bdf, HotPlug, Link, LinkSpeed, LinkWidth, Payload, PciFunction, PortWindows,
+    BarRoutes, GuestBdf, HotPlug, Link, LinkSpeed, LinkWidth, Payload, PciFunction, PortWindows,
     RootBus, RootPort, RootPortConfig, Segment, Space,
 };
 
@@ -51,12 +52,12 @@ pub const BEHIND: u8 = 4;
 /// How far apart the functions' BARs start.
 pub const APART: u64 = 0x8_0000;
 
-fn on_root(device: u8) -> Bdf {
-    Bdf::new(0, 0, device, 0).expect("a device number")
+fn on_root(device: u8) -> GuestBdf {
+    GuestBdf::new(0, device, 0).expect("a device number")
 }
 
-fn behind() -> Bdf {
-    Bdf::new(0, 1, 0, 0).expect("a device number")
+fn behind() -> GuestBdf {
+    GuestBdf::new(1, 0, 0).expect("a device number")
 }
 
 /// A port with a hot-plug slot.
@@ -84,23 +85,26 @@ pub struct Machine {
 
 impl Machine {
     /// Two functions, one whose MSI-X can grow and one whose cannot, and one behind a port.
+    #[must_use]
     #[expect(clippy::new_without_default, reason = "a machine under test is no plain value")]
     pub fn new() -> Self {
-        let (port, routes) =
-            (Arc::new(FakePort::default()), Arc::new(BarRoutes::new(WINDOWS.to_vec())));
+        let journal = Journal::default();
+        let port = Arc::new(FakePort::new(&journal));
+        let routes = Arc::new(BarRoutes::new(WINDOWS.to_vec()));
         let router = MsiRouter::new(port.clone());
         let port_above = root_port(&router);
         let buses = vec![port_above.buses()];
-        let dma = Arc::new(FakeDma::default());
+        let dma = Arc::new(FakeDma::new(&journal));
         let peers = PeerAccess::Iommu { port: dma.clone(), largest: 1 << 16 };
         let wiring = Wiring { port: port.clone(), router, routes: routes.clone(), peers };
         let (mut slots, mut devices) = (8.., Vec::new());
-        let functions: Vec<(Bdf, Box<dyn PciFunction>)> = (1..4u8)
+        let functions: Vec<(GuestBdf, Box<dyn PciFunction>)> = (1..4u8)
             .map(|device| {
                 let bdf = if device == PORT { behind() } else { on_root(device) };
-                let (fake, log) = FakeDevice::new(profile(&Offers::everything(device == 1)));
+                let (fake, log) =
+                    FakeDevice::new(profile(&Offers::everything(device == 1)), &journal);
                 devices.push(log);
-                let place = Place {
+                let place = FunctionSite {
                     bdf,
                     bars: bars(u64::from(device - 1) * APART),
                     multi_function: false,
@@ -214,5 +218,4 @@ impl Machine {
 }
 
 #[cfg(test)]
-#[path = "hostile_tests.rs"]
 mod tests;

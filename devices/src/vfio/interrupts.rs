@@ -7,12 +7,12 @@
 
 use std::io;
 
-use super::backend::{IrqKind, VfioBackend};
+use super::backend::{IrqKind, VfioPort};
 use super::config_space::FunctionConfig;
-use super::function::{Place, Wiring};
 use super::intx::IntxLine;
 use super::msi::MsiVectors;
 use super::msix::MsixVectors;
+use super::wiring::{FunctionSite, Wiring};
 use crate::pci::msix::MsixPart;
 use crate::pci::{Bar, ConfigSpace};
 
@@ -47,7 +47,7 @@ impl From<Signalling> for IrqKind {
 
 impl Interrupts {
     /// Everything that the function's configuration space offers. None is enabled yet.
-    pub fn new(config: &FunctionConfig, place: &Place, wiring: &Wiring) -> io::Result<Self> {
+    pub fn new(config: &FunctionConfig, place: &FunctionSite, wiring: &Wiring) -> io::Result<Self> {
         let intx = place.intx_gsi.filter(|_| config.has_intx);
         let intx = intx.map(|gsi| IntxLine::new(wiring.port.clone(), gsi));
         let msi = config.msi.map(|msi| MsiVectors::new(msi, &config.space, &wiring.router));
@@ -62,7 +62,7 @@ impl Interrupts {
     }
 
     /// Follows the guest's registers. When this returns, VFIO and KVM are as they say.
-    pub fn sync(&mut self, config: &ConfigSpace, device: &dyn VfioBackend) -> io::Result<()> {
+    pub fn sync(&mut self, config: &ConfigSpace, device: &dyn VfioPort) -> io::Result<()> {
         let mut programmed = false;
         if let Some(msi) = &mut self.msi {
             programmed |= msi.program(config);
@@ -97,7 +97,7 @@ impl Interrupts {
         }
     }
 
-    fn enable(&mut self, wanted: Option<Signalling>, device: &dyn VfioBackend) -> io::Result<()> {
+    fn enable(&mut self, wanted: Option<Signalling>, device: &dyn VfioPort) -> io::Result<()> {
         match (wanted, &mut self.intx, &mut self.msi, &mut self.msix) {
             (Some(Signalling::Intx), Some(intx), _, _) => intx.enable(device)?,
             (Some(Signalling::Msi { vectors }), _, Some(msi), _) => msi.enable(vectors, device)?,
@@ -110,7 +110,7 @@ impl Interrupts {
 
     /// Switches off what is on, on the device first: nothing signals an eventfd that KVM has
     /// let go.
-    pub fn disable(&mut self, device: &dyn VfioBackend) -> io::Result<()> {
+    pub fn disable(&mut self, device: &dyn VfioPort) -> io::Result<()> {
         let Some(enabled) = self.enabled else { return Ok(()) };
         device.disable_irqs(enabled.into())?;
         self.enabled = None;
@@ -166,7 +166,7 @@ impl Interrupts {
         bar: Bar,
         offset: u64,
         data: &[u8],
-        device: &dyn VfioBackend,
+        device: &dyn VfioPort,
     ) -> Option<io::Result<()>> {
         let msix = self.msix.as_mut()?;
         let touched = match msix.capability().part(bar, offset)? {
@@ -180,5 +180,4 @@ impl Interrupts {
 }
 
 #[cfg(test)]
-#[path = "interrupts_tests.rs"]
 mod tests;

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::backend::{IrqKind, VfioBackend};
+use super::backend::{IrqKind, VfioPort};
 use crate::irq::{Gsi, VmPort};
 
 /// A pin of the I/O APIC, driven by a device.
@@ -42,7 +42,7 @@ impl IntxLine {
 
     /// Connects the pin. A signal between any two of the steps waits in its eventfd: KVM and VFIO
     /// both look for one when they take an eventfd over.
-    pub fn enable(&mut self, device: &dyn VfioBackend) -> io::Result<()> {
+    pub fn enable(&mut self, device: &dyn VfioPort) -> io::Result<()> {
         if !self.attached {
             self.port.attach_level_irqfd(self.gsi, &self.irqfd, &self.resample)?;
             self.attached = true;

@@ -7,17 +7,15 @@
 use std::fmt;
 use std::io;
 use std::ops::RangeInclusive;
-use std::path::Path;
 use std::sync::Arc;
 
 use iommufd_ioctls::{IommuFd, IommufdError};
 use serde::Serialize;
-use vfio_ioctls::{VfioContainer, VfioDevice, VfioDeviceFd, VfioError, VfioIommufd, VfioOps};
+use vfio_ioctls::{VfioContainer, VfioDeviceFd, VfioError, VfioIommufd};
 
 use super::dma::DmaPort;
 use super::group::Groups;
 use super::iova;
-use super::kernel::{KernelDevice, OpenError};
 
 /// What maps the devices' DMA, in the kernel's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -56,6 +54,9 @@ impl AddressSpace {
     /// Opens `/dev/vfio/vfio` or `/dev/iommu`. KVM learns of each group or device through its
     /// VFIO device, so that it can treat their DMA as coherent
     /// (Documentation/virt/kvm/devices/vfio.rst).
+    ///
+    /// # Errors
+    /// The file is not there, may not be opened, or the kernel has no IOMMU of this kind.
     pub fn open(backend: IommuBackend, kvm_vfio: VfioDeviceFd) -> Result<Self, VfioError> {
         let kvm_vfio = Some(Arc::new(kvm_vfio));
         Ok(match backend {
@@ -71,22 +72,11 @@ impl AddressSpace {
         })
     }
 
-    /// Opens the function at `sysfs`, such as `/sys/bus/pci/devices/0000:41:00.0`: through its
-    /// group, or by its own file.
-    pub fn open_device(&self, sysfs: &Path) -> Result<KernelDevice, OpenError> {
-        let space: Arc<dyn VfioOps> = match self {
-            Self::Container { container, .. } => container.clone(),
-            Self::Iommufd(iommufd) => iommufd.clone(),
-        };
-        let device = VfioDevice::new(sysfs, space, true).map_err(OpenError::Attach)?;
-        if let Self::Container { groups, .. } = self {
-            groups.add(sysfs).map_err(OpenError::Describe)?;
-        }
-        KernelDevice::new(device, self.clone()).map_err(OpenError::Describe)
-    }
-
     /// Addresses, in order, that may be mapped for all functions opened so far. `None` when the
     /// kernel does not tell, as containers of kernels before 5.4.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
     pub fn usable(&self) -> io::Result<Option<Vec<RangeInclusive<u64>>>> {
         match self {
             Self::Container { container, .. } => iova::of_container(container),
@@ -97,7 +87,7 @@ impl AddressSpace {
 
 impl DmaPort for AddressSpace {
     unsafe fn map(&self, iova: u64, host: *mut u8, length: u64) -> io::Result<()> {
-        let length = length as usize;
+        let length = usize::try_from(length).map_err(io::Error::other)?;
         // SAFETY: the caller's promise is the one that is asked for.
         let mapped = unsafe {
             match self {
@@ -109,9 +99,10 @@ impl DmaPort for AddressSpace {
     }
 
     fn unmap(&self, iova: u64, length: u64) -> io::Result<()> {
+        let length = usize::try_from(length).map_err(io::Error::other)?;
         let unmapped = match self {
-            Self::Container { container, .. } => container.vfio_dma_unmap(iova, length as usize),
-            Self::Iommufd(space) => space.vfio_dma_unmap(iova, length as usize),
+            Self::Container { container, .. } => container.vfio_dma_unmap(iova, length),
+            Self::Iommufd(space) => space.vfio_dma_unmap(iova, length),
         };
         unmapped.map_err(system_error)
     }

@@ -33,7 +33,7 @@ pub fn of_container(container: &impl AsRawFd) -> io::Result<Option<Ranges>> {
     loop {
         // Words, so that it is aligned as the kernel's structure is.
         let mut buffer = vec![0u64; room.div_ceil(8)];
-        let bytes = (buffer.len() * 8) as u32;
+        let bytes = u32::try_from(buffer.len() * 8).map_err(io::Error::other)?;
         buffer[0] = bytes.into();
         // SAFETY: the buffer has the `argsz` bytes that its first word promises the kernel.
         let result =
@@ -95,9 +95,9 @@ pub fn of_ioas(iommufd: &impl AsRawFd, ioas: u32) -> io::Result<Ranges> {
     let mut ranges = vec![iommu_iova_range::default(); 64];
     loop {
         let mut query = iommu_ioas_iova_ranges {
-            size: size_of::<iommu_ioas_iova_ranges>() as u32,
+            size: u32::try_from(size_of::<iommu_ioas_iova_ranges>()).map_err(io::Error::other)?,
             ioas_id: ioas,
-            num_iovas: ranges.len() as u32,
+            num_iovas: u32::try_from(ranges.len()).map_err(io::Error::other)?,
             allowed_iovas: ranges.as_mut_ptr() as u64,
             ..Default::default()
         };

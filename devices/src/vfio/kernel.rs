@@ -9,24 +9,27 @@ use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
 
 use vfio_bindings::bindings::vfio::{
     VFIO_BASE, VFIO_IRQ_INFO_NORESIZE, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK,
     VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE, VFIO_REGION_INFO_FLAG_MMAP, VFIO_TYPE,
     vfio_irq_set,
 };
-use vfio_ioctls::{VfioDevice, VfioError, VfioRegionInfoCap};
+use vfio_ioctls::{VfioDevice, VfioError, VfioOps, VfioRegionInfoCap};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ptr, ioctl_with_ptr};
 use vmm_sys_util::ioctl_io_nr;
 
-use super::backend::{DeviceProfile, IrqKind, Region, RegionProfile, VfioBackend};
+use super::backend::{
+    Affected, DeviceProfile, FewerVectors, IrqKind, Region, RegionProfile, VfioPort,
+};
 use super::group;
 use super::iommu::AddressSpace;
 use super::mapping::HostMapping;
-use super::reset::Affected;
 use crate::pci::regs::{CONFIG_SIZE, EXTENDED_CONFIG_SIZE};
-use crate::pci::{Bar, Bdf};
+use crate::pci::{Bar, HostBdf};
 
 ioctl_io_nr!(VFIO_DEVICE_SET_IRQS, VFIO_TYPE.into(), VFIO_BASE + 10);
 ioctl_io_nr!(VFIO_DEVICE_RESET, VFIO_TYPE.into(), VFIO_BASE + 11);
@@ -55,6 +58,8 @@ pub struct KernelDevice {
     device: ManuallyDrop<VfioDevice>,
     /// Where it was opened, and what a hot reset has to show.
     space: AddressSpace,
+    /// Told of each change of message signalled interrupts.
+    listener: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Drop for KernelDevice {
@@ -72,12 +77,29 @@ impl Drop for KernelDevice {
 }
 
 impl KernelDevice {
-    pub(super) fn new(device: VfioDevice, space: AddressSpace) -> io::Result<Self> {
+    /// Opens the function at `sysfs`, such as `/sys/bus/pci/devices/0000:41:00.0`, into `space`:
+    /// through its group, or by its own file.
+    ///
+    /// # Errors
+    /// The kernel does not hand the function out, or what was opened does not answer.
+    pub fn open(space: &AddressSpace, sysfs: &Path) -> Result<Self, OpenError> {
+        let operations: Arc<dyn VfioOps> = match space {
+            AddressSpace::Container { container, .. } => container.clone(),
+            AddressSpace::Iommufd(iommufd) => iommufd.clone(),
+        };
+        let device = VfioDevice::new(sysfs, operations, true).map_err(OpenError::Attach)?;
+        if let AddressSpace::Container { groups, .. } = space {
+            groups.add(sysfs).map_err(OpenError::Describe)?;
+        }
+        Self::describe(device, space.clone()).map_err(OpenError::Describe)
+    }
+
+    fn describe(device: VfioDevice, space: AddressSpace) -> io::Result<Self> {
         // SAFETY: `device` owns the descriptor and outlives this borrow.
         let fd = unsafe { BorrowedFd::borrow_raw(device.as_raw_fd()) };
         let file = File::from(fd.try_clone_to_owned()?);
-        let size = match device.get_region_size(Region::Config.index()) as usize {
-            size if size >= EXTENDED_CONFIG_SIZE => EXTENDED_CONFIG_SIZE,
+        let size = match device.get_region_size(Region::Config.index()) {
+            size if size >= EXTENDED_CONFIG_SIZE as u64 => EXTENDED_CONFIG_SIZE,
             _ => CONFIG_SIZE,
         };
         let mut config = vec![0; size];
@@ -85,7 +107,7 @@ impl KernelDevice {
         let irq = |kind: IrqKind| device.get_irq_info(kind.index()).filter(|irq| irq.count > 0);
         let profile = DeviceProfile {
             config,
-            bars: std::array::from_fn(|index| region_profile(&device, index as u32)),
+            bars: region_profiles(&device),
             has_intx: irq(IrqKind::Intx).is_some(),
             msi_vectors: irq(IrqKind::Msi).map_or(0, |irq| irq.count),
             msix_vectors: irq(IrqKind::Msix).map_or(0, |irq| irq.count),
@@ -95,7 +117,15 @@ impl KernelDevice {
             has_request_irq: irq(IrqKind::Request).is_some(),
         };
         let (file, device) = (ManuallyDrop::new(file), ManuallyDrop::new(device));
-        Ok(Self { profile, file, device, space })
+        Ok(Self { profile, file, device, space, listener: None })
+    }
+
+    /// Calls `listener` whenever message signalled interrupts of the device were enabled or bound
+    /// anew. It is called with the function locked, so it must not wait.
+    #[must_use]
+    pub fn on_new_interrupts(mut self, listener: impl Fn() + Send + Sync + 'static) -> Self {
+        self.listener = Some(Box::new(listener));
+        self
     }
 
     fn region_offset(&self, region: Region, offset: u64, length: usize) -> io::Result<u64> {
@@ -117,7 +147,7 @@ impl KernelDevice {
         fds: &[i32],
         count: u32,
     ) -> io::Result<()> {
-        let argsz = (size_of::<vfio_irq_set>() + size_of_val(fds)) as u32;
+        let argsz = word(size_of::<vfio_irq_set>() + size_of_val(fds))?;
         // `struct vfio_irq_set` is five 32-bit words and then the descriptors.
         let mut words = vec![argsz, flags, kind.index(), start, count];
         words.extend(fds.iter().map(|fd| *fd as u32));
@@ -125,9 +155,7 @@ impl KernelDevice {
         match unsafe { ioctl_with_ptr(&*self.file, VFIO_DEVICE_SET_IRQS(), words.as_ptr()) } {
             0 => Ok(()),
             // Not done: this is how many vectors there are (`vfio_msi_enable`).
-            fewer @ 1.. => {
-                Err(io::Error::other(format!("the host has only {fewer} vectors for it")))
-            }
+            fewer @ 1.. => Err(FewerVectors { available: fewer.unsigned_abs() }.into()),
             _ => Err(io::Error::last_os_error()),
         }
     }
@@ -143,11 +171,11 @@ const DEPENDENT_WORDS: usize = 2;
 impl KernelDevice {
     /// The functions that a hot reset resets. Who has one is told by its group; of a device that
     /// was opened by its own file by its ID in the iommufd, or `VFIO_PCI_DEVID_NOT_OWNED`.
-    fn dependents(&self) -> io::Result<Vec<(Bdf, u32)>> {
+    fn dependents(&self) -> io::Result<Vec<(HostBdf, u32)>> {
         // A bus has no more.
         const MOST: usize = 256;
         let mut words = vec![0u32; HOT_RESET_HEADER + MOST * DEPENDENT_WORDS];
-        words[0] = size_of_val(words.as_slice()) as u32;
+        words[0] = word(size_of_val(words.as_slice()))?;
         let request = VFIO_DEVICE_GET_PCI_HOT_RESET_INFO();
         // SAFETY: the kernel writes no further than the size in the first word, which is that of
         // `words`.
@@ -157,11 +185,21 @@ impl KernelDevice {
         let dependents = words[HOT_RESET_HEADER..].chunks_exact(DEPENDENT_WORDS);
         let dependents = dependents.take(words[2] as usize).filter_map(|dependent| {
             let [owner, place] = [dependent[0], dependent[1]];
-            let (segment, bus, devfn) = (place & 0xffff, (place >> 16) as u8, (place >> 24) as u8);
-            Some((Bdf::new(segment, bus, devfn >> 3, devfn & 7)?, owner))
+            let ([.., bus, devfn], segment) = (place.to_le_bytes(), place & 0xffff);
+            Some((HostBdf::new(segment, bus, devfn >> 3, devfn & 7)?, owner))
         });
         Ok(dependents.collect())
     }
+}
+
+/// A size or a number as VFIO's structures hold it.
+fn word(value: usize) -> io::Result<u32> {
+    u32::try_from(value).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+fn region_profiles(device: &VfioDevice) -> [RegionProfile; Bar::COUNT] {
+    let mut index = 0..;
+    [(); Bar::COUNT].map(|()| region_profile(device, index.next().expect("without an end")))
 }
 
 fn region_profile(device: &VfioDevice, index: u32) -> RegionProfile {
@@ -180,7 +218,7 @@ fn region_profile(device: &VfioDevice, index: u32) -> RegionProfile {
     RegionProfile { size, mappable }
 }
 
-impl VfioBackend for KernelDevice {
+impl VfioPort for KernelDevice {
     fn profile(&self) -> &DeviceProfile {
         &self.profile
     }
@@ -194,15 +232,20 @@ impl VfioBackend for KernelDevice {
     }
 
     fn mmap(&self, bar: Bar, part: &Range<u64>) -> io::Result<HostMapping> {
-        let start =
-            self.region_offset(Region::Bar(bar), part.start, (part.end - part.start) as usize)?;
+        let length = usize::try_from(part.end - part.start).map_err(io::Error::other)?;
+        let start = self.region_offset(Region::Bar(bar), part.start, length)?;
         HostMapping::new(&self.file, &(start..start + part.end - part.start), part.start)
     }
 
     fn set_irqs(&self, kind: IrqKind, start: u32, irqfds: &[Option<&EventFd>]) -> io::Result<()> {
         let fds: Vec<i32> = irqfds.iter().map(|fd| fd.map_or(-1, AsRawFd::as_raw_fd)).collect();
         let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
-        self.set_irqs_raw(flags, kind, start, &fds, fds.len() as u32)
+        self.set_irqs_raw(flags, kind, start, &fds, word(fds.len())?)?;
+        let message_signalled = matches!(kind, IrqKind::Msi | IrqKind::Msix);
+        if let Some(listener) = self.listener.as_ref().filter(|_| message_signalled) {
+            listener();
+        }
+        Ok(())
     }
 
     fn unmask_intx_on(&self, resample: &EventFd) -> io::Result<()> {
@@ -236,7 +279,7 @@ impl VfioBackend for KernelDevice {
     fn hot_reset(&self) -> io::Result<()> {
         let reset = |groups: &[RawFd]| {
             let size = (HOT_RESET_HEADER + groups.len()) * size_of::<u32>();
-            let mut words = vec![size as u32, 0, groups.len() as u32];
+            let mut words = vec![word(size)?, 0, word(groups.len())?];
             words.extend(groups.iter().map(|fd| *fd as u32));
             let request = VFIO_DEVICE_PCI_HOT_RESET();
             // SAFETY: `words` holds the `argsz` bytes that the kernel reads.

@@ -26,12 +26,17 @@ impl HostMapping {
     /// (QEMU `hw/vfio/region.c`, `vfio_region_mmap`).
     ///
     /// `part` is page-aligned; `bar_offset` is where in the BAR it starts.
+    ///
+    /// # Errors
+    /// The kernel does not map this part of the file, or there is no address space for it.
     pub fn new(file: &File, part: &Range<u64>, bar_offset: u64) -> io::Result<Self> {
         let length = part.end - part.start;
         let align = length.next_power_of_two().clamp(4096, HUGE);
         let too_large = |_| io::Error::from(io::ErrorKind::InvalidInput);
         let reserve = usize::try_from(length + align).map_err(too_large)?;
-        let (length, align) = (length as usize, align as usize);
+        let length = usize::try_from(length).map_err(too_large)?;
+        let wanted = usize::try_from(bar_offset % align).map_err(too_large)?;
+        let align = usize::try_from(align).map_err(too_large)?;
         // SAFETY: a new anonymous mapping at an address of the kernel's choice meets no other.
         let base = unsafe {
             libc::mmap(
@@ -46,7 +51,6 @@ impl HostMapping {
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let wanted = bar_offset as usize % align;
         let before = (wanted + align - base as usize % align) % align;
         let address = base.wrapping_byte_add(before);
         let offset = libc::off_t::try_from(part.start).map_err(too_large)?;
@@ -82,11 +86,13 @@ impl HostMapping {
     }
 
     /// Where it starts.
+    #[must_use]
     pub fn address(&self) -> *mut u8 {
         self.address.cast()
     }
 
     /// Bytes.
+    #[must_use]
     pub fn length(&self) -> u64 {
         self.length as u64
     }

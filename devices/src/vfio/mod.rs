@@ -16,6 +16,7 @@ mod dma;
 mod function;
 mod group;
 #[cfg(any(test, feature = "fakes"))]
+#[cfg_attr(not(test), allow(clippy::cast_possible_truncation, reason = "numbers of a test"))]
 pub mod hostile;
 mod interrupts;
 mod intx;
@@ -27,17 +28,20 @@ mod msi;
 mod msix;
 mod regions;
 mod reset;
-#[cfg(test)]
-mod resets_tests;
 #[cfg(any(test, feature = "fakes"))]
 #[cfg_attr(not(test), allow(dead_code, reason = "tests use all of it"))]
-mod rig;
+#[cfg_attr(not(test), allow(clippy::cast_possible_truncation, reason = "numbers of a test"))]
+pub(crate) mod rig;
 mod rom;
+mod wiring;
 
-pub use backend::{DeviceProfile, IrqKind, Region, RegionProfile, VfioBackend};
+pub use backend::{
+    Affected, DeviceProfile, FewerVectors, IrqKind, Region, RegionProfile, VfioPort,
+};
 pub use dma::{DmaPort, PeerAccess};
-pub use function::{FunctionError, Notifications, Place, VfioFunction, Wiring};
+pub use function::{Notifications, VfioFunction};
 pub use iommu::{AddressSpace, IommuBackend};
 pub use kernel::{KernelDevice, OpenError};
 pub use mapping::HostMapping;
-pub use reset::{Affected, FunctionReset, ResetMethod};
+pub use reset::{FunctionReset, ResetMethod};
+pub use wiring::{FunctionError, FunctionSite, Wiring};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::backend::{IrqKind, VfioBackend};
+use super::backend::{FewerVectors, IrqKind, VfioPort};
 use crate::irq::{MsiRoute, MsiRouter};
 use crate::pci::ConfigSpace;
 use crate::pci::msi::{MsiCapability, MsiState};
@@ -49,16 +49,17 @@ impl MsiVectors {
     /// Enables MSI on the device with `vectors` vectors, or with what the host has: one on a host
     /// that does not remap interrupts. The device then signals several events with one vector, as
     /// the specification allows it to; QEMU does the same.
-    pub fn enable(&mut self, vectors: u8, device: &dyn VfioBackend) -> io::Result<()> {
+    pub fn enable(&mut self, vectors: u8, device: &dyn VfioPort) -> io::Result<()> {
         let mut count = usize::from(vectors);
         loop {
             let fds: Vec<Option<&EventFd>> =
                 self.routes[..count].iter().map(|route| Some(route.irqfd())).collect();
-            match device.set_irqs(IrqKind::Msi, 0, &fds) {
-                Ok(()) => break,
-                Err(_) if count > 1 => count /= 2,
-                Err(error) => return Err(error),
+            let Err(error) = device.set_irqs(IrqKind::Msi, 0, &fds) else { break };
+            if FewerVectors::of(&error).is_none() || count == 1 {
+                return Err(error);
             }
+            // The number of vectors is a power of two (PCI Local Bus 3.0, section 6.8.1.3).
+            count /= 2;
         }
         if count < usize::from(vectors) && !std::mem::replace(&mut self.warned, true) {
             log::warn!("the host has {count} of {vectors} MSI vectors: the others stay silent");
@@ -75,14 +76,15 @@ impl MsiVectors {
 
     /// Delivers what is not masked.
     pub fn sync(&mut self) -> io::Result<()> {
+        let mut heard = Vec::new();
         for (vector, route) in (0..).zip(&mut self.routes[..self.bound]) {
             if self.state.is_masked(vector) {
                 route.hold()?;
             } else {
-                route.deliver(self.state.message(vector))?;
+                heard.push((route, self.state.message(vector)));
             }
         }
-        Ok(())
+        MsiRoute::deliver_all(heard)
     }
 
     /// Shows in `config` which masked vectors are pending, if an access of `length` bytes at

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::backend::{IrqKind, VfioBackend};
+use super::backend::{IrqKind, VfioPort};
 use crate::irq::{MsiRoute, MsiRouter};
 use crate::pci::ConfigSpace;
 use crate::pci::msix::{MsixCapability, MsixTable, read_pba};
@@ -81,7 +81,7 @@ impl MsixVectors {
     /// Where the kernel can add vectors later, MSI-X starts with the first one unbound, so that a
     /// large table costs the host only the vectors that the guest uses. Where it cannot, all
     /// are bound at once.
-    pub fn enable(&mut self, device: &dyn VfioBackend) -> io::Result<()> {
+    pub fn enable(&mut self, device: &dyn VfioPort) -> io::Result<()> {
         if device.profile().msix_grows {
             return device.set_irqs(IrqKind::Msix, 0, &[None]);
         }
@@ -106,20 +106,23 @@ impl MsixVectors {
     }
 
     /// Delivers what is not masked, while MSI-X is enabled on the device.
-    pub fn sync(&mut self, touched: Range<u16>, device: &dyn VfioBackend) -> io::Result<()> {
+    pub fn sync(&mut self, touched: Range<u16>, device: &dyn VfioPort) -> io::Result<()> {
         let open = self.control & MSIX_FUNCTION_MASK == 0;
-        for index in touched {
+        let mut heard = Vec::new();
+        let range = usize::from(touched.start)..usize::from(touched.end);
+        for (index, vector) in touched.zip(&mut self.vectors[range]) {
             let entry = self.table.entry(index);
-            let vector = &mut self.vectors[usize::from(index)];
-            if !open || entry.masked {
+            if open && !entry.masked {
+                heard.push((index, vector, entry.message));
+            } else {
                 vector.route.hold()?;
-                continue;
             }
-            vector.route.deliver(entry.message)?;
-            if !vector.bound {
-                device.set_irqs(IrqKind::Msix, index.into(), &[Some(vector.route.irqfd())])?;
-                vector.bound = true;
-            }
+        }
+        let routes = heard.iter_mut().map(|(_, vector, message)| (&mut vector.route, *message));
+        MsiRoute::deliver_all(routes)?;
+        for (index, vector, _) in heard.iter_mut().filter(|(_, vector, _)| !vector.bound) {
+            device.set_irqs(IrqKind::Msix, (*index).into(), &[Some(vector.route.irqfd())])?;
+            vector.bound = true;
         }
         Ok(())
     }

@@ -81,6 +81,13 @@ mod tests {
     }
 
     #[test]
+    fn an_area_ends_with_the_region() {
+        let profile = profile(0x3000, vec![0x1000..0x8000, 0x3000..0x4000]);
+        let parts = direct_parts(&profile, BAR, KIND, None);
+        assert_eq!(parts, std::slice::from_ref(&(0x1000..0x3000)));
+    }
+
+    #[test]
     fn io_ports_and_small_bars_exit() {
         let small = profile(0x800, std::iter::once(0..0x800).collect());
         assert!(direct_parts(&small, BAR, KIND, None).is_empty());

@@ -11,14 +11,14 @@ use std::io;
 
 use serde::{Serialize, Serializer};
 
-use super::backend::VfioBackend;
+use super::backend::VfioPort;
 use crate::pci::capability::{capabilities, read_u16, read_u32};
 use crate::pci::regs::{
     ADVANCED_CAPABLE, ADVANCED_CONTROL, ADVANCED_FLR, ADVANCED_FLR_CAPABLE, CAP_ADVANCED_FEATURES,
     CAP_EXPRESS, CAP_POWER, EXPRESS_CONTROL, EXPRESS_DEVICE, EXPRESS_FLR, EXPRESS_FLR_CAPABLE,
     POWER_CONTROL, POWER_NO_SOFT_RESET,
 };
-use crate::pci::{Bdf, ResetCause, ResetExtent};
+use crate::pci::{HostBdf, ResetCause, ResetExtent};
 use crate::warnings::Warnings;
 
 /// A way to reset a function. All but two are the host kernel's, by its names for them
@@ -59,12 +59,14 @@ impl ResetMethod {
     ];
 
     /// The kernel's name for it, as in sysfs' `reset_method`, or one alike.
+    #[must_use]
     pub fn name(self) -> &'static str {
         let named = Self::ALL.iter().find(|(method, _)| *method == self);
         named.map_or("", |(_, name)| name)
     }
 
     /// Reads one of the kernel's names.
+    #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         let (method, _) = Self::ALL.iter().find(|(_, known)| *known == name)?;
         Some(*method).filter(|method| !matches!(method, Self::Hot | Self::None))
@@ -72,6 +74,7 @@ impl ResetMethod {
 
     /// What a function's configuration space promises, for hosts whose kernel does not tell:
     /// before Linux 5.15.
+    #[must_use]
     pub fn from_config(config: &[u8]) -> Vec<Self> {
         let (mut own, mut power) = (Vec::new(), Vec::new());
         for (capability, id) in capabilities(config).iter().map(|c| (c.offset, c.id)) {
@@ -87,12 +90,14 @@ impl ResetMethod {
     }
 
     /// Whether it resets a function and nothing else, and all of that.
+    #[must_use]
     pub fn is_functions_own(self) -> bool {
         matches!(self, Self::DeviceSpecific | Self::Acpi | Self::Flr | Self::AfFlr)
     }
 
     /// The best way, of those that the kernel has in its order and of a hot reset, if that is
     /// `possible`.
+    #[must_use]
     pub fn best(kernel: &[Self], possible: bool) -> Self {
         match kernel.first() {
             Some(first) if first.is_functions_own() => *first,
@@ -148,10 +153,13 @@ impl FlrBit {
 }
 
 fn flr_bit(config: &[u8], id: u8, capability: u16) -> Option<FlrBit> {
-    let advanced = || read_u16(config, capability + ADVANCED_CAPABLE) as u8;
+    let advanced = || read_u16(config, capability + ADVANCED_CAPABLE).to_le_bytes()[0];
     match id {
         CAP_EXPRESS if read_u32(config, capability + EXPRESS_DEVICE) & EXPRESS_FLR_CAPABLE != 0 => {
-            Some(FlrBit { offset: capability + EXPRESS_CONTROL + 1, bit: (EXPRESS_FLR >> 8) as u8 })
+            Some(FlrBit {
+                offset: capability + EXPRESS_CONTROL + 1,
+                bit: EXPRESS_FLR.to_le_bytes()[1],
+            })
         }
         CAP_ADVANCED_FEATURES if advanced() & ADVANCED_FLR_CAPABLE == ADVANCED_FLR_CAPABLE => {
             Some(FlrBit { offset: capability + ADVANCED_CONTROL, bit: ADVANCED_FLR })
@@ -160,20 +168,11 @@ fn flr_bit(config: &[u8], id: u8, capability: u16) -> Option<FlrBit> {
     }
 }
 
-/// A function that a hot reset resets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Affected {
-    /// Its address on the host.
-    pub bdf: Bdf,
-    /// Nobody else has it: its IOMMU group is ours.
-    pub held: bool,
-}
-
 /// A function's ways to be reset, and the name that the operator knows it by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FunctionReset {
     /// Address on the host.
-    pub host: Bdf,
+    pub host: HostBdf,
     /// The best way.
     pub method: ResetMethod,
     /// The kernel's way to reset the function alone, for when a hot reset is refused or fails.
@@ -183,7 +182,7 @@ pub struct FunctionReset {
 impl FunctionReset {
     /// What is left of a planned hot reset when the host's kernel has been asked whom it affects:
     /// where it would hit functions of others, the function is reset alone.
-    pub fn confirmed(self, device: &dyn VfioBackend) -> Self {
+    pub fn confirmed(self, device: &dyn VfioPort) -> Self {
         if self.method != ResetMethod::Hot {
             return self;
         }
@@ -201,20 +200,21 @@ impl FunctionReset {
         Self { method: self.alone, ..self }
     }
 
-    /// Resets `device`, or its whole card, and says what came of it. Returns what has been asked to
-    /// reset. `warnings` are about the device, and limited where the guest is the cause.
+    /// Resets `device`, or its whole card, and says what came of it. Returns what is done by now,
+    /// also where there is no way to reset it; `None` when every way failed, which another try may
+    /// mend. `warnings` are about the device, and limited where the guest is the cause.
     pub(super) fn run(
         self,
-        device: &dyn VfioBackend,
+        device: &dyn VfioPort,
         cause: ResetCause,
         warnings: &mut Warnings,
-    ) -> ResetExtent {
+    ) -> Option<ResetExtent> {
         let Self { host, mut method, alone } = self;
         if method == ResetMethod::Hot {
             match device.hot_reset() {
                 Ok(()) => {
                     log::info!("{host}: reset {cause}: {method}");
-                    return ResetExtent::Card;
+                    return Some(ResetExtent::Card);
                 }
                 Err(error) => {
                     warnings.say(format_args!("{method} {cause} fails: {error}; instead: {alone}"));
@@ -224,10 +224,13 @@ impl FunctionReset {
         }
         if method == ResetMethod::None {
             warnings.say(format_args!("not reset {cause}: there is no way to"));
-            return ResetExtent::Asked;
+            return Some(ResetExtent::Asked);
         }
         match device.reset() {
-            Ok(()) => log::info!("{host}: reset {cause}: {method}"),
+            Ok(()) => {
+                log::info!("{host}: reset {cause}: {method}");
+                return Some(ResetExtent::Asked);
+            }
             // The kernel does not wait for whoever has the device locked.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 warnings.say(format_args!("not reset {cause}: the host is busy with it"));
@@ -236,75 +239,15 @@ impl FunctionReset {
                 warnings.say(format_args!("not reset {cause}: {method} fails: {error}"));
             }
         }
-        ResetExtent::Asked
+        None
     }
 
     /// The same for a device that no guest has yet.
-    pub fn run_at_start(self, device: &dyn VfioBackend) -> ResetExtent {
-        self.run(device, ResetCause::Start, &mut Warnings::about(self.host))
+    pub fn run_at_start(self, device: &dyn VfioPort) -> ResetExtent {
+        let extent = self.run(device, ResetCause::Start, &mut Warnings::about(self.host));
+        extent.unwrap_or(ResetExtent::Asked)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    use ResetMethod::{AfFlr, Bus, DeviceSpecific, Flr, Hot, None, Pm};
-
-    #[test]
-    fn a_functions_own_reset_is_best_and_power_management_last() {
-        for (kernel, hot, best) in [
-            (&[Flr, Pm, Bus][..], true, Flr),
-            (&[DeviceSpecific, Flr], true, DeviceSpecific),
-            (&[Pm, Bus], true, Hot),
-            (&[Pm, Bus], false, Pm),
-            (&[Bus], true, Bus),
-            (&[], true, Hot),
-            (&[], false, None),
-        ] {
-            assert_eq!(ResetMethod::best(kernel, hot), best, "{kernel:?} {hot}");
-        }
-    }
-
-    /// Power management at 0x40, PCI Express at 0x50, advanced features at 0x90.
-    fn config(no_soft_reset: bool, flr: bool, advanced: u8) -> Vec<u8> {
-        let mut config = vec![0; 256];
-        config[0x06] = 0x10;
-        config[0x34] = 0x40;
-        config[0x40..0x42].copy_from_slice(&[CAP_POWER, 0x50]);
-        config[0x44] = if no_soft_reset { 8 } else { 0 };
-        config[0x50..0x52].copy_from_slice(&[CAP_EXPRESS, 0x90]);
-        config[0x57] = if flr { 0x10 } else { 0 };
-        config[0x90..0x94].copy_from_slice(&[CAP_ADVANCED_FEATURES, 0, 6, advanced]);
-        config
-    }
-
-    #[test]
-    fn configuration_space_tells_where_the_kernel_does_not() {
-        assert_eq!(ResetMethod::from_config(&config(false, true, 0)), [Flr, Pm]);
-        assert_eq!(ResetMethod::from_config(&config(true, false, 3)), [AfFlr]);
-        assert_eq!(ResetMethod::from_config(&config(true, false, 2)), []);
-        assert_eq!(ResetMethod::from_config(&[]), []);
-    }
-
-    #[test]
-    fn a_write_that_starts_a_reset_is_known() {
-        let bits = FlrBit::of(&config(true, true, 3));
-        assert_eq!(bits.len(), 2);
-        let sets = |offset, data: &[u8]| bits.iter().any(|bit| bit.is_set_by(offset, data));
-        assert!(sets(0x58, &[0, 0x80]) && sets(0x59, &[0x80]) && sets(0x94, &[1]));
-        assert!(sets(0x58, &[0, 0x80, 0, 0]));
-        assert!(!sets(0x58, &[0x80]) && !sets(0x58, &[0xff, 0x7f]) && !sets(0x94, &[0xfe]));
-        assert!(FlrBit::of(&config(true, false, 0)).is_empty());
-    }
-
-    #[test]
-    fn kernel_names_are_known() {
-        for (name, method) in [("flr", Flr), ("af_flr", AfFlr), ("pm", Pm), ("bus", Bus)] {
-            assert_eq!(ResetMethod::parse(name), Some(method));
-        }
-        for name in ["sorcery", "hot", "none", ""] {
-            assert_eq!(ResetMethod::parse(name), Option::None);
-        }
-    }
-}
+mod tests;

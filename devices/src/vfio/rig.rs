@@ -2,24 +2,27 @@
 
 use std::sync::Arc;
 
-use super::backend::{DeviceProfile, RegionProfile};
+use super::backend::{DeviceProfile, IrqKind, RegionProfile};
 use super::dma::PeerAccess;
-use super::function::{Place, VfioFunction, Wiring};
+use super::function::VfioFunction;
 use super::reset::{FunctionReset, ResetMethod};
-use crate::fake::{DeviceLog, FakeDevice, FakeDma, FakePort};
+use super::wiring::{FunctionSite, Wiring};
+use crate::fake::{DeviceLog, FakeDevice, FakeDma, FakePort, Journal};
 use crate::irq::{Gsi, MsiRouter};
 use crate::pci::regs::{MSI_64_BIT, MSI_MASKABLE};
-use crate::pci::{Bar, BarKind, BarRoutes, BarSpec, Bdf, Space};
+use crate::pci::{Bar, BarKind, BarRoutes, BarSpec, Freed, GuestBdf, HostBdf, PciFunction, Space};
 
 /// Where it is.
-pub const BDF: Bdf = Bdf::new(0, 0, 1, 0).expect("device 1, function 0");
+pub const BDF: GuestBdf = GuestBdf::new(0, 1, 0).expect("device 1, function 0");
+/// Where it is on the host.
+pub const HOST: HostBdf = HostBdf::new(0, 0x41, 0, 0).expect("device 0, function 0");
 /// The MSI capability.
 pub const MSI: u16 = 0x50;
 /// MSI-X message control.
 pub const MSIX_CONTROL: u16 = 0x72;
 /// How it is reset: by itself, as configuration space says too.
 pub const RESET: FunctionReset =
-    FunctionReset { host: BDF, method: ResetMethod::Flr, alone: ResetMethod::Flr };
+    FunctionReset { host: HOST, method: ResetMethod::Flr, alone: ResetMethod::Flr };
 /// Device control of its PCI Express capability.
 pub const DEVICE_CONTROL: u16 = 0xa8;
 /// Where its pin ends.
@@ -57,6 +60,7 @@ impl Offers {
 /// A function and what is behind it.
 pub struct Rig {
     pub function: VfioFunction,
+    pub journal: Journal,
     pub device: DeviceLog,
     pub port: Arc<FakePort>,
     pub routes: Arc<BarRoutes>,
@@ -124,17 +128,18 @@ pub fn bars(base: u64) -> Vec<BarSpec> {
 impl Rig {
     /// A function on bus 0.
     pub fn new(offers: Offers) -> Self {
-        let (port, routes) =
-            (Arc::new(FakePort::default()), Arc::new(BarRoutes::new(WINDOWS.to_vec())));
+        let journal = Journal::default();
+        let port = Arc::new(FakePort::new(&journal));
+        let routes = Arc::new(BarRoutes::new(WINDOWS.to_vec()));
         let router = MsiRouter::new(port.clone());
-        let dma = Arc::new(FakeDma::default());
+        let dma = Arc::new(FakeDma::new(&journal));
         let peers = PeerAccess::Iommu { port: dma.clone(), largest: 1 << 17 };
         let wiring = Wiring { port: port.clone(), router, routes: routes.clone(), peers };
-        let (device, log) = FakeDevice::new(profile(&offers));
+        let (device, log) = FakeDevice::new(profile(&offers), &journal);
         if offers.pin_is_taken {
-            log.refuse_intx();
+            log.refuse_irqs(IrqKind::Intx, libc::EBUSY);
         }
-        let place = Place {
+        let place = FunctionSite {
             bdf: BDF,
             bars: bars(0),
             multi_function: false,
@@ -144,6 +149,16 @@ impl Rig {
         };
         let function = VfioFunction::new(Box::new(device), &place, &mut (8..), wiring)
             .expect("a sound device");
-        Self { function, device: log, port, routes, dma }
+        Self { function, journal, device: log, port, routes, dma }
+    }
+
+    /// The guest writes configuration space. No other function waits for addresses.
+    pub fn write(&mut self, offset: u16, data: &[u8]) {
+        let _: Freed = self.function.config_write(offset, data);
+    }
+
+    /// As when another function has given up addresses.
+    pub fn sync(&mut self) {
+        let _: Freed = self.function.sync();
     }
 }

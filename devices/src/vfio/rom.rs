@@ -6,7 +6,7 @@
 
 use std::io;
 
-use super::backend::{Region, VfioBackend};
+use super::backend::{Region, VfioPort};
 use crate::pci::Bar;
 
 /// What the ROM holds, once somebody has asked.
@@ -16,16 +16,12 @@ pub struct Rom(Option<Vec<u8>>);
 impl Rom {
     /// Reads inside the region. A read that fails is tried again the next time: the device may
     /// have been switched off between the access and the look at it.
-    pub fn read(
-        &mut self,
-        offset: u64,
-        data: &mut [u8],
-        device: &dyn VfioBackend,
-    ) -> io::Result<()> {
+    pub fn read(&mut self, offset: u64, data: &mut [u8], device: &dyn VfioPort) -> io::Result<()> {
         let copy = match self.0.take() {
             Some(copy) => copy,
             None => {
-                let mut copy = vec![0; device.profile().bars[Bar::ROM.index()].size as usize];
+                let size = device.profile().bars[Bar::ROM.index()].size;
+                let mut copy = vec![0; usize::try_from(size).map_err(io::Error::other)?];
                 device.read(Region::Bar(Bar::ROM), 0, &mut copy)?;
                 copy
             }

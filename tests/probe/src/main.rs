@@ -1,21 +1,27 @@
-//! A program for the lab's guests and hosts: devices without a driver, self-tests, hostility.
+//! A program for the lab's guests and hosts: devices without a driver, self-tests, hostility, and
+//! on hosts the harness's other end.
 //!
 //! It is linked statically and runs as root. What it finds goes to standard output, a line each;
 //! what is wrong ends it with status 1.
 
+mod agent;
 mod edu;
 mod hostile;
+mod job;
 mod memory;
 mod pci;
 mod ports;
 mod random;
 mod self_test;
 
+use std::path::Path;
+
 use anyhow::{Context, Result, bail};
 
 const USAGE: &str = "usage: probe edu FUNCTION | msi EDU LENDER COUNT | peer EDU ADDRESS
        | self-test INTERFACE | config FUNCTION OFFSET BYTES [VALUE] | port ADDRESS [VALUE]
-       | hostile SECONDS SEED registers|reads FUNCTION...";
+       | hostile SECONDS SEED registers|reads FUNCTION...
+       | agent PORT... | wait-for-output FOLDER";
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -54,6 +60,12 @@ fn main() -> Result<()> {
                 _ => bail!(USAGE),
             };
             hostile::run(number(seconds)?, number(seed)?, registers, &words[4..])
+        }
+        ["agent", ref ports @ ..] => agent::serve(ports),
+        ["wait-for-output", folder] => {
+            // 1 is for what goes wrong.
+            let came = job::wait_for_output(Path::new(folder))?;
+            std::process::exit(if came { 0 } else { 3 })
         }
         _ => bail!(USAGE),
     }

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkPayload};
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use crate::netlink::{Message, Request, attributes, name, number};
 
-use crate::netlink;
+/// Bytes of `struct ifinfomsg`, whose second word is the interface's index.
+const LINK: usize = 16;
+/// Bytes of `struct ifaddrmsg`: family, prefix, flags and scope in a byte each, then the index.
+const ADDRESS: usize = 8;
 
 /// By interface, each as `ADDRESS/PREFIX`; not those of a link only, which every interface that
 /// is up has.
@@ -16,79 +17,81 @@ use crate::netlink;
 /// # Errors
 /// netlink cannot be used.
 pub(super) fn by_interface() -> io::Result<BTreeMap<String, Vec<String>>> {
-    let mut names = BTreeMap::new();
-    dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), |message| {
-        if let RouteNetlinkMessage::NewLink(link) = message {
-            let mut attributes = link.attributes.into_iter();
-            let name = attributes.find_map(|attribute| match attribute {
-                LinkAttribute::IfName(name) => Some(name),
-                _ => None,
-            });
-            names.insert(link.header.index, name);
-        }
-    })?;
+    let links = Request::new(libc::RTM_GETLINK, libc::NLM_F_DUMP, &[0; LINK]).ask()?;
+    let addresses = Request::new(libc::RTM_GETADDR, libc::NLM_F_DUMP, &[0; ADDRESS]).ask()?;
+    let names: BTreeMap<u32, String> = links.iter().filter_map(link).collect();
     let mut all = BTreeMap::<String, Vec<String>>::new();
-    dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()), |message| {
-        if let RouteNetlinkMessage::NewAddress(message) = message
-            && message.header.scope == AddressScope::Universe
-            && let Some(Some(name)) = names.get(&message.header.index)
-            && let Some(address) = address(&message)
-        {
+    for (index, address) in addresses.iter().filter_map(address) {
+        if let Some(name) = names.get(&index) {
             all.entry(name.clone()).or_default().push(address);
         }
-    })?;
+    }
     Ok(all)
 }
 
-/// Of a link between two ends, IFA_ADDRESS is the other one and IFA_LOCAL ours (if_addr.h).
-fn address(message: &AddressMessage) -> Option<String> {
-    let (mut ours, mut any) = (None, None);
-    for attribute in &message.attributes {
-        match attribute {
-            AddressAttribute::Local(address) => ours = Some(address),
-            AddressAttribute::Address(address) => any = Some(address),
-            _ => {}
-        }
-    }
-    Some(format!("{}/{}", ours.or(any)?, message.header.prefix_len))
+/// An interface's index and name.
+fn link(message: &Message) -> Option<(u32, String)> {
+    let (header, rest) = message.body.split_at_checked(LINK)?;
+    let (_, value) = attributes(rest).find(|(kind, _)| *kind == libc::IFLA_IFNAME)?;
+    Some((number(&header[4..]), name(value)))
 }
 
-/// All answers to a request.
-fn dump(request: RouteNetlinkMessage, mut each: impl FnMut(RouteNetlinkMessage)) -> io::Result<()> {
-    let socket = netlink::send(request, NLM_F_REQUEST | NLM_F_DUMP)?;
-    loop {
-        let (answers, _) = socket.recv_from_full()?;
-        let mut rest = &answers[..];
-        while !rest.is_empty() {
-            let answer = netlink::parse(rest)?;
-            // Each message begins at a multiple of four bytes (NLMSG_ALIGN).
-            let length = (answer.header.length as usize).next_multiple_of(4).max(4);
-            rest = rest.get(length..).unwrap_or_default();
-            match answer.payload {
-                NetlinkPayload::InnerMessage(message) => each(message),
-                NetlinkPayload::Error(error) => {
-                    return Err(io::Error::from_raw_os_error(error.raw_code().abs()));
-                }
-                NetlinkPayload::Done(_) => return Ok(()),
-                _ => {}
-            }
-        }
+/// An address of the world's scope, and the index of its interface.
+fn address(message: &Message) -> Option<(u32, String)> {
+    let (header, rest) = message.body.split_at_checked(ADDRESS)?;
+    let (prefix, scope, index) = (header[1], header[3], number(&header[4..]));
+    if scope != libc::RT_SCOPE_UNIVERSE {
+        return None;
     }
+    // Of a link between two ends, IFA_ADDRESS is the other one and IFA_LOCAL ours (if_addr.h).
+    let value = |wanted| attributes(rest).find(|(kind, _)| *kind == wanted);
+    let (_, bytes) = value(libc::IFA_LOCAL).or_else(|| value(libc::IFA_ADDRESS))?;
+    let address = match bytes.len() {
+        4 => IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?),
+        _ => IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?),
+    };
+    Some((index, format!("{address}/{prefix}")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::append;
+
+    fn message(header: &[u8], all: &[(u16, &[u8])]) -> Message {
+        let mut body = header.to_vec();
+        for (kind, value) in all {
+            append(&mut body, *kind, value);
+        }
+        Message::of(body)
+    }
 
     #[test]
-    fn this_host_answers() {
-        let all = by_interface().expect("netlink answers");
-        // 127.0.0.1 is of the host's scope, not of the world's.
-        assert!(!all.contains_key("lo") || all["lo"].iter().all(|one| one != "127.0.0.1/8"));
-        for address in all.values().flatten() {
-            let (address, prefix) = address.split_once('/').expect("an address and a prefix");
-            assert!(address.parse::<std::net::IpAddr>().is_ok(), "{address}");
-            assert!(prefix.parse::<u8>().is_ok_and(|prefix| prefix <= 128), "{prefix}");
+    fn our_end_of_a_link_between_two_is_the_address() {
+        let ends: [(u16, &[u8]); 2] =
+            [(libc::IFA_ADDRESS, &[10, 0, 0, 2]), (libc::IFA_LOCAL, &[10, 0, 0, 1])];
+        let of = |scope: u8| address(&message(&[2, 32, 0, scope, 7, 0, 0, 0], &ends));
+        assert_eq!(of(libc::RT_SCOPE_UNIVERSE), Some((7, "10.0.0.1/32".to_owned())));
+        assert_eq!(of(libc::RT_SCOPE_LINK), None);
+        assert_eq!(of(libc::RT_SCOPE_HOST), None);
+    }
+
+    #[test]
+    fn an_interface_has_an_index_and_a_name() {
+        let header = [0, 0, 1, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let eth0 = message(&header, &[(libc::IFLA_IFNAME, b"eth0\0")]);
+        assert_eq!(link(&eth0), Some((7, "eth0".to_owned())));
+        assert_eq!(link(&Message::of(vec![0; 3])), None);
+    }
+
+    #[test]
+    fn this_host_answers_with_every_interface_of_sysfs() {
+        let links = Request::new(libc::RTM_GETLINK, libc::NLM_F_DUMP, &[0; LINK]).ask();
+        let links = links.expect("netlink answers");
+        let names: Vec<String> = links.iter().filter_map(link).map(|(_, name)| name).collect();
+        assert!(names.contains(&"lo".to_owned()), "{names:?}");
+        for address in by_interface().expect("netlink answers").values().flatten() {
+            assert!(!address.starts_with("127."), "{address} is of the host's scope");
         }
     }
 }

@@ -1,12 +1,11 @@
 //! Files that a guest boots or writes to: what is there, and what kind of kernel.
 
-use std::ffi::CString;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Access, AtFlags, CWD};
 use serde::Serialize;
 
 use super::root::{Kind, Root};
@@ -117,11 +116,7 @@ pub(super) fn write_refusal(root: &Root, path: &Path) -> Option<&'static str> {
 }
 
 fn may_write(path: &Path) -> bool {
-    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else {
-        return false;
-    };
-    // SAFETY: `path` ends with a zero byte.
-    unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::W_OK, libc::AT_EACCESS) == 0 }
+    rustix::fs::accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
 }
 
 fn inspect(root: &Root, path: &Path, head: usize) -> (FileState, Vec<u8>) {

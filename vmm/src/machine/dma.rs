@@ -8,7 +8,7 @@ use vfio_ioctls::VfioDeviceFd;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use super::BuildError;
-use crate::kvm::Vm;
+use crate::machine::kvm::Vm;
 use crate::plan::{IommuPlan, MemoryPlan, Plan};
 
 /// Where the kernel shows PCI functions.
@@ -29,7 +29,7 @@ pub fn open(
         let sysfs = Path::new(SYSFS_DEVICES).join(planned.host.to_string());
         let bdf = planned.host;
         let failed = |source| BuildError::Open { bdf, file: file.clone(), source };
-        space.open_device(&sysfs).map_err(failed)
+        KernelDevice::open(&space, &sysfs).map_err(failed)
     });
     let devices = devices.collect::<Result<_, _>>()?;
     Ok((space, devices))

@@ -11,11 +11,11 @@ use berth_devices::vfio::{FunctionError, IommuBackend, OpenError};
 use vfio_ioctls::VfioError;
 
 use crate::advice::Code;
-use crate::console::ConsoleError;
-use crate::kvm::KvmError;
-use crate::memory::MemoryError;
+use crate::machine::console::ConsoleError;
+use crate::machine::kvm::KvmError;
+use crate::machine::memory::MemoryError;
+use crate::machine::vcpu::VcpuError;
 use crate::sandbox::SandboxError;
-use crate::vcpu::VcpuError;
 
 /// Why a machine could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -156,6 +156,11 @@ impl BuildError {
             Self::Unusable { .. } => Some(
                 "lower memory.size_mib so that it fits; the kernel's files in /sys/class/iommu and \
                  /sys/kernel/iommu_groups told berth of more"
+                    .to_owned(),
+            ),
+            Self::Memory(MemoryError::Thread { .. }) => Some(
+                "raise what limits its threads (`ulimit -u`, TasksMax= of its unit, pids.max of its \
+                 cgroup), or its address space (`ulimit -v`)"
                     .to_owned(),
             ),
             Self::Memory(MemoryError::Populate { .. }) => Some(

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use berth_arch::acpi::{Numa, PciRoot};
 use berth_devices::irq::MsiRouter;
 use berth_devices::pci::{
-    Bdf, HostBridge, HotPlug, PciFunction, RootBus, RootPort, RootPortConfig, Space,
+    GuestBdf, HostBridge, HotPlug, PciFunction, RootBus, RootPort, RootPortConfig, Space,
 };
 use vmm_sys_util::eventfd::EventFd;
 
@@ -16,9 +16,9 @@ use crate::plan::{PciPlan, Plan, PortPlan, RootPlan};
 /// The fabric: host bridge, root ports, and the buses that they make.
 pub struct Fabric {
     /// Functions of the fabric itself, without its ports.
-    pub functions: Vec<(Bdf, Box<dyn PciFunction>)>,
+    pub functions: Vec<(GuestBdf, Box<dyn PciFunction>)>,
     /// Root ports.
-    pub ports: Vec<(Bdf, RootPort)>,
+    pub ports: Vec<(GuestBdf, RootPort)>,
     /// Root buses.
     pub roots: Vec<RootBus>,
 }
@@ -32,8 +32,8 @@ impl Fabric {
     ) -> io::Result<Self> {
         // Function 0 of bus 0 is where kernels look for a sign that there is PCI at all
         // (`pci_sanity_check` in Linux's arch/x86/pci/direct.c). Other root buses have none.
-        let bridge = Bdf::new(0, 0, 0, 0).expect("device 0, function 0");
-        let functions: Vec<(Bdf, Box<dyn PciFunction>)> =
+        let bridge = GuestBdf::new(0, 0, 0).expect("device 0, function 0");
+        let functions: Vec<(GuestBdf, Box<dyn PciFunction>)> =
             vec![(bridge, Box::new(HostBridge::default()))];
         let (mut all_ports, mut roots) = (Vec::new(), Vec::new());
         for RootPlan { buses, ports, .. } in &plan.roots {
@@ -85,7 +85,7 @@ pub fn acpi_roots(plan: &PciPlan) -> Vec<PciRoot> {
 /// Domains of memory, vCPUs and devices, as the SRAT tells of them.
 pub fn acpi_numa(plan: &Plan) -> Numa {
     let functions = &plan.pci.functions;
-    let domain = |function: Bdf| {
+    let domain = |function: GuestBdf| {
         let root = plan.pci.roots.iter().find(|root| root.buses.contains(&function.bus()));
         root.map_or(0, |root| root.domain)
     };

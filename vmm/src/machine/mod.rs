@@ -3,10 +3,19 @@
 //! Nothing is decided here. Everything that the running machine needs is opened by
 //! [`Machine::build`]; once the guest runs, nothing is opened any more.
 
+mod chipset;
+mod console;
 mod control;
 mod dma;
 mod error;
 mod hierarchy;
+mod kick;
+mod kvm;
+mod limits;
+mod memory;
+mod pin;
+mod steering;
+mod vcpu;
 mod watch;
 
 use std::collections::BTreeSet;
@@ -24,31 +33,29 @@ use berth_arch::{boot, cpuid, layout, regs};
 use berth_devices::irq::{Gsi, MsiRouter, VmPort};
 use berth_devices::pci::{BarRoutes, ResetExtent, Segment};
 use berth_devices::power::PowerRegisters;
-use berth_devices::serial::SerialPort;
 use berth_devices::vfio::{
-    AddressSpace, FunctionReset, KernelDevice, PeerAccess, Place, ResetMethod, VfioFunction, Wiring,
+    AddressSpace, FunctionReset, FunctionSite, KernelDevice, PeerAccess, ResetMethod, VfioFunction,
+    Wiring,
 };
 use kvm_ioctls::VcpuFd;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use control::Signals;
 pub use error::{BuildError, RunError};
 use hierarchy::Fabric;
 use watch::{Watch, Watched};
 
 use crate::advice::Code;
-use crate::affinity;
-use crate::chipset::Chipset;
-use crate::console::{Console, Input, Keyboard};
 use crate::exit::Exit;
-use crate::kvm::{BAR_SLOTS, RAM_SLOTS, Vm};
-use crate::limits;
-use crate::memory;
 use crate::placement_lock::PlacementLock;
 use crate::plan::{BootPlan, FunctionPlan, PciPlan, Plan, VcpuPlan};
 use crate::sandbox::{Filter, Mode, Role};
-use crate::steering::{Steered, Steering};
-use crate::vcpu::{self, Ended, Shared, VcpuThread};
+use chipset::Chipset;
+use console::{Console, Input, Keyboard, SerialConsole};
+use kvm::{BAR_SLOTS, RAM_SLOTS, Vm};
+use steering::Steering;
+use vcpu::{Ended, Shared, VcpuThread};
 
 /// A machine that is ready to run.
 ///
@@ -62,7 +69,7 @@ pub struct Machine {
     input: Option<Input>,
     filters: Filters,
     ended: (mpsc::Sender<Ended>, Receiver<Ended>),
-    signals: File,
+    signals: Signals,
     plan: Plan,
     _address_space: Option<AddressSpace>,
     _vm: Arc<Vm>,
@@ -74,7 +81,8 @@ struct Filters {
     vcpu: Filter,
 }
 
-/// Builds the machine and runs it to its end. The placement_lock is over when its CPUs are taken.
+/// Builds the machine and runs it to its end. `placement_lock` is released when
+/// its CPUs are taken.
 pub fn run(plan: Plan, mode: Mode, placement_lock: PlacementLock) -> Result<Exit, Error> {
     Ok(Machine::build(plan, mode, placement_lock)?.run()?)
 }
@@ -121,9 +129,9 @@ impl Machine {
         };
         let keyboard = Keyboard::prepare(&plan.console)?;
         // Before the first thread, which inherits both.
-        let signals = control::take_signals().map_err(BuildError::system("take over signals"))?;
-        vcpu::prepare_kicks().map_err(BuildError::system("install a signal handler"))?;
-        let pinned = affinity::pin_this_thread(&plan.vmm_cpus);
+        let signals = Signals::take().map_err(BuildError::system("take over signals"))?;
+        kick::prepare().map_err(BuildError::system("install a signal handler"))?;
+        let pinned = pin::pin_this_thread(&plan.vmm_cpus);
         pinned.map_err(BuildError::system("choose the CPUs of its own threads"))?;
         let filter = Filter::new(Role::Interrupts, mode)?;
         let steering = Steering::start(&plan.interrupts, &plan.vmm_cpus, &filter);
@@ -139,17 +147,15 @@ impl Machine {
 
         let eventfd = || EventFd::new(EFD_NONBLOCK).map_err(BuildError::system("make an eventfd"));
         let (serial_irq, sci, ended) = (eventfd()?, eventfd()?, eventfd()?);
-        for (gsi, fd) in [(vcpu::SERIAL_GSI, &serial_irq), (vcpu::SCI_GSI, &sci)] {
+        for (gsi, fd) in [(chipset::SERIAL_GSI, &serial_irq), (chipset::SCI_GSI, &sci)] {
             vm.attach_irqfd(gsi, fd).map_err(BuildError::system("connect an interrupt"))?;
         }
         let vcpus = make_vcpus(&plan, &vm, &memory)?;
         // Last: from here on a terminal is raw.
         let console = Console::open(&plan.console, keyboard)?;
-        let chipset = Chipset::new(
-            segment,
-            SerialPort::new(serial_irq, console.output),
-            PowerRegisters::new(sci),
-        );
+        let serial = SerialConsole::new(serial_irq, console.output);
+        let serial = serial.map_err(BuildError::system("make an eventfd"))?;
+        let chipset = Chipset::new(segment, serial, PowerRegisters::new(sci));
         let shared = Shared { chipset: Arc::new(chipset), stop: AtomicBool::new(false), ended };
         Ok(Self {
             vcpus,
@@ -259,7 +265,7 @@ fn assign(
         let mut slots = BAR_SLOTS..;
         for ((planned, device), reset) in plan.pci.functions.iter().zip(devices).zip(resets) {
             let bdf = planned.host;
-            let place = Place {
+            let place = FunctionSite {
                 bdf: planned.guest,
                 intx_gsi: planned.intx_gsi.map(Gsi),
                 rom: planned.rom.as_ref().map(|rom| rom.address),
@@ -268,8 +274,11 @@ fn assign(
                 reset,
             };
             let failed = |source| BuildError::Function { bdf, source };
-            let device = Box::new(Steered::new(device, steering.clone()));
-            let function = VfioFunction::new(device, &place, &mut slots, wiring.clone());
+            let device = match steering.clone() {
+                Some(steering) => device.on_new_interrupts(move || steering.changed()),
+                None => device,
+            };
+            let function = VfioFunction::new(Box::new(device), &place, &mut slots, wiring.clone());
             let function = function.map_err(failed)?;
             let notifications = function.notifications();
             watched.push(Watched {
@@ -296,7 +305,7 @@ fn reset_cards(plan: &PciPlan, devices: &[KernelDevice]) -> Vec<FunctionReset> {
     let resets = plan.functions.iter().zip(devices).map(|(planned, device)| {
         let FunctionPlan { host, reset: method, reset_alone: alone, .. } = *planned;
         let reset = FunctionReset { host, method, alone }.confirmed(device);
-        let card = (planned.guest.bus(), planned.guest.device());
+        let card = planned.guest.slot();
         let with_card = reset.method == ResetMethod::Hot && done.contains(&card);
         if !with_card && reset.run_at_start(device) == ResetExtent::Card {
             done.insert(card);

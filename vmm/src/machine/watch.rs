@@ -6,10 +6,9 @@
 //! yet is asked again. One that has not let go in time loses the whole machine: the host's removal
 //! waits for the device, and must not wait for ever.
 
-use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
-use berth_devices::pci::{Attention, Bdf, Segment};
+use berth_devices::pci::{Attention, Bdf, GuestBdf, PciFunction, Segment};
 use berth_devices::vfio::Notifications;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -21,7 +20,7 @@ pub struct Watched {
     /// Its address on the host.
     pub host: Bdf,
     /// Its address in the guest.
-    pub guest: Bdf,
+    pub guest: GuestBdf,
     /// What follows when it reports an uncorrectable error.
     pub on_error: OnError,
     /// What follows when the host wants it back.
@@ -52,6 +51,31 @@ pub enum DeviceEvent {
     SwitchedOff,
 }
 
+/// The guest's slots, as far as a device's way out of them needs.
+pub trait Slots {
+    /// What is taken out of a slot; the device is given back when it is dropped.
+    type Function;
+
+    /// Presses the attention button of the slot that `function` is in.
+    fn press_button(&self, function: GuestBdf) -> Attention;
+
+    /// Takes `function` and its siblings out of their slot, if the guest has switched it off and
+    /// they are there still.
+    fn take_out(&self, function: GuestBdf) -> Vec<Self::Function>;
+}
+
+impl Slots for Segment {
+    type Function = Box<dyn PciFunction>;
+
+    fn press_button(&self, function: GuestBdf) -> Attention {
+        self.press_button(function)
+    }
+
+    fn take_out(&self, function: GuestBdf) -> Vec<Self::Function> {
+        self.take_out(function)
+    }
+}
+
 /// All assigned devices.
 pub struct Watch {
     /// In the order of the plan.
@@ -64,12 +88,12 @@ pub struct Watch {
 
 impl Watch {
     /// What to wait for.
-    pub fn sources(&self) -> Vec<(DeviceEvent, RawFd)> {
-        let mut sources = vec![(DeviceEvent::SwitchedOff, self.switched_off.as_raw_fd())];
+    pub fn sources(&self) -> Vec<(DeviceEvent, &EventFd)> {
+        let mut sources = vec![(DeviceEvent::SwitchedOff, &self.switched_off)];
         for (index, Watched { notifications, .. }) in self.devices.iter().enumerate() {
             let Notifications { error, request } = notifications;
-            sources.extend(error.iter().map(|fd| (DeviceEvent::Error(index), fd.as_raw_fd())));
-            sources.extend(request.iter().map(|fd| (DeviceEvent::Request(index), fd.as_raw_fd())));
+            sources.extend(error.iter().map(|fd| (DeviceEvent::Error(index), fd)));
+            sources.extend(request.iter().map(|fd| (DeviceEvent::Request(index), fd)));
         }
         sources
     }
@@ -92,16 +116,23 @@ impl Watch {
         Some(Exit::DeviceLost)
     }
 
-    /// What follows from an event. The machine ends, or goes on.
-    pub fn handle(&mut self, event: DeviceEvent, segment: &Segment, now: Instant) -> Option<Exit> {
+    /// What follows from an event. The machine ends, or goes on. `unwatch` gets each eventfd that
+    /// is waited for no longer, before it is closed.
+    pub fn handle(
+        &mut self,
+        event: DeviceEvent,
+        slots: &impl Slots,
+        now: Instant,
+        unwatch: &mut dyn FnMut(&EventFd),
+    ) -> Option<Exit> {
         match event {
             DeviceEvent::Error(index) => self.error(index),
-            DeviceEvent::Request(index) => self.request(index, segment, now),
+            DeviceEvent::Request(index) => self.request(index, slots, now, unwatch),
             DeviceEvent::SwitchedOff => {
                 forget(Some(&self.switched_off));
                 for index in 0..self.devices.len() {
                     if self.devices[index].asked.is_some() {
-                        self.give_back(index, segment);
+                        self.give_back(index, slots, unwatch);
                     }
                 }
                 None
@@ -129,7 +160,13 @@ impl Watch {
         }
     }
 
-    fn request(&mut self, index: usize, segment: &Segment, now: Instant) -> Option<Exit> {
+    fn request(
+        &mut self,
+        index: usize,
+        slots: &impl Slots,
+        now: Instant,
+        unwatch: &mut dyn FnMut(&EventFd),
+    ) -> Option<Exit> {
         let Watched { host, guest, on_removal, notifications, .. } = &self.devices[index];
         let (host, guest) = (*host, *guest);
         forget(notifications.request.as_ref());
@@ -146,7 +183,7 @@ impl Watch {
         }
         let before = self.devices[index].asked;
         let deadline = before.map_or(now + self.timeout, |asked| asked.deadline);
-        let pressed = segment.press_button(guest);
+        let pressed = slots.press_button(guest);
         self.devices[index].asked = Some(Asked { deadline, heard: pressed == Attention::Heard });
         match pressed {
             Attention::Heard => {
@@ -156,7 +193,7 @@ impl Watch {
                 "{host}: the host wants the device back; nobody in the guest listens so far"
             ),
             Attention::Unheard => {}
-            Attention::SwitchedOff => self.give_back(index, segment),
+            Attention::SwitchedOff => self.give_back(index, slots, unwatch),
             Attention::NoButton => {
                 log::error!("{host}: the host wants the device back, and it has no slot");
                 return Some(Exit::DeviceLost);
@@ -166,16 +203,17 @@ impl Watch {
     }
 
     /// Gives back a device, and its siblings, if the guest has let go of it.
-    fn give_back(&mut self, index: usize, segment: &Segment) {
+    fn give_back(&mut self, index: usize, slots: &impl Slots, unwatch: &mut dyn FnMut(&EventFd)) {
         let guest = self.devices[index].guest;
-        let functions = segment.take_out(guest);
+        let functions = slots.take_out(guest);
         if functions.is_empty() {
             return;
         }
         // The eventfds go first: nothing is to be said of a device that is closed.
         for sibling in self.devices.iter_mut().filter(|other| other.guest.bus() == guest.bus()) {
             sibling.asked = None;
-            sibling.notifications = Notifications::default();
+            let Notifications { error, request } = std::mem::take(&mut sibling.notifications);
+            error.iter().chain(&request).for_each(&mut *unwatch);
             log::warn!(
                 "{}: the guest has let go of the device; the host has it back",
                 sibling.host
@@ -194,96 +232,4 @@ fn forget(eventfd: Option<&EventFd>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use berth_devices::pci::BarRoutes;
-    use vmm_sys_util::eventfd::EFD_NONBLOCK;
-
-    use super::*;
-
-    fn segment() -> Segment {
-        Segment::new([], [], vec![], Arc::new(BarRoutes::new(vec![])))
-    }
-
-    fn eventfd() -> EventFd {
-        EventFd::new(EFD_NONBLOCK).expect("an eventfd")
-    }
-
-    fn watch(on_error: OnError, on_removal: OnRemoval) -> Watch {
-        let device = Watched {
-            host: "0000:41:00.0".parse().expect("an address"),
-            guest: "0000:01:00.0".parse().expect("an address"),
-            on_error,
-            on_removal,
-            notifications: Notifications { error: Some(eventfd()), request: Some(eventfd()) },
-            asked: None,
-        };
-        let timeout = Duration::from_secs(30);
-        Watch { devices: vec![device], switched_off: eventfd(), timeout }
-    }
-
-    fn signal(fd: &Option<EventFd>) {
-        fd.as_ref().expect("it is there").write(1).expect("an eventfd takes a signal");
-    }
-
-    #[test]
-    fn errors_follow_their_policy_and_are_seen_again() {
-        for (policy, exit) in [
-            (OnError::Stop, Some(Exit::DeviceLost)),
-            (OnError::Reset, Some(Exit::Reset)),
-            (OnError::Log, None),
-        ] {
-            let mut watch = watch(policy, OnRemoval::Stop);
-            for _ in 0..2 {
-                signal(&watch.devices[0].notifications.error);
-                let happened = watch.handle(DeviceEvent::Error(0), &segment(), Instant::now());
-                assert_eq!(happened, exit);
-                let error = watch.devices[0].notifications.error.as_ref();
-                assert!(error.expect("it is there").read().is_err(), "the signal is taken");
-            }
-        }
-    }
-
-    #[test]
-    fn a_device_that_is_wanted_back_ends_the_machine() {
-        // With nothing to unplug it from, too: the host must not wait for ever.
-        for policy in [OnRemoval::Stop, OnRemoval::Unplug] {
-            let mut watch = watch(OnError::Stop, policy);
-            let happened = watch.handle(DeviceEvent::Request(0), &segment(), Instant::now());
-            assert_eq!(happened, Some(Exit::DeviceLost), "{policy:?}");
-        }
-    }
-
-    #[test]
-    fn the_guest_has_its_time_and_no_more() {
-        let mut watch = watch(OnError::Stop, OnRemoval::Unplug);
-        let now = Instant::now();
-        assert_eq!((watch.deadline(), watch.expire(now)), (None, None));
-        let deadline = now + watch.timeout;
-        for heard in [true, false] {
-            watch.devices[0].asked = Some(Asked { deadline, heard });
-            assert_eq!(watch.deadline(), Some(deadline));
-            assert_eq!(watch.expire(deadline - Duration::from_millis(1)), None);
-            assert_eq!(watch.expire(deadline), Some(Exit::DeviceLost));
-        }
-    }
-
-    #[test]
-    fn a_guest_that_has_heard_is_not_asked_again() {
-        let mut watch = watch(OnError::Stop, OnRemoval::Unplug);
-        let now = Instant::now();
-        watch.devices[0].asked = Some(Asked { deadline: now, heard: true });
-        // There is no button here: a press would end the machine.
-        assert_eq!(watch.handle(DeviceEvent::Request(0), &segment(), now), None);
-    }
-
-    #[test]
-    fn everything_is_waited_for_until_a_device_is_given_back() {
-        let mut watch = watch(OnError::Stop, OnRemoval::Unplug);
-        assert_eq!(watch.sources().len(), 3);
-        watch.devices[0].notifications = Notifications::default();
-        let events: Vec<_> = watch.sources().into_iter().map(|(event, _)| event).collect();
-        assert_eq!(events, [DeviceEvent::SwitchedOff]);
-    }
-}
+mod tests;

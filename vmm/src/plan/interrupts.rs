@@ -3,7 +3,7 @@
 //! A vector is an interrupt of the host until KVM has it, unless the IOMMU posts it to the vCPU by
 //! itself: on the CPU of a vCPU it would stop the guest for what often is another vCPU's.
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::{Bdf, GuestBdf};
 use serde::Serialize;
 
 use super::devices::Assigned;
@@ -18,7 +18,7 @@ pub struct InterruptPlan {
     /// The function, as the host names it.
     pub host: Bdf,
     /// The function, as the guest names it.
-    pub guest: Bdf,
+    pub guest: GuestBdf,
     /// MSI-X vectors that the guest may use: an eventfd, a route of KVM's and an interrupt of the
     /// host each.
     pub msix_vectors: u16,

@@ -27,7 +27,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use berth_arch::topology::Place;
+use berth_arch::topology::CpuPlace;
 use serde::{Serialize, Serializer};
 
 pub use device_choice::choose;
@@ -190,7 +190,7 @@ pub struct VcpuPlan {
     pub apic_id: u8,
     /// Socket, core and thread as the guest sees them.
     #[serde(serialize_with = "place")]
-    pub place: Place,
+    pub place: CpuPlace,
     /// Host CPU.
     pub cpu: u32,
     /// NUMA node of that CPU.
@@ -222,8 +222,8 @@ pub struct Avoided {
     pub why: String,
 }
 
-fn place<S: Serializer>(place: &Place, serializer: S) -> Result<S::Ok, S::Error> {
-    let Place { socket, core, thread } = place;
+fn place<S: Serializer>(place: &CpuPlace, serializer: S) -> Result<S::Ok, S::Error> {
+    let CpuPlace { socket, core, thread } = place;
     serializer.collect_map([("socket", socket), ("core", core), ("thread", thread)])
 }
 

@@ -40,7 +40,7 @@ impl NumaPlan {
 
 #[cfg(test)]
 mod tests {
-    use berth_arch::topology::Place;
+    use berth_arch::topology::CpuPlace;
 
     use super::*;
     use crate::plan::PinReason;
@@ -50,7 +50,7 @@ mod tests {
         let vcpu = |node| VcpuPlan {
             index: 0,
             apic_id: 0,
-            place: Place { socket: 0, core: 0, thread: 0 },
+            place: CpuPlace { socket: 0, core: 0, thread: 0 },
             cpu: 0,
             node: Some(node),
             why: PinReason::Named,

@@ -5,10 +5,10 @@ use zerocopy::byteorder::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::super::layout;
-use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID};
+use super::table::{OEM_ID, OEM_REVISION, OEM_TABLE_ID};
 
 /// Largest APIC ID that 8-bit structures can carry: 255 means "all" there.
-const LAST_XAPIC_ID: u32 = 254;
+const LAST_XAPIC_ID: u8 = 254;
 
 #[derive(IntoBytes, FromBytes, Immutable)]
 #[repr(C, packed)]
@@ -85,18 +85,14 @@ pub(super) fn madt(apic_ids: &[u32]) -> Vec<u8> {
     const EDGE_ACTIVE_HIGH: u16 = 0b01 << 2 | 0b01;
 
     let mut madt = Sdt::new(*b"APIC", 36, 5, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    madt.append(U32::new(layout::LOCAL_APIC as u32));
+    madt.append(U32::new(low(layout::LOCAL_APIC)));
     // KVM's in-kernel interrupt controllers include the two 8259s.
     madt.append(U32::new(PCAT_COMPAT));
     for (uid, &apic_id) in (0u32..).zip(apic_ids) {
-        if apic_id.max(uid) <= LAST_XAPIC_ID {
-            madt.append(LocalApic {
-                kind: 0,
-                length: 8,
-                processor_uid: uid as u8,
-                apic_id: apic_id as u8,
-                flags: ENABLED.into(),
-            });
+        let xapic = |id: u32| u8::try_from(id).ok().filter(|id| *id <= LAST_XAPIC_ID);
+        if let (Some(processor_uid), Some(apic_id)) = (xapic(uid), xapic(apic_id)) {
+            let flags = ENABLED.into();
+            madt.append(LocalApic { kind: 0, length: 8, processor_uid, apic_id, flags });
         } else {
             madt.append(LocalX2Apic {
                 kind: 9,
@@ -113,19 +109,19 @@ pub(super) fn madt(apic_ids: &[u32]) -> Vec<u8> {
         length: 12,
         id: 0,
         reserved: 0,
-        address: (layout::IO_APIC as u32).into(),
+        address: low(layout::IO_APIC).into(),
         first_gsi: 0.into(),
     });
     madt.append(SourceOverride {
         kind: 2,
         length: 10,
         bus: 0,
-        irq: layout::SCI_GSI as u8,
+        irq: layout::SCI_IRQ,
         gsi: layout::SCI_GSI.into(),
         flags: EDGE_ACTIVE_HIGH.into(),
     });
-    madt.append(LocalApicNmi { kind: 4, length: 6, processor_uid: 0xFF, flags: 0.into(), lint: 1 });
-    if apic_ids.iter().any(|&id| id > LAST_XAPIC_ID) {
+    madt.append(LocalApicNmi { kind: 4, length: 6, processor_uid: 0xff, flags: 0.into(), lint: 1 });
+    if apic_ids.iter().any(|&id| id > LAST_XAPIC_ID.into()) {
         madt.append(LocalX2ApicNmi {
             kind: 10,
             length: 12,
@@ -136,4 +132,9 @@ pub(super) fn madt(apic_ids: &[u32]) -> Vec<u8> {
         });
     }
     madt.as_slice().to_vec()
+}
+
+/// An address of an interrupt controller.
+fn low(address: u64) -> u32 {
+    u32::try_from(address).expect("interrupt controllers lie below 4 GiB")
 }

@@ -5,7 +5,8 @@ use acpi_tables::srat::{MemoryAffinity, SRAT};
 use zerocopy::byteorder::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{Numa, OEM_ID, OEM_REVISION, OEM_TABLE_ID, serialize};
+use super::description::Numa;
+use super::table::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, serialize};
 
 #[derive(Clone, Copy, IntoBytes, FromBytes, Immutable)]
 #[repr(C, packed)]

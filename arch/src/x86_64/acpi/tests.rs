@@ -6,9 +6,9 @@ const START: GuestAddress = GuestAddress(layout::ACPI_TABLES.start);
 
 fn roots() -> Vec<PciRoot> {
     vec![
-        PciRoot { buses: 0..=0x7F, ..PciRoot::only(255, Some(0x10_0000_0000..0x20_0000_0000)) },
+        PciRoot { buses: 0..=0x7f, ..PciRoot::only(255, Some(0x10_0000_0000..0x20_0000_0000)) },
         PciRoot {
-            buses: 0x80..=0xFF,
+            buses: 0x80..=0xff,
             io: None,
             window32: None,
             window64: Some(0x20_0000_0000..0x30_0000_0000),
@@ -83,7 +83,7 @@ fn fadt_points_to_facs_and_dsdt() {
     assert_eq!((flags >> 4 & 1, flags >> 5 & 1), (0, 1));
     assert_eq!((flags >> 10 & 1, flags >> 20 & 1), (1, 0));
     assert_eq!(number(fadt, 109, 2), 0b11_0100);
-    assert_eq!((fadt[116], number(fadt, 120, 8), fadt[128]), (1, 0xCF9, 6));
+    assert_eq!((fadt[116], number(fadt, 120, 8), fadt[128]), (1, 0xcf9, 6));
 }
 
 #[test]

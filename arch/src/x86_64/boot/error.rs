@@ -30,7 +30,7 @@ pub enum BootError {
     /// A bzImage older than the 64-bit boot protocol, 2.12 (Linux 3.8), or of a 32-bit kernel.
     #[error(
         "bzImage without 64-bit entry (boot protocol {}.{:02}): a 64-bit kernel, 3.8 or later, \
-         is needed", .version >> 8, .version & 0xFF
+         is needed", .version >> 8, .version & 0xff
     )]
     NoEntry64 {
         /// Boot protocol, major version in the upper byte.

@@ -13,12 +13,12 @@ use super::memory_map::Entry;
 use super::{BootError, PAGE};
 
 /// `type_of_loader`: a loader without a number of its own (boot.rst).
-const LOADER_UNDEFINED: u8 = 0xFF;
+const LOADER_UNDEFINED: u8 = 0xff;
 /// `boot_flag` and `header` of a valid setup header.
-const BOOT_FLAG: u16 = 0xAA55;
+const BOOT_FLAG: u16 = 0xaa55;
 const HEADER_MAGIC: u32 = u32::from_le_bytes(*b"HdrS");
 /// Protocol 2.12: the first with a 64-bit entry.
-const PROTOCOL: u16 = 0x20C;
+const PROTOCOL: u16 = 0x20c;
 
 /// What there is to hand over.
 pub(super) struct Handover<'a> {
@@ -38,22 +38,19 @@ impl Handover<'_> {
             ..Default::default()
         });
         hdr.type_of_loader = LOADER_UNDEFINED;
-        hdr.cmd_line_ptr = layout::CMDLINE.start as u32;
+        hdr.cmd_line_ptr = halves(layout::CMDLINE.start).0;
 
         let mut params = boot_params::default();
         if let Some(initrd) = &self.initrd {
-            let size = initrd.end - initrd.start;
-            hdr.ramdisk_image = initrd.start as u32;
-            hdr.ramdisk_size = size as u32;
-            params.ext_ramdisk_image = (initrd.start >> 32) as u32;
-            params.ext_ramdisk_size = (size >> 32) as u32;
+            (hdr.ramdisk_image, params.ext_ramdisk_image) = halves(initrd.start);
+            (hdr.ramdisk_size, params.ext_ramdisk_size) = halves(initrd.end - initrd.start);
         }
         params.hdr = hdr;
         params.acpi_rsdp_addr = self.rsdp.0;
 
         let max = params.e820_table.len();
         self.check_map(max)?;
-        params.e820_entries = self.map.len() as u8;
+        params.e820_entries = u8::try_from(self.map.len()).expect("the table has 128 entries");
         for (index, entry) in self.map.iter().enumerate() {
             params.e820_table[index] = boot_e820_entry {
                 addr: entry.range.start,
@@ -76,7 +73,7 @@ impl Handover<'_> {
             cmdline_paddr: layout::CMDLINE.start,
             rsdp_paddr: self.rsdp.0,
             memmap_paddr: layout::PVH_MEMORY_MAP,
-            memmap_entries: self.map.len() as u32,
+            memmap_entries: u32::try_from(self.map.len()).expect("a page of entries"),
             ..Default::default()
         };
         if let Some(initrd) = &self.initrd {
@@ -95,7 +92,9 @@ impl Handover<'_> {
             .write_obj(info, GuestAddress(layout::PVH_START_INFO))
             .map_err(BootError::write("PVH start info"))?;
 
-        self.check_map(PAGE as usize / size_of::<hvm_memmap_table_entry>())?;
+        self.check_map(
+            usize::try_from(PAGE).expect("4,096") / size_of::<hvm_memmap_table_entry>(),
+        )?;
         for (index, entry) in (0u64..).zip(self.map) {
             let at = index * size_of::<hvm_memmap_table_entry>() as u64;
             let entry = hvm_memmap_table_entry {
@@ -118,4 +117,10 @@ impl Handover<'_> {
         }
         Ok(())
     }
+}
+
+/// The lower and the upper 32 bits, for fields that later versions of the protocol have added.
+fn halves(value: u64) -> (u32, u32) {
+    let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
+    (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]))
 }

@@ -50,7 +50,6 @@ pub enum Format {
 /// Tells what a kernel file is, from its first page and, for ELF, from its notes.
 ///
 /// # Errors
-///
 /// [`BootError::NotAKernel`] says what the file is instead; [`BootError::NoEntry64`] and
 /// [`BootError::Damaged`] refuse kernels that cannot boot; [`BootError::Read`].
 pub fn probe(file: &File) -> Result<KernelImage, BootError> {
@@ -109,19 +108,19 @@ fn stranger(head: &[u8]) -> BootError {
     not_a_kernel("a file of unknown kind", "")
 }
 
-/// The part of the setup header that matters here; offsets of boot.rst from 0x1F1 on.
+/// The part of the setup header that matters here; offsets of boot.rst from 0x1f1 on.
 #[derive(FromBytes, Immutable, KnownLayout)]
 #[repr(C, packed)]
 struct SetupHeader {
     setup_sects: u8,
-    _1f2: [u8; 0x206 - 0x1F2],
+    _1f2: [u8; 0x206 - 0x1f2],
     version: U16,
-    _208: [u8; 0x22C - 0x208],
+    _208: [u8; 0x22c - 0x208],
     initrd_addr_max: U32,
     _230: [u8; 0x236 - 0x230],
     xloadflags: U16,
     cmdline_size: U32,
-    _23c: [u8; 0x258 - 0x23C],
+    _23c: [u8; 0x258 - 0x23c],
     pref_address: U64,
     init_size: U32,
 }
@@ -130,10 +129,10 @@ fn bz_image(head: &[u8], file_size: u64) -> Result<KernelImage, BootError> {
     /// `XLF_KERNEL_64`: there is an entry at 0x200.
     const KERNEL_64: u16 = 1 << 0;
 
-    let (header, _) = SetupHeader::ref_from_prefix(head.get(0x1F1..).unwrap_or_default())
+    let (header, _) = SetupHeader::ref_from_prefix(head.get(0x1f1..).unwrap_or_default())
         .map_err(|_| BootError::Damaged("file ends within its setup header"))?;
     let version = header.version.get();
-    if version < 0x20C || header.xloadflags.get() & KERNEL_64 == 0 {
+    if version < 0x20c || header.xloadflags.get() & KERNEL_64 == 0 {
         return Err(BootError::NoEntry64 { version });
     }
     // boot.rst: 0 stands for 4, and the boot sector comes on top.

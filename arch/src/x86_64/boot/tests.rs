@@ -1,7 +1,6 @@
 //! Boots nothing: builds small kernels, loads them, reads back what a kernel would read.
 
-// Lists of one range are what is meant.
-#![allow(clippy::single_range_in_vec_init)]
+#![expect(clippy::single_range_in_vec_init, reason = "lists of one range are what is meant")]
 
 use std::io::Write;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -37,15 +36,15 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
 
 /// A bzImage of two setup sectors and 64 KiB, which needs 32 MiB from 16 MiB on.
 fn bz_image() -> Vec<u8> {
-    let mut bytes = vec![0xCC; 3 * 512 + 65536];
+    let mut bytes = vec![0xcc; 3 * 512 + 65536];
     bytes[..3 * 512].fill(0);
-    bytes[0x1F1] = 2;
-    put(&mut bytes, 0x1FE, &0xAA55u16.to_le_bytes());
-    put(&mut bytes, 0x200, &[0xEB, 0x6A]);
+    bytes[0x1f1] = 2;
+    put(&mut bytes, 0x1fe, &0xAA55u16.to_le_bytes());
+    put(&mut bytes, 0x200, &[0xeb, 0x6a]);
     put(&mut bytes, 0x202, b"HdrS");
     put(&mut bytes, 0x206, &0x20Fu16.to_le_bytes());
     bytes[0x211] = 1; // loaded high
-    put(&mut bytes, 0x22C, &0x7FFF_FFFFu32.to_le_bytes());
+    put(&mut bytes, 0x22c, &0x7FFF_FFFFu32.to_le_bytes());
     put(&mut bytes, 0x236, &3u16.to_le_bytes());
     put(&mut bytes, 0x238, &2047u32.to_le_bytes());
     put(&mut bytes, 0x258, &(16 * MIB).to_le_bytes());
@@ -87,7 +86,7 @@ fn vmlinux(pvh: bool) -> Vec<u8> {
         put(&mut bytes, 120, &header(4, 0x800, notes.len() as u64, 0));
         put(&mut bytes, 0x800, &notes);
     }
-    bytes[0x1000..].fill(0xCC);
+    bytes[0x1000..].fill(0xcc);
     bytes
 }
 
@@ -122,12 +121,12 @@ fn bz_image_finds_its_zero_page() {
     let entry = load(&mem, kernel, Some(&mut initrd), "quiet", &ram, &tables());
     let rip = GuestAddress(16 * MIB + 0x200);
     assert_eq!(entry.expect("loads"), Entry::Linux64 { rip });
-    assert_eq!(mem.read_obj::<u8>(rip).expect("RAM"), 0xCC);
+    assert_eq!(mem.read_obj::<u8>(rip).expect("RAM"), 0xcc);
 
     let page = GuestAddress(layout::ZERO_PAGE);
     let params: boot_params = mem.read_obj(page).expect("RAM");
     let (loader, cmdline) = (params.hdr.type_of_loader, params.hdr.cmd_line_ptr);
-    assert_eq!((loader, cmdline), (0xFF, layout::CMDLINE.start as u32));
+    assert_eq!((loader, cmdline), (0xff, layout::CMDLINE.start as u32));
     assert_eq!({ params.acpi_rsdp_addr }, layout::ACPI_TABLES.start);
     let (image, size) = (params.hdr.ramdisk_image, params.hdr.ramdisk_size);
     assert_eq!((u64::from(image), size), (64 * MIB - 8192, 5000));
@@ -142,11 +141,11 @@ fn bz_image_finds_its_zero_page() {
     assert_eq!(
         map,
         [
-            (0, 0xA_0000, 1),
-            (0xE_0000, acpi, 3),
+            (0, 0xa_0000, 1),
+            (0xe_0000, acpi, 3),
             (MIB, 63 * MIB, 1),
-            (0xE000_0000, 256 * MIB, 2),
-            (0xFFFB_C000, 0x4000, 2),
+            (0xe000_0000, 256 * MIB, 2),
+            (0xfffb_c000, 0x4000, 2),
         ]
     );
     let mut text = [0; 6];
@@ -165,7 +164,7 @@ fn vmlinux_with_note_enters_by_pvh() {
 
     let at = GuestAddress(layout::PVH_START_INFO);
     let info: hvm_start_info = mem.read_obj(at).expect("RAM");
-    assert_eq!((info.magic, info.version), (0x336E_C578, 1));
+    assert_eq!((info.magic, info.version), (0x336e_c578, 1));
     assert_eq!((info.nr_modules, info.memmap_entries), (1, 5));
     assert_eq!(info.rsdp_paddr, layout::ACPI_TABLES.start);
     let at = GuestAddress(info.modlist_paddr);
@@ -195,8 +194,8 @@ fn strangers_are_named() {
     short.truncate(3 * 512);
     for (bytes, text) in [
         (vec![], "an empty file"),
-        (vec![0x1F, 0x8B, 8, 0], "a gzip file"),
-        (vec![0x28, 0xB5, 0x2F, 0xFD], "decompress it first"),
+        (vec![0x1f, 0x8b, 8, 0], "a gzip file"),
+        (vec![0x28, 0xb5, 0x2f, 0xfd], "decompress it first"),
         (arm64, "an arm64 Image"),
         (elf32, "a 32-bit x86 ELF file"),
         (library, "position-independent"),

@@ -89,15 +89,13 @@ fn links_that_lead_nowhere_or_around_are_no_files() {
 
 #[test]
 fn a_folder_with_more_than_files_is_no_trap() {
-    use std::ffi::CString;
-    use std::os::unix::ffi::OsStrExt;
-
     let folder = tempfile::tempdir().expect("a folder");
     let proc = folder.path().join("proc");
     std::fs::create_dir(&proc).expect("a folder");
-    let pipe = CString::new(proc.join("cpuinfo").as_os_str().as_bytes()).expect("a path");
-    // SAFETY: the path ends with a zero.
-    assert_eq!(unsafe { libc::mkfifo(pipe.as_ptr(), 0o600) }, 0);
+    use rustix::fs::{CWD, FileType, Mode};
+
+    let (kind, mode) = (FileType::Fifo, Mode::RUSR | Mode::WUSR);
+    rustix::fs::mknodat(CWD, proc.join("cpuinfo"), kind, mode, 0).expect("a FIFO");
     let large = std::fs::File::create(proc.join("cmdline")).expect("a file");
     large.set_len(1 << 40).expect("a file with a hole");
     let root = Root::open(folder.path()).expect("a folder");

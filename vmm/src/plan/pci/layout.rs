@@ -1,7 +1,7 @@
 //! Everything in its place: buses for slots, windows for ports, addresses for BARs.
 
 use berth_arch::{layout, ram};
-use berth_devices::pci::{BarKind, Bdf, PortWindows};
+use berth_devices::pci::{BarKind, GuestBdf, PortWindows};
 
 use super::super::devices::Assigned;
 use super::super::memory::{cpu_address_bits, holes};
@@ -253,7 +253,7 @@ fn place_high(
 /// GSI of a pin, 0 for INTA, of the function at `guest`. Behind `port` the pin first turns by the
 /// device number, as it does at every bridge (PCI-to-PCI Bridge 1.2, section 9.1), and is then the
 /// port's; ports have device 0 below them, so that it turns by nothing.
-fn intx_gsi(guest: Bdf, pin: u8, port: Option<Bdf>) -> u32 {
+fn intx_gsi(guest: GuestBdf, pin: u8, port: Option<GuestBdf>) -> u32 {
     match port {
         Some(port) => layout::intx_gsi(port.device(), (pin + guest.device()) % 4),
         None => layout::intx_gsi(guest.device(), pin),

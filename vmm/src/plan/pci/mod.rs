@@ -7,7 +7,7 @@ mod windows;
 
 use std::ops::{Range, RangeInclusive};
 
-use berth_devices::pci::{Bar, BarKind, BarSpec, Bdf, Link, PortWindows};
+use berth_devices::pci::{Bar, BarKind, BarSpec, Bdf, GuestBdf, Link, PortWindows};
 use berth_devices::vfio::ResetMethod;
 use serde::Serialize;
 
@@ -54,7 +54,7 @@ pub struct RootPlan {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PortPlan {
     /// Address in the guest.
-    pub guest: Bdf,
+    pub guest: GuestBdf,
     /// Number of the bus behind it, and of its slot.
     pub secondary: u8,
     /// The link that the device has on the host.
@@ -72,7 +72,7 @@ pub struct FunctionPlan {
     /// Address on the host.
     pub host: Bdf,
     /// Address in the guest.
-    pub guest: Bdf,
+    pub guest: GuestBdf,
     /// Vendor and device ID.
     pub id: [u16; 2],
     /// IOMMU group on the host.
@@ -143,9 +143,8 @@ pub(super) fn plan(
 
 impl PciPlan {
     /// Whether the device of `guest`, an address in the guest, has other functions too.
-    pub fn is_multi_function(&self, guest: Bdf) -> bool {
-        let place = |bdf: Bdf| (bdf.domain(), bdf.bus(), bdf.device());
-        let of_device = self.functions.iter().filter(|f| place(f.guest) == place(guest));
+    pub fn is_multi_function(&self, guest: GuestBdf) -> bool {
+        let of_device = self.functions.iter().filter(|f| f.guest.slot() == guest.slot());
         of_device.count() > 1
     }
 }

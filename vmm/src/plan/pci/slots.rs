@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_devices::pci::{Bdf, Link};
+use berth_devices::pci::{GuestBdf, Link};
 
 use super::super::devices::Assigned;
 use super::super::{NumaPlan, PlanError};
@@ -124,21 +124,21 @@ impl Hierarchy {
     }
 
     /// Address of the port of a slot, or of the slot's function `number` when there is no port.
-    fn on_root(&self, slot: usize, number: u8) -> Bdf {
+    fn on_root(&self, slot: usize, number: u8) -> GuestBdf {
         let (root, device) = self.places[slot];
-        let bdf = Bdf::new(0, self.roots[root].first_bus, device, number);
+        let bdf = GuestBdf::new(self.roots[root].first_bus, device, number);
         bdf.expect("at most 31 slots, and functions keep the host's numbers")
     }
 
     /// Address of the port of a slot.
-    pub(super) fn port(&self, slot: usize) -> Bdf {
+    pub(super) fn port(&self, slot: usize) -> GuestBdf {
         self.on_root(slot, 0)
     }
 
     /// Address of a slot's function.
-    pub(super) fn function(&self, slot: usize, number: u8) -> Bdf {
+    pub(super) fn function(&self, slot: usize, number: u8) -> GuestBdf {
         match self.secondary[slot] {
-            Some(bus) => Bdf::new(0, bus, 0, number).expect("functions keep the host's numbers"),
+            Some(bus) => GuestBdf::new(bus, 0, number).expect("functions keep the host's numbers"),
             None => self.on_root(slot, number),
         }
     }

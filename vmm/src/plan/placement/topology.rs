@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_arch::topology::{Place, Topology};
+use berth_arch::topology::{CpuPlace, Topology};
 
 use super::super::{PinReason, VcpuPlan};
 use super::cores::siblings;
@@ -32,7 +32,7 @@ pub(super) fn arrange(host: &HostProfile, pins: &[u32], named: bool) -> Vec<Vcpu
             *next += 1;
             (*next - 1, 0)
         });
-        places.push(Place { socket, core: *core, thread: *threads });
+        places.push(CpuPlace { socket, core: *core, thread: *threads });
         *threads += 1;
     }
     let mut topology = Topology::of(places);

@@ -1,11 +1,11 @@
 //! Hierarchies: who is behind which port, on which root bus, at which addresses.
 
-use berth_devices::pci::BarKind;
 use std::ops::Range;
 
+use berth_devices::pci::{BarKind, GuestBdf};
 use serde_json::{Value, json};
 
-use super::hosts::{assign, bdf, function, igb, member, server};
+use super::hosts::{assign, function, igb, member, server};
 use super::{config, golden, plan};
 use crate::host::{HostBar, HostProfile, LinuxVersion};
 use crate::plan::{PciPlan, Plan, PlanError};
@@ -15,8 +15,12 @@ fn pci(host: &HostProfile, devices: &[&str]) -> PciPlan {
     plan(json!({ "devices": devices }), host).pci
 }
 
+fn guest(bus: u8, device: u8, function: u8) -> GuestBdf {
+    GuestBdf::new(bus, device, function).expect("a device and a function")
+}
+
 /// The guest's addresses of the devices, in their order.
-fn guest(host: &HostProfile, devices: &[&str]) -> Vec<String> {
+fn guests(host: &HostProfile, devices: &[&str]) -> Vec<String> {
     let functions = pci(host, devices).functions;
     functions.iter().map(|f| f.guest.to_string()).collect()
 }
@@ -30,17 +34,17 @@ fn set_bars(host: &mut HostProfile, device: &str, bars: &[(BarKind, u64)]) {
 fn functions_of_a_card_stay_together_behind_a_port() {
     let host = server();
     assert_eq!(
-        guest(&host, &["41:00.1", "42:10.2", "41:00.0"]),
+        guests(&host, &["41:00.1", "42:10.2", "41:00.0"]),
         ["0000:01:00.1", "0000:02:00.0", "0000:01:00.0"]
     );
     // Virtual functions are devices of their own.
-    assert_eq!(guest(&host, &["42:10.0", "42:10.2"]), ["0000:01:00.0", "0000:02:00.0"]);
+    assert_eq!(guests(&host, &["42:10.0", "42:10.2"]), ["0000:01:00.0", "0000:02:00.0"]);
     let both = pci(&host, &["41:00.0", "41:00.1"]);
     assert_eq!(both.roots.len(), 1);
     assert_eq!((both.roots[0].buses.clone(), both.roots[0].ports.len()), (0..=1, 1));
-    assert_eq!(both.roots[0].ports[0].guest, bdf("00:01.0"));
-    assert!(both.is_multi_function(bdf("01:00.1")) && !both.is_multi_function(bdf("00:01.0")));
-    assert!(!pci(&host, &["41:00.0"]).is_multi_function(bdf("01:00.0")));
+    assert_eq!(both.roots[0].ports[0].guest, guest(0, 1, 0));
+    assert!(both.is_multi_function(guest(1, 0, 1)) && !both.is_multi_function(guest(0, 1, 0)));
+    assert!(!pci(&host, &["41:00.0"]).is_multi_function(guest(1, 0, 0)));
 }
 
 #[test]
@@ -49,9 +53,9 @@ fn the_lowest_function_becomes_function_0() {
     for number in [2, 3] {
         member(&mut host, &format!("0000:41:00.{number}"), 20 + number, Some("vfio-pci"));
     }
-    assert_eq!(guest(&host, &["41:00.3"]), ["0000:01:00.0"]);
+    assert_eq!(guests(&host, &["41:00.3"]), ["0000:01:00.0"]);
     assert_eq!(
-        guest(&host, &["41:00.3", "41:00.1", "41:00.2"]),
+        guests(&host, &["41:00.3", "41:00.1", "41:00.2"]),
         ["0000:01:00.3", "0000:01:00.0", "0000:01:00.2"]
     );
 }
@@ -61,11 +65,11 @@ fn conventional_functions_are_on_the_root_bus() {
     let mut host = server();
     function(&mut host, "0000:41:00.0").link = None;
     assert_eq!(
-        guest(&host, &["41:00.0", "42:10.0", "41:00.1"]),
+        guests(&host, &["41:00.0", "42:10.0", "41:00.1"]),
         ["0000:00:01.0", "0000:01:00.0", "0000:00:01.1"]
     );
     let plan = pci(&host, &["41:00.0", "42:10.0"]);
-    assert_eq!(plan.roots[0].ports[0].guest, bdf("00:02.0"));
+    assert_eq!(plan.roots[0].ports[0].guest, guest(0, 2, 0));
     assert!(plan.functions[0].bars[3].address >= 4 << 30, "64-bit, prefetchable or not");
 }
 
@@ -138,8 +142,8 @@ fn large_bars_that_are_not_prefetchable_need_the_root_bus() {
         ]
     );
     let [large, other] = &plan.pci.functions[..] else { panic!("two functions") };
-    assert_eq!((large.guest, large.bars[0].address), (bdf("00:01.0"), 4 << 30));
-    assert_eq!((other.guest, other.bars[0].address), (bdf("01:00.0"), 0xc000_0000));
+    assert_eq!((large.guest, large.bars[0].address), (guest(0, 1, 0), 4 << 30));
+    assert_eq!((other.guest, other.bars[0].address), (guest(1, 0, 0), 0xc000_0000));
     // What can only be below 4 GiB is refused.
     let memory32 = BarKind::Memory32 { prefetchable: plain };
     set_bars(&mut host, "0000:41:00.0", &[(memory64, 1 << 30), (memory32, 1 << 30)]);

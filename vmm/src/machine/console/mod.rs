@@ -1,0 +1,210 @@
+//! The guest's serial console, and the terminal or the file behind it.
+
+mod output;
+mod serial_console;
+mod terminal;
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use crate::plan::ConsolePlan;
+pub use output::Output;
+pub use serial_console::SerialConsole;
+use terminal::{State, Terminal};
+
+/// Why the console cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsoleError {
+    /// The file cannot be written.
+    #[error("cannot write the console file {}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The terminal cannot be put into raw mode.
+    #[error("cannot put the terminal into raw mode")]
+    Terminal(#[source] io::Error),
+    /// Standard output is closed.
+    #[error("cannot use standard output as the console")]
+    Output(#[source] io::Error),
+}
+
+/// Both ends of the console.
+pub struct Console {
+    /// Where the guest's output goes.
+    pub output: Output,
+    /// Standard input, when the guest gets it.
+    pub input: Option<Input>,
+}
+
+impl Console {
+    /// Opens it as planned. A terminal is raw from here on, until [`Input`] is dropped or the
+    /// process is gone, whichever way.
+    pub fn open(plan: &ConsolePlan, keyboard: Option<Keyboard>) -> Result<Self, ConsoleError> {
+        let output = match plan {
+            ConsolePlan::Stdio => Output::stdout().map_err(ConsoleError::Output)?,
+            ConsolePlan::File(path) => Output::from(create(path)?),
+            ConsolePlan::Off => Output::new(Box::new(io::sink())),
+        };
+        let input = keyboard.map(|Keyboard(terminal)| {
+            terminal.as_ref().map_or(Ok(()), Terminal::make_raw)?;
+            let source = io::stdin().as_fd().try_clone_to_owned()?;
+            Ok(Input { _terminal: terminal, ..Input::from(source) })
+        });
+        Ok(Self { output, input: input.transpose().map_err(ConsoleError::Terminal)? })
+    }
+}
+
+/// Standard input, before the guest gets it.
+pub struct Keyboard(Option<Terminal>);
+
+impl Keyboard {
+    /// Standard input if the plan gives it to the guest. A terminal gets its guard, so this comes
+    /// before anything else is opened or started.
+    ///
+    /// `None` also for a terminal that another job has: reading it would stop berth.
+    pub fn prepare(plan: &ConsolePlan) -> Result<Option<Self>, ConsoleError> {
+        if *plan != ConsolePlan::Stdio {
+            return Ok(None);
+        }
+        Ok(match terminal::state() {
+            State::None => Some(Self(None)),
+            State::Background => None,
+            State::Foreground => {
+                Some(Self(Some(Terminal::guarded().map_err(ConsoleError::Terminal)?)))
+            }
+        })
+    }
+}
+
+fn create(path: &Path) -> Result<std::fs::File, ConsoleError> {
+    // What a guest prints may be secret; its reader is chosen by the operator.
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+    file.map_err(|source| ConsoleError::File { path: path.to_owned(), source })
+}
+
+/// What the person at the console wants of berth itself, after Ctrl-A.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// `Ctrl-A p`: press the guest's power button.
+    PowerButton,
+    /// `Ctrl-A x`: end at once.
+    Kill,
+}
+
+const ESCAPE: u8 = 0x01;
+
+/// Standard input as the guest's keyboard. Not `std::io::Stdin`, whose buffer would hide input
+/// from whoever waits for it.
+pub struct Input {
+    source: OwnedFd,
+    _terminal: Option<Terminal>,
+    escaped: bool,
+}
+
+impl From<OwnedFd> for Input {
+    fn from(source: OwnedFd) -> Self {
+        Self { source, _terminal: None, escaped: false }
+    }
+}
+
+impl AsFd for Input {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.source.as_fd()
+    }
+}
+
+impl Input {
+    /// Reads what is there, at most `room` bytes. `None` when the input has ended.
+    ///
+    /// # Errors
+    /// The input cannot be read any more: `EIO` of a terminal that has gone, for instance.
+    pub fn read(&mut self, room: usize) -> io::Result<Option<(Vec<u8>, Option<Request>)>> {
+        let mut bytes = vec![0; room];
+        match rustix::io::read(&self.source, &mut bytes) {
+            Ok(0) => return Ok(None),
+            Ok(length) => bytes.truncate(length),
+            // Another process that shares standard input has read it first, or has made it
+            // non-blocking.
+            Err(Errno::AGAIN | Errno::INTR) => bytes.clear(),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Some(filter_escape(&mut self.escaped, &bytes)))
+    }
+}
+
+/// Takes Ctrl-A and the key after it out of `bytes`. Ctrl-A twice is one Ctrl-A for the guest.
+fn filter_escape(escaped: &mut bool, bytes: &[u8]) -> (Vec<u8>, Option<Request>) {
+    let (mut kept, mut request) = (Vec::new(), None);
+    for byte in bytes {
+        match (std::mem::take(escaped), *byte) {
+            (false, ESCAPE) => *escaped = true,
+            (false, byte) | (true, byte @ ESCAPE) => kept.push(byte),
+            (true, b'x') => request = Some(Request::Kill),
+            (true, b'p') => request = request.or(Some(Request::PowerButton)),
+            (true, _) => {}
+        }
+    }
+    (kept, request)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use rustix::pipe::PipeFlags;
+
+    use super::*;
+
+    fn filter(bytes: &[u8]) -> (Vec<u8>, Option<Request>) {
+        filter_escape(&mut false, bytes)
+    }
+
+    #[test]
+    fn the_escape_key_is_berths() {
+        assert_eq!(filter(b"ls\x03\r"), (b"ls\x03\r".to_vec(), None));
+        assert_eq!(filter(b"a\x01xb"), (b"ab".to_vec(), Some(Request::Kill)));
+        assert_eq!(filter(b"\x01p"), (vec![], Some(Request::PowerButton)));
+        assert_eq!(filter(b"\x01\x01\x01q"), (vec![1], None));
+    }
+
+    #[test]
+    fn an_escape_may_be_split_over_two_reads() {
+        let mut escaped = false;
+        assert_eq!(filter_escape(&mut escaped, b"\x01"), (vec![], None));
+        assert_eq!(filter_escape(&mut escaped, b"x"), (vec![], Some(Request::Kill)));
+    }
+
+    #[test]
+    fn a_console_file_that_cannot_be_made_is_named() {
+        let error = create(Path::new("/nonexistent/console.log")).expect_err("no such folder");
+        assert_eq!(error.to_string(), "cannot write the console file /nonexistent/console.log");
+    }
+
+    #[test]
+    fn a_console_file_is_its_owners_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = create(&folder.path().join("console.log")).expect("a file");
+        let mode = file.metadata().expect("a file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "guests may print secrets");
+    }
+
+    #[test]
+    fn input_that_another_reader_took_has_not_ended() {
+        let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::NONBLOCK).expect("a pipe");
+        let mut input = Input::from(reader);
+        assert_eq!(input.read(8).ok(), Some(Some((vec![], None))));
+        rustix::io::write(&writer, b"ls").expect("a pipe takes two bytes");
+        assert_eq!(input.read(8).ok(), Some(Some((b"ls".to_vec(), None))));
+        drop(writer);
+        assert_eq!(input.read(8).ok(), Some(None));
+    }
+}

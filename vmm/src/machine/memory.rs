@@ -1,0 +1,294 @@
+//! Guest RAM: one shared memfd, bound to its node, every page there before the guest starts.
+//!
+//! Shared, because a private mapping doubles under pinning when anything forks or copies on
+//! write. Populated with `MADV_POPULATE_WRITE`, which reports a short pool as an error; a later
+//! touch would be a SIGBUS in the middle of a guest. hugetlb pages and those that VFIO pins are
+//! never swapped; others are locked.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::mm::{Advice, madvise, mlock};
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
+
+use crate::machine::pin;
+use crate::plan::{MemoryPlan, VcpuPlan};
+use crate::units::PageSize;
+
+/// Bytes that one thread populates at a time.
+const CHUNK: usize = 1 << 30;
+
+/// Why guest memory is not to be had.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// The memfd was refused.
+    #[error("cannot reserve {size_mib} MiB of guest memory in {page_size} pages")]
+    Reserve {
+        /// Guest memory.
+        size_mib: u64,
+        /// Kind of pages.
+        page_size: PageSize,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A region could not be mapped.
+    #[error("cannot map guest memory at {guest:#x}")]
+    Map {
+        /// Guest physical address.
+        guest: u64,
+        /// Cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Memory could not be bound to its node.
+    #[error("cannot bind guest memory to NUMA node {node}")]
+    Bind {
+        /// Host node.
+        node: u32,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Memory could not be locked.
+    #[error("cannot lock guest memory at {guest:#x}, so that it is never swapped")]
+    Lock {
+        /// Guest physical address.
+        guest: u64,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A thread that fills memory could not be started.
+    #[error("cannot start a thread that fills guest memory at {guest:#x}")]
+    Thread {
+        /// Guest physical address.
+        guest: u64,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Pages were missing.
+    #[error("guest memory at {guest:#x} cannot be filled with {page_size} pages{}", on_node(*.node))]
+    Populate {
+        /// Guest physical address.
+        guest: u64,
+        /// Kind of pages.
+        page_size: PageSize,
+        /// Host node.
+        node: Option<u32>,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn on_node(node: Option<u32>) -> String {
+    node.map_or(String::new(), |node| format!(" of NUMA node {node}"))
+}
+
+/// Makes guest RAM as planned. All of it is there when this returns. It is filled from the CPUs of
+/// the vCPUs of its node.
+pub fn allocate(plan: &MemoryPlan, vcpus: &[VcpuPlan]) -> Result<GuestMemoryMmap, MemoryError> {
+    let reserve = |source| MemoryError::Reserve {
+        size_mib: plan.size >> 20,
+        page_size: plan.page_size,
+        source,
+    };
+    let file = Arc::new(memfd(plan.page_size).map_err(reserve)?);
+    file.set_len(plan.size).map_err(reserve)?;
+    let mut regions = Vec::new();
+    for planned in &plan.regions {
+        let guest = planned.guest.start;
+        let length = (planned.guest.end - guest) as usize;
+        // Not `GuestMemoryMmap::from_ranges_with_files`: it maps with MAP_NORESERVE, with which
+        // a short pool goes unnoticed here.
+        let mapping = MmapRegionBuilder::new(length)
+            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+            .with_mmap_flags(libc::MAP_SHARED)
+            .with_file_offset(FileOffset::from_arc(file.clone(), planned.file_offset))
+            .build()
+            .map_err(|error| MemoryError::Map { guest, source: error.into() })?;
+        let (address, node) = (mapping.as_ptr(), planned.node);
+        if let Some(node) = node {
+            bind(address, length, node).map_err(|source| MemoryError::Bind { node, source })?;
+        }
+        let cpus = cpus_near(vcpus, node);
+        populate(address as usize, length, &cpus, thread::Builder::new).map_err(
+            |error| match error {
+                PopulateError::Thread(source) => MemoryError::Thread { guest, source },
+                PopulateError::Pages(source) => {
+                    MemoryError::Populate { guest, page_size: plan.page_size, node, source }
+                }
+            },
+        )?;
+        let region = GuestRegionMmap::new(mapping, GuestAddress(guest));
+        if plan.locked {
+            // Keeps base pages that no device pins from being swapped.
+            // SAFETY: the range is a mapping of ours, and its content does not change.
+            unsafe { mlock(address.cast(), length) }
+                .map_err(|source| MemoryError::Lock { guest, source: source.into() })?;
+        }
+        // A core dump of berth is about berth; it would take the guest's size and secrets.
+        // Failing to leave them out does no harm to the machine.
+        // SAFETY: the range is a mapping of ours, and its content does not change.
+        let _ = unsafe { madvise(address.cast(), length, Advice::LinuxDontDump) };
+        regions.push(region.expect("the plan's regions end below 2^64"));
+    }
+    GuestMemoryMmap::from_regions(regions)
+        .map_err(|error| MemoryError::Map { guest: 0, source: error.into() })
+}
+
+/// CPUs of the vCPUs of a node, or of all when it has none.
+fn cpus_near(vcpus: &[VcpuPlan], node: Option<u32>) -> Vec<u32> {
+    let of = |near: &dyn Fn(&VcpuPlan) -> bool| -> Vec<u32> {
+        vcpus.iter().filter(|vcpu| near(vcpu)).map(|vcpu| vcpu.cpu).collect()
+    };
+    let here = of(&|vcpu| vcpu.node == node);
+    if here.is_empty() { of(&|_| true) } else { here }
+}
+
+fn memfd(page_size: PageSize) -> io::Result<File> {
+    let pages = match page_size {
+        PageSize::Size4K => MemfdFlags::empty(),
+        PageSize::Size2M => MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB,
+        PageSize::Size1G => MemfdFlags::HUGETLB | MemfdFlags::HUGE_1GB,
+    };
+    Ok(memfd_create(c"berth-ram", MemfdFlags::CLOEXEC | pages)?.into())
+}
+
+/// Pages of this mapping come from `node` and no other. A hugetlb reservation counts the whole
+/// pool, so that only populating shows whether the node has them.
+fn bind(address: *mut u8, length: usize, node: u32) -> io::Result<()> {
+    let mut mask = vec![0 as libc::c_ulong; node as usize / 64 + 1];
+    mask[node as usize / 64] = 1 << (node % 64);
+    // The kernel looks at `maxnode - 1` bits (mm/mempolicy.c, get_nodes).
+    let bits = mask.len() * 64 + 1;
+    // SAFETY: the range is a mapping of ours, and `mask` holds the bits that `bits` announces.
+    let failed = unsafe {
+        libc::syscall(libc::SYS_mbind, address, length, libc::MPOL_BIND, mask.as_ptr(), bits, 0)
+    };
+    if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Why a region is not filled.
+#[derive(Debug)]
+enum PopulateError {
+    /// A thread was refused.
+    Thread(io::Error),
+    /// Its CPU or its pages were.
+    Pages(io::Error),
+}
+
+/// Faults every page in, in parallel: clearing is what takes the time. The threads are of `kind`.
+/// Once one fails, the others end after the chunk that they are at.
+fn populate(
+    address: usize,
+    length: usize,
+    cpus: &[u32],
+    kind: impl Fn() -> thread::Builder,
+) -> Result<(), PopulateError> {
+    let chunks: Vec<(usize, usize)> =
+        (0..length).step_by(CHUNK).map(|at| (address + at, CHUNK.min(length - at))).collect();
+    let share = chunks.len().div_ceil(cpus.len().max(1)).max(1);
+    let failed = AtomicBool::new(false);
+    let fill = |cpu: Option<&u32>, part: &[(usize, usize)]| {
+        if let Some(cpu) = cpu {
+            pin::pin_this_thread(&[*cpu])?;
+        }
+        let mut going_on = part.iter().take_while(|_| !failed.load(Ordering::Relaxed));
+        let filled = going_on.try_for_each(|chunk| populate_chunk(*chunk));
+        filled.inspect_err(|_| failed.store(true, Ordering::Relaxed))
+    };
+    thread::scope(|scope| {
+        let mut workers = Vec::new();
+        for (index, part) in chunks.chunks(share).enumerate() {
+            let (cpu, fill) = (cpus.get(index), &fill);
+            let worker = kind().spawn_scoped(scope, move || fill(cpu, part));
+            workers.push(worker.map_err(|source| {
+                failed.store(true, Ordering::Relaxed);
+                PopulateError::Thread(source)
+            })?);
+        }
+        let mut joined = workers.into_iter().map(|worker| worker.join());
+        joined
+            .try_for_each(|result| result.expect("filling memory does not panic"))
+            .map_err(PopulateError::Pages)
+    })
+}
+
+fn populate_chunk((address, length): (usize, usize)) -> io::Result<()> {
+    // SAFETY: the range is a mapping of ours that nobody reads yet, and it keeps its content.
+    Ok(unsafe { madvise(address as *mut _, length, Advice::LinuxPopulateWrite) }?)
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::{Bytes, GuestMemoryBackend};
+
+    use super::*;
+    use crate::plan::RamRegion;
+
+    fn region(guest: std::ops::Range<u64>, file_offset: u64, node: u32) -> RamRegion {
+        RamRegion { guest, file_offset, node: Some(node) }
+    }
+
+    #[test]
+    fn regions_are_there_and_share_one_file() {
+        let plan = MemoryPlan {
+            size: 6 << 20,
+            page_size: PageSize::Size4K,
+            node: Some(0),
+            pages: Vec::new(),
+            locked: false,
+            regions: vec![
+                region(0..2 << 20, 0, 0),
+                region(1 << 32..(1 << 32) + (4 << 20), 2 << 20, 0),
+            ],
+        };
+        let memory = allocate(&plan, &[]).expect("4 KiB pages are always there");
+        assert_eq!(memory.num_regions(), 2);
+        let last = GuestAddress((1 << 32) + (4 << 20) - 8);
+        assert!(memory.write_obj(7u64, last).is_ok());
+        assert_eq!(memory.read_obj::<u64>(last).ok(), Some(7));
+    }
+
+    #[test]
+    fn a_node_that_is_not_there_is_named() {
+        let plan = MemoryPlan {
+            size: 2 << 20,
+            page_size: PageSize::Size4K,
+            node: Some(900),
+            pages: Vec::new(),
+            locked: false,
+            regions: vec![region(0..2 << 20, 0, 900)],
+        };
+        assert!(matches!(allocate(&plan, &[]), Err(MemoryError::Bind { node: 900, .. })));
+    }
+
+    /// As with a limit on threads (TasksMax, RLIMIT_NPROC), which a test as root cannot set up: the
+    /// host refuses a thread, here for its stack.
+    #[test]
+    fn a_thread_that_the_host_refuses_is_an_error() {
+        let mapping = MmapRegionBuilder::<()>::new(1 << 20)
+            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+            .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS)
+            .build()
+            .expect("a mapping");
+        let huge = || thread::Builder::new().stack_size(1 << 56);
+        let result = populate(mapping.as_ptr() as usize, 1 << 20, &[], huge);
+        assert!(matches!(result, Err(PopulateError::Thread(_))), "{result:?}");
+    }
+
+    #[test]
+    fn what_cannot_be_filled_is_an_error() {
+        // Nothing is mapped there.
+        let result = populate(0x1000, 0x1000, &[], thread::Builder::new);
+        assert!(matches!(result, Err(PopulateError::Pages(_))), "{result:?}");
+    }
+}

@@ -1,0 +1,304 @@
+//! vCPU threads: pinned, named, and in KVM_RUN nearly all the time.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::thread::{self, JoinHandle};
+
+use kvm_bindings::kvm_run;
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::exit::Exit;
+use crate::machine::chipset::Chipset;
+use crate::machine::kick::{self, KickTarget};
+use crate::machine::pin;
+use crate::sandbox::Filter;
+
+/// Exits to user space, by reason: the price of what the kernel does not do alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExitCounts {
+    /// Reads and writes of ports.
+    pub port: u64,
+    /// Reads and writes of memory that is not in a slot.
+    pub mmio: u64,
+    /// Signals and everything else.
+    pub other: u64,
+}
+
+/// Why a vCPU stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum VcpuError {
+    /// KVM_RUN failed.
+    #[error("KVM cannot run vCPU {index}")]
+    Run {
+        /// vCPU.
+        index: u8,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The CPU is in a state that KVM cannot continue from.
+    #[error("vCPU {index} stopped: {reason}")]
+    Stopped {
+        /// vCPU.
+        index: u8,
+        /// KVM's exit.
+        reason: String,
+    },
+}
+
+/// What a vCPU thread shares with the one that controls it.
+pub struct Shared {
+    /// The I/O map.
+    pub chipset: Arc<Chipset>,
+    /// Set before the kick: leave the loop.
+    pub stop: AtomicBool,
+    /// Signalled with each [`Ended`].
+    pub ended: EventFd,
+}
+
+/// A vCPU's last word.
+pub type Ended = Result<Exit, VcpuError>;
+
+/// What [`handle`] wants next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Back into the guest.
+    Run,
+    /// The machine ends.
+    End(Exit),
+    /// KVM cannot go on.
+    Stop(String),
+}
+
+/// Serves one exit. `port_width` is the size of the accesses to a port: a string instruction with
+/// a repeat prefix leaves the guest once for many of them, all to the same port.
+pub fn handle(
+    chipset: &Chipset,
+    counts: &mut ExitCounts,
+    exit: VcpuExit<'_>,
+    port_width: usize,
+) -> Next {
+    match exit {
+        VcpuExit::IoIn(port, data) => {
+            counts.port += 1;
+            data.chunks_mut(port_width).for_each(|data| chipset.port_read(port, data));
+        }
+        VcpuExit::IoOut(port, data) => {
+            counts.port += 1;
+            let end = data.chunks(port_width).find_map(|data| chipset.port_write(port, data));
+            return end.map_or(Next::Run, Next::End);
+        }
+        VcpuExit::MmioRead(address, data) => {
+            counts.mmio += 1;
+            chipset.memory_read(address, data);
+        }
+        VcpuExit::MmioWrite(address, data) => {
+            counts.mmio += 1;
+            chipset.memory_write(address, data);
+        }
+        // A triple fault; KVM reports it as a shutdown.
+        VcpuExit::Shutdown => return Next::End(Exit::TripleFault),
+        VcpuExit::Intr => counts.other += 1,
+        other => return Next::Stop(format!("{other:?}")),
+    }
+    Next::Run
+}
+
+/// Has KVM start the threads of its own that the first KVM_RUN starts, away from the vCPUs.
+///
+/// Since Linux 6.12 the worker that gives huge pages back after the iTLB multihit mitigation
+/// splits them belongs to the process, and inherits CPUs and filter from the thread that first
+/// runs a vCPU (`kvm_mmu_post_init_vm`): without this it would share a vCPU's CPU. With
+/// `immediate_exit` KVM_RUN does that and nothing else.
+pub fn start_kernel_workers(boot_vcpu: &mut VcpuFd, filter: &Filter) -> io::Result<()> {
+    let first_run = || {
+        filter.apply().map_err(io::Error::other)?;
+        boot_vcpu.set_kvm_immediate_exit(1);
+        let result = boot_vcpu.run().map(drop);
+        boot_vcpu.set_kvm_immediate_exit(0);
+        match result {
+            Err(error) if error.errno() != libc::EINTR => Err(error.into()),
+            _ => Ok(()),
+        }
+    };
+    thread::scope(|scope| {
+        let starter = thread::Builder::new().name("kvm-start".to_owned());
+        let starter = starter.spawn_scoped(scope, first_run)?;
+        starter.join().expect("the starter does not panic")
+    })
+}
+
+/// A vCPU's thread.
+pub struct VcpuThread {
+    thread: JoinHandle<ExitCounts>,
+    work: Sender<Work>,
+}
+
+/// What a vCPU's thread runs.
+struct Work {
+    index: u8,
+    fd: VcpuFd,
+    shared: Arc<Shared>,
+    ended: Sender<Ended>,
+    filter: Filter,
+}
+
+impl VcpuThread {
+    /// Starts it on host CPU `cpu`, without a vCPU yet: from now on others see that the CPU is
+    /// taken. It ends when it is dropped before it gets one.
+    pub fn reserve(name: String, cpu: u32) -> io::Result<Self> {
+        let (work, orders) = mpsc::channel::<Work>();
+        let (pinned, result) = mpsc::channel();
+        let body = move || {
+            let _ = pinned.send(pin::pin_this_thread(&[cpu]));
+            let mut counts = ExitCounts::default();
+            let Ok(Work { index, mut fd, shared, ended, filter }) = orders.recv() else {
+                return counts;
+            };
+            let result = run(index, &mut fd, &shared, &filter, &mut counts);
+            if let Some(result) = result.transpose() {
+                // Nobody listens any more when another vCPU has ended the machine before.
+                let _ = ended.send(result);
+                let _ = shared.ended.write(1);
+            }
+            counts
+        };
+        let thread = thread::Builder::new().name(name).spawn(body)?;
+        result.recv().expect("the thread tells before it waits")?;
+        Ok(Self { thread, work })
+    }
+
+    /// Lets it run the vCPU.
+    pub fn start(
+        &self,
+        index: u8,
+        fd: VcpuFd,
+        shared: Arc<Shared>,
+        ended: Sender<Ended>,
+        filter: Filter,
+    ) {
+        let work = Work { index, fd, shared, ended, filter };
+        assert!(self.work.send(work).is_ok(), "a thread waits for its vCPU");
+    }
+
+    /// Takes the vCPU out of the guest, unless its thread has ended; returns whether it has not.
+    /// The vCPU sees the stop flag, which is set by now.
+    pub fn kick(&self) -> bool {
+        if self.thread.is_finished() {
+            return false;
+        }
+        kick::kick(&self.thread);
+        true
+    }
+
+    /// Waits for its end.
+    pub fn join(self) -> ExitCounts {
+        drop(self.work);
+        self.thread.join().expect("a vCPU thread does not panic")
+    }
+}
+
+/// Runs until the guest ends the machine (`Some`), or until it is told to stop (`None`).
+fn run(
+    index: u8,
+    fd: &mut VcpuFd,
+    shared: &Shared,
+    filter: &Filter,
+    counts: &mut ExitCounts,
+) -> Result<Option<Exit>, VcpuError> {
+    let failed = |source| VcpuError::Run { index, source };
+    filter.apply().map_err(|error| failed(io::Error::other(error)))?;
+    let kvm_run: *mut kvm_run = fd.get_kvm_run();
+    // SAFETY: `fd` keeps the page mapped for longer than `kicks` lives.
+    let kicks = unsafe { KickTarget::new(kvm_run) };
+    let result = loop {
+        if shared.stop.load(Ordering::Acquire) {
+            break Ok(None);
+        }
+        match fd.run() {
+            // SAFETY: `fd` keeps the page mapped, and its borrow in `exit` is of the data, which
+            // lies behind this structure.
+            Ok(exit) => match handle(&shared.chipset, counts, exit, unsafe { port_width(kvm_run) })
+            {
+                Next::Run => {}
+                Next::End(exit) => break Ok(Some(exit)),
+                Next::Stop(reason) => break Err(VcpuError::Stopped { index, reason }),
+            },
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+                counts.other += 1;
+                fd.set_kvm_immediate_exit(0);
+            }
+            Err(error) => break Err(failed(error.into())),
+        }
+    };
+    drop(kicks);
+    result
+}
+
+/// Bytes of each access of a port exit, which kvm-ioctls does not tell; after any other exit some
+/// number that is not 0.
+///
+/// # Safety
+/// `kvm_run` points to a vCPU's, and the vCPU is not running.
+unsafe fn port_width(kvm_run: *const kvm_run) -> usize {
+    // SAFETY: the caller's promise; any bytes are a valid size.
+    let size = unsafe { (&raw const (*kvm_run).__bindgen_anon_1.io.size).read() };
+    usize::from(size).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use berth_arch::layout;
+
+    use super::*;
+    use crate::machine::chipset::tests::chipset;
+
+    #[derive(Clone, Default)]
+    struct Screen(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Screen {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("nobody panics with it").write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_string_instruction_stays_at_its_port() {
+        let screen = Screen::default();
+        let chipset = chipset(screen.clone());
+        let mut counts = ExitCounts::default();
+        let exit = VcpuExit::IoOut(layout::COM1, b"guest");
+        assert_eq!(handle(&chipset, &mut counts, exit, 1), Next::Run);
+        assert_eq!(*screen.0.lock().expect("nobody panics with it"), b"guest");
+        // The line status register, five ports on, is ready each time.
+        let mut data = [0; 3];
+        let exit = VcpuExit::IoIn(layout::COM1 + 5, &mut data);
+        assert_eq!(handle(&chipset, &mut counts, exit, 1), Next::Run);
+        assert!(data.iter().all(|status| *status == data[0] && *status != 0), "{data:x?}");
+        assert_eq!(counts.port, 2);
+    }
+
+    #[test]
+    fn every_way_out_of_the_guest_has_its_end() {
+        let chipset = chipset(io::sink());
+        let mut counts = ExitCounts::default();
+        let mut next = |exit| handle(&chipset, &mut counts, exit, 1);
+        assert_eq!(next(VcpuExit::Shutdown), Next::End(Exit::TripleFault));
+        assert_eq!(next(VcpuExit::Intr), Next::Run);
+        let reset = VcpuExit::IoOut(layout::RESET_PORT, &[layout::RESET_VALUE]);
+        assert_eq!(next(reset), Next::End(Exit::Reset));
+        let unknown = next(VcpuExit::FailEntry(7, 0));
+        assert!(matches!(unknown, Next::Stop(reason) if reason.contains('7')));
+        assert_eq!(counts, ExitCounts { port: 1, mmio: 0, other: 1 });
+    }
+}
