@@ -91,7 +91,7 @@ fn nic_works_through_iommufd() -> Result<()> {
     let file = device_file(&host)?;
     let (json, text) = plan(&host, &config)?;
     assert_eq!(json["iommu"]["backend"], "iommufd");
-    assert_eq!(json["iommu"]["device_files"], json!([file]));
+    assert_eq!(json["pci"]["functions"][0]["vfio_file"], json!(file));
     assert!(text.contains("  backend       iommufd: as the config says"), "{text}");
     assert_eq!(ping_and_end(&host, &config)?, ["/dev/iommu", &file]);
 

@@ -83,7 +83,7 @@ fn interrupts_stay_off_the_vcpus() -> Result<()> {
         let list = value.as_array().into_iter().flatten();
         list.filter_map(Value::as_u64).map(|cpu| cpu as u32).collect()
     };
-    let planned = numbers(&plan["interrupts"][0]["cpus"]);
+    let planned = numbers(&plan["pci"]["functions"][0]["interrupt_cpus"]);
     let vcpu = plan["vcpus"][0]["cpu"].as_u64().context("a CPU")? as usize;
     ensure!(!planned.is_empty() && !planned.contains(&(vcpu as u32)), "{plan}");
     // Where they would land without help.

@@ -27,7 +27,7 @@ pub fn bridge(behind: &[Bdf]) -> Steps {
 }
 
 /// The host uses it.
-pub fn in_use(usage: &HostUse) -> Steps {
+pub fn in_use(host: &HostProfile, usage: &HostUse) -> Steps {
     match usage {
         HostUse::Network { interface, master: Some(_), .. } => {
             vec![format!("`ip link set {interface} nomaster`, if the host can do without")]
@@ -43,11 +43,15 @@ pub fn in_use(usage: &HostUse) -> Steps {
         HostUse::Volume { of, .. } => vec![format!(
             "take {of} apart or stop it, if the host can do without: `lsblk` shows what it is"
         )],
-        HostUse::BootDisplay | HostUse::Console => vec![
-            "let the firmware start on another display, or log in over the network: the screen \
-             goes dark"
-                .to_owned(),
-        ],
+        HostUse::BootDisplay | HostUse::Console => {
+            let dark = "let the firmware start on another display, or log in over the network: the \
+                        screen goes dark";
+            let framebuffer = super::device::framebuffer(host);
+            std::iter::once(dark.to_owned()).chain(framebuffer).collect()
+        }
+        HostUse::GuestHasVf { function } => {
+            vec![format!("end the machine that has {function}")]
+        }
         HostUse::OpenVfio { .. } => vec!["end that process first".to_owned()],
     }
 }
@@ -71,7 +75,7 @@ pub fn not_bound(device: Bdf) -> Steps {
 /// Parameters that were meant for a module and are written so that it does not get them:
 /// `vfio-pci-ids=` for `vfio-pci.ids=`.
 pub fn mistaken_parameter(host: &HostProfile) -> Option<(String, String)> {
-    let words = host.iommu.kernel_cmdline.split_whitespace();
+    let words = host.command_line.words();
     let mut mistaken = words.filter_map(|word| {
         let (name, value) = word.split_once('=')?;
         let plain = name.replace('_', "-");

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use berth_devices::pci::Bdf;
 
 use super::Steps;
-use crate::host::HostUse;
+use crate::host::{Functions, HostUse};
 
 /// A member of the group that the host has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,30 @@ pub enum Seat {
     Slot,
     /// On a root bus: part of the processor, the chipset or the board.
     Board,
+    /// Behind one of several root ports of one device that do not keep apart what is behind them.
+    SharedPorts,
+}
+
+/// Where a device sits, by the bridges above it and above the others of its group.
+pub fn seat(functions: &Functions, device: Bdf) -> Seat {
+    let Some(found) = functions.get(device) else { return Seat::Slot };
+    if found.path.is_empty() {
+        return Seat::Board;
+    }
+    if shared_ports(functions, device).len() > 1 { Seat::SharedPorts } else { Seat::Slot }
+}
+
+/// Root ports of one device that lead to members of the group of `device`, that of its own
+/// included: without access control they pass requests on among themselves.
+pub fn shared_ports(functions: &Functions, device: Bdf) -> BTreeSet<Bdf> {
+    let Some(found) = functions.get(device) else { return BTreeSet::new() };
+    let Some(port) = found.path.first().copied() else { return BTreeSet::new() };
+    let members = functions.members(found.function.group);
+    let ports = members.flat_map(|(member, other)| {
+        let own = other.function.is_bridge().then_some(member);
+        other.path.first().copied().into_iter().chain(own)
+    });
+    ports.filter(|other| same_card(*other, port)).collect()
 }
 
 /// Others of the device's group are the host's.
@@ -57,25 +81,24 @@ pub fn not_viable(device: Bdf, seat: Seat, culprits: &[Culprit]) -> Steps {
     }
     let is_card = culprits.iter().all(|culprit| same_card(culprit.address, device));
     match seat {
-        // Functions of one card stay together wherever it is.
-        _ if is_card => {}
-        Seat::Slot => steps.push("or move the card to a slot whose group it has alone".to_owned()),
         Seat::Board => steps.push(
             "it is on the board itself, and its group stays as it is: or take a card in a slot \
              instead"
                 .to_owned(),
         ),
+        // Functions of one card stay together wherever it is.
+        _ if is_card => {}
+        Seat::SharedPorts => steps.push(
+            "no other slot of these ports helps: or take one on a port of another device, where \
+             the board has such"
+                .to_owned(),
+        ),
+        Seat::Slot => steps.push("or move the card to a slot whose group it has alone".to_owned()),
     }
     steps
 }
 
 /// Whether both are functions of one device.
 pub fn same_card(one: Bdf, other: Bdf) -> bool {
-    (one.domain(), one.bus(), one.device()) == (other.domain(), other.bus(), other.device())
-}
-
-/// Root ports of one device beside `port` that lead to the group's other members: without access
-/// control they pass requests on among themselves.
-pub fn sibling_ports(port: Bdf, others: &[Bdf]) -> BTreeSet<Bdf> {
-    others.iter().copied().filter(|other| same_card(*other, port)).collect()
+    one.slot() == other.slot()
 }

@@ -1,12 +1,12 @@
 //! Pools of huge pages: how they grow now, and how they are there from the next boot on.
 
 use super::{Advice, Code, Steps, parameters};
-use crate::host::HostProfile;
+use crate::host::{HostProfile, LinuxVersion};
 use crate::units::PageSize;
 
 /// The first kernel that takes `hugepages=NODE:N` (commit b5389086ad7b, "hugetlbfs: extend the
 /// definition of hugepages parameter to support node allocation").
-const PER_NODE: (u32, u32) = (5, 16);
+const PER_NODE: LinuxVersion = LinuxVersion(5, 16);
 
 /// The kernel has no pool of this size.
 pub fn no_pool(host: &HostProfile, size: PageSize) -> Steps {
@@ -77,7 +77,7 @@ pub fn at_boot(host: &HostProfile, wanted: &[(u32, u64)]) -> Steps {
         memory.nodes.keys().map(|id| (*id, of(id))).filter(|(_, pages)| *pages > 0).collect();
     let count = if is_single {
         wanted.iter().map(|(_, pages)| pages).sum::<u64>().to_string()
-    } else if host.system.version().is_some_and(|version| version < PER_NODE) {
+    } else if host.linux.is_some_and(|version| version < PER_NODE) {
         return on_old_kernel(host, &nodes, old.as_ref());
     } else {
         let each = nodes.iter().map(|(node, pages)| format!("{node}:{pages}"));
@@ -93,8 +93,7 @@ fn on_old_kernel(host: &HostProfile, nodes: &[(u32, u64)], old: Option<&Given>) 
     let all = most * host.memory.nodes.len() as u64;
     let mut steps = vec![format!(
         "this kernel spreads them over all nodes evenly (it knows no number for each node, as \
-         since Linux {}.{}): ask for {all} in all",
-        PER_NODE.0, PER_NODE.1
+         since {PER_NODE}): ask for {all} in all"
     )];
     let parameter = format!("hugepagesz=1G hugepages={all}");
     steps.extend(parameters::change(host, &parameter, old.map(|old| old.words.as_str())));
@@ -125,7 +124,7 @@ impl Given {
 }
 
 fn huge(host: &HostProfile) -> impl Iterator<Item = &str> {
-    let words = host.iommu.kernel_cmdline.split_whitespace();
+    let words = host.command_line.words();
     words.filter(|word| word.starts_with("hugepages"))
 }
 

@@ -8,6 +8,7 @@
 pub mod binding;
 mod code;
 pub mod cpu;
+pub mod device;
 mod finding;
 mod fix;
 pub mod groups;

@@ -6,7 +6,7 @@ use super::Steps;
 
 /// The word of the running kernel's command line that `wanted` picks.
 pub fn find(host: &HostProfile, wanted: impl Fn(&str) -> bool) -> Option<&str> {
-    host.iommu.kernel_cmdline.split_whitespace().find(|word| wanted(word))
+    host.command_line.find(wanted)
 }
 
 /// Whether the running kernel was started with this word.

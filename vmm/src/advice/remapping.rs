@@ -3,7 +3,7 @@
 use berth_devices::vfio::IommuBackend;
 
 use super::{Advice, line, parameters};
-use crate::host::HostProfile;
+use crate::host::{HostProfile, LinuxVersion};
 use crate::units::Seen;
 
 const INTERRUPTS: &str = "/proc/interrupts";
@@ -84,7 +84,7 @@ fn missing_ioapic(host: &HostProfile) -> Option<Vec<String>> {
     let (_, rest) = said.split_once("IOAPIC[")?;
     let (number, _) = rest.split_once(']')?;
     let number: u32 = number.parse().ok()?;
-    let parameter = if host.system.is_since(6, 2) {
+    let parameter = if host.linux >= Some(LinuxVersion(6, 2)) {
         format!("ivrs_ioapic={number}@0000:00:14.0")
     } else {
         format!("ivrs_ioapic[{number}]=00:14.0")

@@ -4,7 +4,7 @@ use berth_devices::vfio::IommuBackend;
 
 use super::*;
 use crate::host::fixture::{Fixture, golden};
-use crate::host::{Family, HostProfile, Initramfs, Loader, Query, System};
+use crate::host::{CommandLine, Family, HostProfile, Initramfs, Loader, Query, System};
 
 const FAMILIES: [Family; 8] = [
     Family::Debian,
@@ -29,7 +29,7 @@ fn host(change: impl FnOnce(&mut Fixture)) -> HostProfile {
 fn on(system: System, cmdline: &str) -> HostProfile {
     let mut host = host(|_| ());
     host.system = system;
-    host.iommu.kernel_cmdline = cmdline.to_owned();
+    host.command_line = CommandLine::from(cmdline);
     host
 }
 

@@ -6,14 +6,14 @@ use berth_devices::pci::Bdf;
 
 use super::setting::{Goal, Setting, Step, Value};
 use super::{BindOptions, BindingError};
-use crate::host::{HostFunction, HostUse, Inventory};
+use crate::host::{Availability, Functions, HostFunction, HostUse, PciFunction};
 
 /// The driver that passthrough needs.
 pub const VFIO: &str = "vfio-pci";
 
 /// Functions to change, with their groups' if asked for, in order.
 pub fn members(
-    host: &Inventory,
+    host: &Functions,
     asked: &[Bdf],
     options: BindOptions,
 ) -> Result<BTreeSet<Bdf>, BindingError> {
@@ -24,12 +24,9 @@ pub fn members(
             return Err(BindingError::Bridge { device });
         }
         all.insert(device);
-        let group = found.function.group.filter(|_| options.group);
-        let others = group.and_then(|group| host.groups.get(&group));
-        let others = others.into_iter().flat_map(|group| &group.members);
-        all.extend(others.copied().filter(|other| {
-            host.functions.get(other).is_some_and(|found| !found.function.is_bridge())
-        }));
+        if options.group {
+            all.extend(host.neighbours(device).map(|(other, _)| other));
+        }
     }
     Ok(all)
 }
@@ -39,7 +36,7 @@ pub fn members(
 /// # Errors
 /// One of them cannot be given, or must not be.
 pub fn bind(
-    host: &Inventory,
+    host: &Functions,
     devices: &BTreeSet<Bdf>,
     options: BindOptions,
 ) -> Result<Vec<Step>, BindingError> {
@@ -52,7 +49,7 @@ pub fn bind(
         }
         // A vendor's variant serves as well, and may know how to migrate.
         if !function.is_bound_to_vfio() {
-            check_free(device, found, options)?;
+            check_free(host, device, options.force)?;
         }
         steps.extend(hand_over(device, found));
     }
@@ -83,7 +80,7 @@ fn hand_over(device: Bdf, found: &HostFunction) -> [Step; 2] {
 /// # Errors
 /// One of them is in use, or does not exist.
 pub fn unbind(
-    host: &Inventory,
+    host: &Functions,
     devices: &BTreeSet<Bdf>,
     options: BindOptions,
     original: impl Fn(&Setting) -> Option<Value>,
@@ -103,8 +100,8 @@ pub fn unbind(
             None if original(&only).is_none() => continue,
             None => Goal::Is(now.clone()),
         };
-        let is_held = |use_: &HostUse| matches!(use_, HostUse::OpenVfio { .. });
-        let held: Vec<HostUse> = found.uses.iter().filter(|use_| is_held(use_)).cloned().collect();
+        let held = found.uses.iter().filter(|use_| use_.is_vfio());
+        let held: Vec<HostUse> = held.cloned().collect();
         if !held.is_empty() && !options.force && goal != Goal::Is(now.clone()) {
             return Err(BindingError::InUse { device, uses: held });
         }
@@ -122,15 +119,14 @@ pub fn unbind(
 }
 
 /// What a person may want to know about functions that are about to be bound.
-pub fn notes(host: &Inventory, devices: &BTreeSet<Bdf>) -> Vec<String> {
+pub fn notes(host: &Functions, devices: &BTreeSet<Bdf>) -> Vec<String> {
     let mut notes = BTreeSet::new();
     for device in devices {
-        let Some(group) = host.functions.get(device).and_then(|found| found.function.group) else {
+        let Some(group) = host.pci(*device).and_then(|function| function.group) else {
             continue;
         };
-        let others = host.groups.get(&group).into_iter().flat_map(|group| &group.members);
-        for other in others.filter(|other| !devices.contains(other)) {
-            let Some(found) = host.functions.get(other) else { continue };
+        let others = host.members(Some(group));
+        for (other, found) in others.filter(|(other, _)| !devices.contains(other)) {
             if !found.function.allows_passthrough_of_its_group() {
                 let driver = found.function.driver.as_deref().unwrap_or("none");
                 notes.insert(format!(
@@ -143,7 +139,7 @@ pub fn notes(host: &Inventory, devices: &BTreeSet<Bdf>) -> Vec<String> {
 }
 
 /// Whether functions can be bound at boot, before anything else has them.
-pub fn check_lasting(host: &Inventory, devices: &BTreeSet<Bdf>) -> Result<(), BindingError> {
+pub fn check_lasting(host: &Functions, devices: &BTreeSet<Bdf>) -> Result<(), BindingError> {
     for &device in devices {
         if let Some((physical, _)) = find(host, device)?.virtual_of {
             return Err(BindingError::NotAtBoot { device, physical });
@@ -153,8 +149,8 @@ pub fn check_lasting(host: &Inventory, devices: &BTreeSet<Bdf>) -> Result<(), Bi
 }
 
 /// What `--persist` cannot do: a driver in the kernel itself is there before any file is read.
-pub fn early_notes(host: &Inventory, devices: &BTreeSet<Bdf>) -> Vec<String> {
-    let functions = devices.iter().filter_map(|device| Some((device, host.functions.get(device)?)));
+pub fn early_notes(host: &Functions, devices: &BTreeSet<Bdf>) -> Vec<String> {
+    let functions = devices.iter().filter_map(|device| Some((device, host.get(*device)?)));
     let early = functions.filter(|(_, found)| found.is_driver_built_in);
     let note = |(device, found): (&Bdf, &HostFunction)| {
         let driver = found.function.driver.as_deref().unwrap_or_default();
@@ -167,24 +163,45 @@ pub fn early_notes(host: &Inventory, devices: &BTreeSet<Bdf>) -> Vec<String> {
 }
 
 /// Whether a function may be taken from its driver.
-pub fn check_free(
-    device: Bdf,
-    found: &HostFunction,
-    options: BindOptions,
-) -> Result<(), BindingError> {
-    let count = found.sriov.as_ref().map_or(0, |sriov| sriov.functions.len());
-    if count > 0 {
-        return Err(BindingError::HasVirtualFunctions { device, count });
+///
+/// # Errors
+/// The host or another process uses it, unless `force` overrides that, or it has virtual functions.
+pub fn check_free(host: &Functions, device: Bdf, force: bool) -> Result<(), BindingError> {
+    match host.availability(device) {
+        Availability::Absent => Err(BindingError::NoSuchDevice { device }),
+        Availability::Bridge => Err(BindingError::Bridge { device }),
+        Availability::InUse(uses) if !force => Err(BindingError::InUse { device, uses }),
+        Availability::HasVirtualFunctions(count) => {
+            Err(BindingError::HasVirtualFunctions { device, count })
+        }
+        Availability::InUse(_) => match find(host, device)?.functions_to_lose() {
+            0 => Ok(()),
+            count => Err(BindingError::HasVirtualFunctions { device, count }),
+        },
+        // To change hands is one thing, to go to a guest another.
+        Availability::NoIommu
+        | Availability::GroupInUse(_)
+        | Availability::Unknown
+        | Availability::Ready
+        | Availability::Free => Ok(()),
     }
-    if found.uses.is_empty() || options.force {
-        return Ok(());
-    }
-    Err(BindingError::InUse { device, uses: found.uses.clone() })
+}
+
+/// What `--force` overrides, a line for each function.
+pub fn overridden(host: &Functions, devices: &BTreeSet<Bdf>) -> Vec<String> {
+    let of = |&device: &Bdf| match host.availability(device) {
+        verdict @ Availability::InUse(_) => {
+            let bound = host.pci(device).is_some_and(PciFunction::is_bound_to_vfio);
+            (!bound).then(|| format!("--force takes {device}, although it {verdict}"))
+        }
+        _ => None,
+    };
+    devices.iter().filter_map(of).collect()
 }
 
 /// A function that exists.
-pub fn find(host: &Inventory, device: Bdf) -> Result<&HostFunction, BindingError> {
-    host.functions.get(&device).ok_or(BindingError::NoSuchDevice { device })
+pub fn find(host: &Functions, device: Bdf) -> Result<&HostFunction, BindingError> {
+    host.get(device).ok_or(BindingError::NoSuchDevice { device })
 }
 
 #[cfg(test)]

@@ -4,22 +4,24 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 use std::rc::Rc;
 
 use berth_devices::pci::Bdf;
 
+use super::disk::{Disk, LiveDisk};
 use super::host_control::HostControl;
 use super::setting::{Act, Setting, Value};
 use crate::units::VfPort;
 
-/// Ends the process, as far as a test can: with a panic, after a number of steps.
+/// Ends the process, as far as a test can: with a panic, after a number of steps once it is lit.
 #[derive(Debug, Default)]
 pub struct Fuse(Cell<Option<u32>>);
 
 impl Fuse {
-    /// One that burns down after `steps`.
-    pub fn after(steps: u32) -> Rc<Self> {
-        Rc::new(Self(Cell::new(Some(steps))))
+    /// From now on it burns down, after `steps`, or never.
+    pub fn light(&self, steps: Option<u32>) {
+        self.0.set(steps);
     }
 
     /// Counts a step.
@@ -34,6 +36,48 @@ impl Fuse {
     /// Whether the next step is the last.
     pub fn is_last(&self) -> bool {
         self.0.get() == Some(0)
+    }
+}
+
+/// The journal's file on a disk that notes whether an intent is still to be written to it, and
+/// that a fuse may end the process on, in the middle of a line too.
+pub struct FakeDisk {
+    disk: LiveDisk,
+    fuse: Rc<Fuse>,
+    unsynced: Rc<Cell<bool>>,
+}
+
+impl FakeDisk {
+    /// The disk with `folder`, as `kernel` sees it.
+    pub fn beside(kernel: &FakeKernel, folder: &Path) -> Self {
+        let disk = LiveDisk::new(folder.to_owned());
+        Self { disk, fuse: kernel.fuse.clone(), unsynced: kernel.unsynced.clone() }
+    }
+}
+
+impl Disk for FakeDisk {
+    fn append(&mut self, line: &str) -> io::Result<()> {
+        if self.fuse.is_last() {
+            self.disk.append(&line[..line.len() / 2])?;
+            self.fuse.burn();
+        }
+        self.disk.append(line)?;
+        if line.contains("\"intent\"") {
+            self.unsynced.set(true);
+        }
+        self.fuse.burn();
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.unsynced.set(false);
+        self.disk.sync()
+    }
+
+    fn replace(&mut self, text: &str) -> io::Result<()> {
+        self.fuse.burn();
+        self.unsynced.set(false);
+        self.disk.replace(text)
     }
 }
 
@@ -61,7 +105,13 @@ pub struct State {
 pub struct FakeKernel {
     state: RefCell<State>,
     log: RefCell<Vec<String>>,
-    pub fuse: Option<Rc<Fuse>>,
+    pub fuse: Rc<Fuse>,
+    /// Whether the journal has an intent that is not on its disk.
+    unsynced: Rc<Cell<bool>>,
+    /// The port that each virtual function's driver found, which it reads once.
+    found: RefCell<BTreeMap<Bdf, VfPort>>,
+    /// Huge pages that there is memory for: a pool that is to have more grows as far.
+    pub most_pages: u64,
 }
 
 pub const PHYSICAL: &str = "0000:21:00.0";
@@ -90,7 +140,14 @@ impl FakeKernel {
             autoprobe: true,
             pages: 0,
         };
-        Self { state: RefCell::new(state), log: RefCell::default(), fuse: None }
+        Self {
+            state: RefCell::new(state),
+            log: RefCell::default(),
+            fuse: Rc::default(),
+            unsynced: Rc::default(),
+            found: RefCell::default(),
+            most_pages: u64::MAX,
+        }
     }
 
     /// Makes virtual functions, taken by their own driver.
@@ -108,14 +165,47 @@ impl FakeKernel {
         self.log.borrow().clone()
     }
 
+    /// Virtual functions whose driver found another port than they have now.
+    pub fn surprised(&self) -> Vec<Bdf> {
+        let (state, found) = (self.state.borrow(), self.found.borrow());
+        let ports = (0..).zip(&state.ports).map(|(index, port)| (port, virtual_function(index)));
+        let surprised = ports.filter(|(port, function)| {
+            state.functions[function].driver.as_deref() == Some("igbvf")
+                && found.get(function) != Some(*port)
+        });
+        surprised.map(|(_, function)| function).collect()
+    }
+
     /// What somebody else than berth does.
     pub fn write(&self, path: &str, text: &str) -> io::Result<()> {
+        let before = self.state();
+        self.store(path, text)?;
+        let state = self.state.borrow();
+        let has = |state: &State, function: &Bdf| {
+            let function = state.functions.get(function);
+            function.is_some_and(|one| one.driver.as_deref() == Some("igbvf"))
+        };
+        for (port, function) in
+            (0..).zip(&state.ports).map(|(index, port)| (port, virtual_function(index)))
+        {
+            let is_new = path.ends_with("sriov_numvfs") || !has(&before, &function);
+            if is_new && has(&state, &function) {
+                self.found.borrow_mut().insert(function, port.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn store(&self, path: &str, text: &str) -> io::Result<()> {
         let mut state = self.state.borrow_mut();
         let name = path.rsplit('/').next().unwrap_or_default();
         let in_path = path.split('/').find_map(|part| part.parse::<Bdf>().ok());
         let function = in_path.or_else(|| text.parse().ok());
         match (name, function) {
-            ("nr_hugepages", _) => state.pages = text.parse().map_err(|_| failed(libc::EINVAL))?,
+            ("nr_hugepages", _) => {
+                let pages: u64 = text.parse().map_err(|_| failed(libc::EINVAL))?;
+                state.pages = pages.min(self.most_pages);
+            }
             ("sriov_numvfs", Some(_)) => {
                 let count: u32 = text.parse().map_err(|_| failed(libc::EINVAL))?;
                 if count > 0 && !state.ports.is_empty() {
@@ -193,9 +283,8 @@ impl HostControl for FakeKernel {
     }
 
     fn perform(&self, act: &Act) -> io::Result<()> {
-        if let Some(fuse) = &self.fuse {
-            fuse.burn();
-        }
+        assert!(!self.unsynced.get(), "{act}: the intent is not on the disk yet");
+        self.fuse.burn();
         self.log.borrow_mut().push(act.to_string());
         let done = match act {
             Act::Write { path, text } => self.write(path, text),
@@ -206,9 +295,7 @@ impl HostControl for FakeKernel {
                 Ok(())
             }
         };
-        if let Some(fuse) = &self.fuse {
-            fuse.burn();
-        }
+        self.fuse.burn();
         done
     }
 }

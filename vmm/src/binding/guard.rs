@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use berth_devices::pci::Bdf;
 
 use super::owner::Owner;
-use super::{BindingError, Session};
+use super::{BindingError, Session, Target};
 use crate::child;
-use crate::host::{HostUse, Inventory, Root};
+use crate::host::{Functions, HostUse};
 
 /// How long a killed berth may take to let go of its devices. Unmapping a terabyte from an IOMMU
 /// takes seconds.
@@ -33,12 +33,14 @@ impl Guard {
     ///
     /// # Errors
     /// No pipe, or no child ([`child::start`]).
-    pub fn start(owner: Owner, devices: &[Bdf]) -> Result<Self, BindingError> {
+    pub fn start(target: &Target, owner: Owner, devices: &[Bdf]) -> Result<Self, BindingError> {
         let (reader, alive) = io::pipe().map_err(BindingError::Guard)?;
         let (result, writer) = io::pipe().map_err(BindingError::Guard)?;
         let kept = [libc::STDERR_FILENO, reader.as_raw_fd(), writer.as_raw_fd(), owner.fd()];
-        child::start(c"berth-guard", &kept, || stand_guard(reader, writer, &owner, devices))
-            .map_err(BindingError::Guard)?;
+        child::start(c"berth-guard", &kept, || {
+            stand_guard(reader, writer, target, &owner, devices)
+        })
+        .map_err(BindingError::Guard)?;
         Ok(Self { alive, result, _owner: owner })
     }
 
@@ -50,9 +52,15 @@ impl Guard {
     }
 }
 
-fn stand_guard(reader: PipeReader, mut result: PipeWriter, owner: &Owner, devices: &[Bdf]) {
+fn stand_guard(
+    reader: PipeReader,
+    mut result: PipeWriter,
+    target: &Target,
+    owner: &Owner,
+    devices: &[Bdf],
+) {
     wait_for_end(reader);
-    match give_back(owner, devices) {
+    match give_back(target, owner, devices) {
         Ok(true) => {
             // Without berth there is nobody to tell.
             let _ = result.write(&[1]);
@@ -67,9 +75,9 @@ fn wait_for_end(mut reader: PipeReader) {
     let _ = reader.read(&mut [0]);
 }
 
-fn give_back(owner: &Owner, devices: &[Bdf]) -> Result<bool, BindingError> {
-    wait_until_released(devices)?;
-    let mut session = Session::open()?;
+fn give_back(target: &Target, owner: &Owner, devices: &[Bdf]) -> Result<bool, BindingError> {
+    wait_until_released(target, devices)?;
+    let mut session = Session::open(target)?;
     let id = owner.id().to_owned();
     let restored = session.give_back(|other| *other == id)?;
     owner.retire();
@@ -78,11 +86,12 @@ fn give_back(owner: &Owner, devices: &[Bdf]) -> Result<bool, BindingError> {
 
 /// The pipe ends before the kernel has closed the devices of a berth that was killed, and
 /// vfio-pci's unbind would wait for that where nothing can interrupt it.
-fn wait_until_released(devices: &[Bdf]) -> Result<(), BindingError> {
+fn wait_until_released(target: &Target, devices: &[Bdf]) -> Result<(), BindingError> {
+    let root = target.root()?;
     let deadline = Instant::now() + RELEASE;
     loop {
-        let host = Inventory::read_to_take(&Root::live(), devices)?;
-        let mut uses = host.functions.values().flat_map(|found| &found.uses);
+        let host = Functions::read_to_take(&root, devices)?;
+        let mut uses = host.read.values().flat_map(|found| &found.uses);
         if !uses.any(|use_| matches!(use_, HostUse::OpenVfio { .. })) || Instant::now() > deadline {
             return Ok(());
         }

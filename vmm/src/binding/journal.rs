@@ -9,13 +9,14 @@
 //! pages anew, by the host's own configuration, and putting back what was before would break that.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use berth_devices::pci::Bdf;
 use serde::{Deserialize, Serialize};
 
 use super::BindingError;
+use super::disk::{Disk, LiveDisk};
 use super::setting::{Goal, Setting, Value};
 
 /// Raised when an older berth would misread the file.
@@ -73,13 +74,11 @@ pub struct Entry {
 /// The journal, open and locked: other berths wait until it is dropped.
 pub struct Journal {
     folder: PathBuf,
-    file: File,
+    disk: Box<dyn Disk>,
     entries: Vec<Entry>,
     /// The boot that the entries are of.
     boot: String,
     _lock: File,
-    #[cfg(test)]
-    pub(super) fuse: Option<std::rc::Rc<super::fake::Fuse>>,
 }
 
 impl Journal {
@@ -89,6 +88,11 @@ impl Journal {
     /// # Errors
     /// The folder cannot be written, or the file is none that this berth reads.
     pub fn open(folder: &Path) -> Result<Self, BindingError> {
+        Self::open_on(Box::new(LiveDisk::new(folder.to_owned())), folder)
+    }
+
+    /// The same, with its lines going to `disk`.
+    pub(super) fn open_on(mut disk: Box<dyn Disk>, folder: &Path) -> Result<Self, BindingError> {
         let failed = |source| BindingError::Journal { path: folder.to_owned(), source };
         if !folder.exists() {
             fs::create_dir_all(folder).map_err(failed)?;
@@ -103,16 +107,8 @@ impl Journal {
             Err(error) => return Err(failed(error)),
         };
         // Also gets rid of a line that was cut short: the next one would continue it.
-        let file = write_anew(folder, &boot, &entries).map_err(failed)?;
-        Ok(Self {
-            folder: folder.to_owned(),
-            file,
-            entries,
-            boot,
-            _lock: lock,
-            #[cfg(test)]
-            fuse: None,
-        })
+        disk.replace(&text(&boot, &entries)).map_err(failed)?;
+        Ok(Self { folder: folder.to_owned(), disk, entries, boot, _lock: lock })
     }
 
     /// Forgets what a boot has made anew, which is returned; what `lasts` across boots stays. It
@@ -165,7 +161,7 @@ impl Journal {
                 owner,
             })?;
         }
-        self.file.sync_all().map_err(|source| self.failed(source))
+        self.disk.sync().map_err(|source| self.failed(source))
     }
 
     /// Notes that a setting has changed. Not to lose this matters to nobody: to act again does
@@ -182,42 +178,18 @@ impl Journal {
 
     /// Replaces the file by one with what is left.
     pub fn compact(&mut self) -> Result<(), BindingError> {
-        self.burn();
-        self.file = write_anew(&self.folder, &self.boot, &self.entries)
-            .map_err(|source| self.failed(source))?;
-        Ok(())
+        let text = text(&self.boot, &self.entries);
+        self.disk.replace(&text).map_err(|source| self.failed(source))
     }
 
     fn append(&mut self, record: &Record) -> Result<(), BindingError> {
-        let line = line(record);
-        self.burn_in_the_middle_of(&line);
-        self.file.write_all(line.as_bytes()).map_err(|source| self.failed(source))?;
+        self.disk.append(&line(record)).map_err(|source| self.failed(source))?;
         apply(&mut self.entries, record);
-        self.burn();
         Ok(())
     }
 
     fn failed(&self, source: io::Error) -> BindingError {
         BindingError::Journal { path: self.folder.clone(), source }
-    }
-
-    /// Where a test may end this process.
-    fn burn(&self) {
-        #[cfg(test)]
-        if let Some(fuse) = &self.fuse {
-            fuse.burn();
-        }
-    }
-
-    #[cfg_attr(not(test), expect(unused_variables))]
-    fn burn_in_the_middle_of(&mut self, line: &str) {
-        #[cfg(test)]
-        if let Some(fuse) = &self.fuse
-            && fuse.is_last()
-        {
-            let _ = self.file.write_all(&line.as_bytes()[..line.len() / 2]);
-            fuse.burn();
-        }
     }
 }
 
@@ -239,23 +211,14 @@ fn line(record: &Record) -> String {
     serde_json::to_string(record).expect("a record is plain data") + "\n"
 }
 
-/// The file with nothing but `entries`, in the place of the old one at one go.
-fn write_anew(folder: &Path, boot: &str, entries: &[Entry]) -> io::Result<File> {
-    let (path, new) = (folder.join("journal"), folder.join("journal.new"));
+/// The file's text with nothing but `entries`.
+fn text(boot: &str, entries: &[Entry]) -> String {
     let mut text = line(&Record::BerthJournal { version: VERSION, boot: boot.to_owned() });
     for entry in entries.iter().cloned() {
         let Entry { setting, original: before, now: after, virtual_of, owner } = entry;
         text += &line(&Record::Intent { setting, before, after, virtual_of, owner });
     }
-    if fs::read_to_string(&path).is_ok_and(|old| old == text) {
-        return OpenOptions::new().append(true).open(path);
-    }
-    let mut file = OpenOptions::new().create(true).write(true).truncate(true).open(&new)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&new, &path)?;
-    File::open(folder)?.sync_all()?;
-    Ok(file)
+    text
 }
 
 /// What the kernel calls this boot (`random.c`: a UUID drawn once); empty where it does not tell.

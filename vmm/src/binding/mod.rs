@@ -10,6 +10,7 @@
 //! journal does it.
 
 mod decide;
+mod disk;
 mod error;
 mod execute;
 #[cfg(test)]
@@ -23,10 +24,10 @@ mod persist;
 mod report;
 mod run;
 mod setting;
+mod target;
 mod virtual_functions;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use berth_devices::pci::Bdf;
 
@@ -38,17 +39,14 @@ pub use module::{ModuleError, load as load_module, need as need_vfio};
 pub use report::{Report, RestoreReport};
 pub use run::{Lease, RunDevice, for_run, recover};
 pub use setting::{Goal, Setting, Step, Value};
+pub use target::Target;
 pub use virtual_functions::{ports, sriov};
 
 use crate::advice::parameters;
-use crate::host::{HostUse, Inventory, Root, System};
-use crate::state;
+use crate::host::{Functions, HostUse, Root, System};
 use crate::units::PageSize;
 use host_control::LiveHost;
 use journal::{Entry, Journal};
-
-/// The host's root; also that of its configuration.
-const ROOT: &str = "/";
 
 /// How a command goes about it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,15 +65,18 @@ pub struct BindOptions {
 ///
 /// # Errors
 /// Nothing has changed then.
-pub fn bind(asked: &[Bdf], options: BindOptions) -> Result<Report, BindingError> {
-    let mut session = Session::for_command(options.dry_run)?;
-    let host = Inventory::read_to_take(&Root::live(), asked)?;
+pub fn bind(target: &Target, asked: &[Bdf], options: BindOptions) -> Result<Report, BindingError> {
+    let mut session = Session::for_command(target, options.dry_run)?;
+    let host = Functions::read_to_take(&session.root, asked)?;
     let devices = decide::members(&host, asked, options)?;
     let steps = decide::bind(&host, &devices, options)?;
     if options.persist {
         decide::check_lasting(&host, &devices)?;
     }
     let mut report = Report::new(options.dry_run, &steps);
+    if options.force {
+        report.notes.extend(decide::overridden(&host, &devices));
+    }
     report.notes.extend(decide::notes(&host, &devices));
     if !host.vfio_pci {
         report.commands.insert(0, module::COMMAND.to_owned());
@@ -86,7 +87,7 @@ pub fn bind(asked: &[Bdf], options: BindOptions) -> Result<Report, BindingError>
     }
     if options.persist {
         let rivals = devices.iter().map(|&device| (device, session.rivals(&host, device)));
-        report.files = persist::add(Path::new(ROOT), &remake(), rivals.collect(), options.dry_run)?;
+        report.files = persist::add(target.folder(), &remake(), rivals.collect(), options.dry_run)?;
         report.notes.extend(decide::early_notes(&host, &devices));
     }
     report.look(&session, &devices)?;
@@ -100,9 +101,13 @@ pub fn bind(asked: &[Bdf], options: BindOptions) -> Result<Report, BindingError>
 ///
 /// # Errors
 /// Nothing has changed then.
-pub fn unbind(asked: &[Bdf], options: BindOptions) -> Result<Report, BindingError> {
-    let mut session = Session::for_command(options.dry_run)?;
-    let host = Inventory::read_to_take(&Root::live(), asked)?;
+pub fn unbind(
+    target: &Target,
+    asked: &[Bdf],
+    options: BindOptions,
+) -> Result<Report, BindingError> {
+    let mut session = Session::for_command(target, options.dry_run)?;
+    let host = Functions::read_to_take(&session.root, asked)?;
     let devices = decide::members(&host, asked, options)?;
     for &device in &devices {
         if let Some(run) = session.journal.run_of(&Setting::Driver(device)) {
@@ -116,7 +121,7 @@ pub fn unbind(asked: &[Bdf], options: BindOptions) -> Result<Report, BindingErro
         session.run(&steps)?;
     }
     if options.persist {
-        report.files = persist::remove(Path::new(ROOT), &remake(), &devices, options.dry_run)?;
+        report.files = persist::remove(target.folder(), &remake(), &devices, options.dry_run)?;
     }
     report.look(&session, &devices)?;
     Ok(report)
@@ -126,9 +131,9 @@ pub fn unbind(asked: &[Bdf], options: BindOptions) -> Result<Report, BindingErro
 ///
 /// # Errors
 /// The journal cannot be read or written. What cannot be put back is in the report.
-pub fn restore(options: BindOptions) -> Result<RestoreReport, BindingError> {
-    let mut session = Session::for_command(options.dry_run)?;
-    let persisted = persist::functions(Path::new(ROOT))?;
+pub fn restore(target: &Target, options: BindOptions) -> Result<RestoreReport, BindingError> {
+    let mut session = Session::for_command(target, options.dry_run)?;
+    let persisted = persist::functions(target.folder())?;
     let lasting = |setting: &Setting| match setting {
         Setting::Driver(device) if persisted.contains(device) => Some(*device),
         _ => None,
@@ -143,7 +148,7 @@ pub fn restore(options: BindOptions) -> Result<RestoreReport, BindingError> {
     let owned: Vec<_> =
         session.journal.entries().iter().filter(|entry| entry.owner.is_some()).cloned().collect();
     let held = if options.force { BTreeMap::new() } else { session.held()? };
-    let Session { kernel, journal, recovered, obsolete } = &mut session;
+    let Session { kernel, journal, recovered, obsolete, .. } = &mut session;
     let restored = execute::restore(kernel, journal, &held, |entry| entry.owner.is_none())?;
     let restored = std::mem::take(recovered).into_iter().chain(restored).collect();
     Ok(RestoreReport::new(restored, &owned, obsolete).with(notes))
@@ -158,8 +163,13 @@ fn remake() -> String {
 ///
 /// # Errors
 /// Nothing has changed then: memory may be too fragmented for as many.
-pub fn reserve(node: Option<u32>, size: PageSize, pages: u64) -> Result<(), BindingError> {
-    let mut session = Session::open()?;
+pub fn reserve(
+    target: &Target,
+    node: Option<u32>,
+    size: PageSize,
+    pages: u64,
+) -> Result<(), BindingError> {
+    let mut session = Session::open(target)?;
     let setting = Setting::HugePages { node, size };
     // Its value now is read when the step is made.
     session.run(&[Step::to(setting, Value::Nothing, Value::Count(pages))])
@@ -170,7 +180,7 @@ pub fn reserve(node: Option<u32>, size: PageSize, pages: u64) -> Result<(), Bind
 /// # Errors
 /// One of them cannot be given, or must not be.
 pub fn bind_steps(
-    host: &Inventory,
+    host: &Functions,
     devices: &BTreeSet<Bdf>,
     force: bool,
 ) -> Result<Vec<Step>, BindingError> {
@@ -187,6 +197,7 @@ pub fn apply(session: &mut Session, steps: &[Step]) -> Result<(), BindingError> 
 
 /// The journal, locked, and the host that it is about.
 pub struct Session {
+    root: Root,
     kernel: LiveHost,
     journal: Journal,
     /// What berths that were killed had left behind.
@@ -197,8 +208,8 @@ pub struct Session {
 
 impl Session {
     /// Waits for other berths, and gives back what those that were killed could not.
-    pub fn open() -> Result<Self, BindingError> {
-        let mut session = Self::look()?;
+    pub fn open(target: &Target) -> Result<Self, BindingError> {
+        let mut session = Self::look(target)?;
         if !session.obsolete.is_empty() {
             for Entry { setting, original, .. } in &session.obsolete {
                 log::info!("{setting} was {original}; the host has booted since");
@@ -219,21 +230,23 @@ impl Session {
     }
 
     /// The same; for a command that only says what it would do, nothing is given back.
-    pub fn for_command(dry_run: bool) -> Result<Self, BindingError> {
-        if dry_run { Self::look() } else { Self::open() }
+    pub fn for_command(target: &Target, dry_run: bool) -> Result<Self, BindingError> {
+        if dry_run { Self::look(target) } else { Self::open(target) }
     }
 
     /// What is still to be put back. A boot has made all anew but what `--persist` keeps.
-    fn look() -> Result<Self, BindingError> {
-        let mut journal = Journal::open(&state::folder())?;
-        let persisted = persist::functions(Path::new(ROOT))?;
+    fn look(target: &Target) -> Result<Self, BindingError> {
+        let root = target.root()?;
+        let mut journal = Journal::open(target.state())?;
+        let persisted = persist::functions(target.folder())?;
         let obsolete = journal.forget_earlier_boots(|entry| {
             let is_binding = matches!(entry.setting, Setting::Driver(_) | Setting::Override(_));
             let function = entry.setting.function();
             let is_persisted = function.is_some_and(|function| persisted.contains(&function));
             is_binding && is_persisted && entry.owner.is_none()
         });
-        Ok(Self { kernel: LiveHost::new(ROOT), journal, recovered: Vec::new(), obsolete })
+        let kernel = LiveHost::new(target.folder());
+        Ok(Self { root, kernel, journal, recovered: Vec::new(), obsolete })
     }
 
     /// Puts back what was changed for runs.
@@ -264,10 +277,10 @@ impl Session {
     }
 
     /// Modules that would have a function: those of its kind, and of what has it or had it.
-    fn rivals(&self, host: &Inventory, device: Bdf) -> BTreeSet<String> {
-        let Some(found) = host.functions.get(&device) else { return BTreeSet::new() };
-        let root = Root::live();
-        let mut modules = found.native_modules(&root);
+    fn rivals(&self, host: &Functions, device: Bdf) -> BTreeSet<String> {
+        let Some(found) = host.get(device) else { return BTreeSet::new() };
+        let root = &self.root;
+        let mut modules = found.native_modules(root);
         let now = found.function.driver.clone().filter(|_| !found.function.is_bound_to_vfio());
         let earlier = match self.original(&Setting::Driver(device)) {
             Some(Value::Name(driver)) if driver != decide::VFIO => Some(driver),
@@ -284,9 +297,9 @@ impl Session {
         let functions: BTreeSet<Bdf> =
             entries.filter_map(|entry| entry.setting.function()).collect();
         let functions: Vec<Bdf> = functions.into_iter().collect();
-        let host = Inventory::read_to_take(&Root::live(), &functions)?;
+        let host = Functions::read_to_take(&self.root, &functions)?;
         let mut held = BTreeMap::new();
-        for (device, found) in &host.functions {
+        for (device, found) in &host.read {
             let use_ = found.uses.iter().find(|use_| matches!(use_, HostUse::OpenVfio { .. }));
             if let Some(use_) = use_ {
                 held.insert(*device, format!("it {use_}"));
@@ -298,3 +311,6 @@ impl Session {
         Ok(held)
     }
 }
+
+#[cfg(test)]
+mod tests;

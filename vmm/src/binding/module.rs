@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::BindingError;
-use crate::host::Inventory;
+use crate::host::Functions;
 
 /// The same as a command.
 pub const COMMAND: &str = "modprobe -a vfio-pci vfio_iommu_type1";
@@ -28,7 +28,7 @@ pub enum ModuleError {
 ///
 /// # Errors
 /// The kernel has none, or this process may not load it.
-pub fn need(host: &Inventory) -> Result<(), BindingError> {
+pub fn need(host: &Functions) -> Result<(), BindingError> {
     if host.vfio_pci {
         return Ok(());
     }

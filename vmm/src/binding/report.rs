@@ -11,7 +11,7 @@ use super::execute::{Outcome, Restored};
 use super::journal::Entry;
 use super::setting::{Setting, Step, Value};
 use super::{BindingError, Session, decide};
-use crate::host::{Inventory, Root, device_file, group_file};
+use crate::host::{Functions, device_file, group_file};
 
 /// What `bind`, `unbind` and `sriov` did.
 #[derive(Debug, Serialize)]
@@ -73,7 +73,7 @@ impl Report {
     /// Adds functions as they are now.
     pub fn look(&mut self, session: &Session, devices: &BTreeSet<Bdf>) -> Result<(), BindingError> {
         let devices: Vec<Bdf> = devices.iter().copied().collect();
-        let host = Inventory::read_to_take(&Root::live(), &devices)?;
+        let host = Functions::read_to_take(&session.root, &devices)?;
         for address in devices {
             let function = &decide::find(&host, address)?.function;
             let exists = |file: &String| Path::new(file).exists();

@@ -9,10 +9,9 @@ use berth_devices::pci::Bdf;
 use super::guard::Guard;
 use super::owner::Owner;
 use super::{
-    BindOptions, BindingError, Session, Setting, decide, execute, module, virtual_functions,
+    BindOptions, BindingError, Session, Setting, Target, decide, execute, module, virtual_functions,
 };
-use crate::host::{Inventory, Root};
-use crate::state;
+use crate::host::Functions;
 use crate::units::VfPortChange;
 
 /// A device of a run.
@@ -42,13 +41,17 @@ impl Lease {
 ///
 /// # Errors
 /// A device cannot be had; nothing has changed then.
-pub fn for_run(name: &str, devices: &[RunDevice]) -> Result<Option<Lease>, BindingError> {
+pub fn for_run(
+    target: &Target,
+    name: &str,
+    devices: &[RunDevice],
+) -> Result<Option<Lease>, BindingError> {
     if !devices.iter().any(|device| device.bind || !device.port.is_empty()) {
         return Ok(None);
     }
-    let mut session = Session::open()?;
+    let mut session = Session::open(target)?;
     let addresses: Vec<Bdf> = devices.iter().map(|device| device.address).collect();
-    let host = Inventory::read_to_take(&Root::live(), &addresses)?;
+    let host = Functions::read_to_take(&session.root, &addresses)?;
     // Whoever was killed has lost its devices by now, so that the owner of one lives.
     for &device in &addresses {
         if let Some(run) = session.journal.run_of(&Setting::Driver(device)) {
@@ -57,7 +60,12 @@ pub fn for_run(name: &str, devices: &[RunDevice]) -> Result<Option<Lease>, Bindi
     }
     let mut steps = Vec::new();
     for device in devices.iter().filter(|device| !device.port.is_empty()) {
-        steps.extend(virtual_functions::port_step(&host, device.address, &device.port)?);
+        steps.extend(virtual_functions::port_step(
+            &session.root,
+            &host,
+            device.address,
+            &device.port,
+        )?);
     }
     let bound: BTreeSet<Bdf> =
         devices.iter().filter(|device| device.bind).map(|device| device.address).collect();
@@ -71,20 +79,20 @@ pub fn for_run(name: &str, devices: &[RunDevice]) -> Result<Option<Lease>, Bindi
     let owner = Owner::new(session.journal.folder(), name)?;
     let id = owner.id().to_owned();
     // Before the first change, so that there is none without a guard.
-    let guard = Guard::start(owner, &addresses)?;
+    let guard = Guard::start(target, owner, &addresses)?;
     execute::run(&session.kernel, &mut session.journal, &steps, Some(&id))?;
     Ok(Some(Lease(guard)))
 }
 
 /// Gives back what a berth that was killed together with its guard has left. Who calls this may do
 /// without it, so it does not fail for that.
-pub fn recover() {
+pub fn recover(target: &Target) {
     /// Of a journal with nothing in it.
     const EMPTY: u64 = 40;
 
-    let path = state::folder().join("journal");
+    let path = target.state().join("journal");
     if fs::metadata(path).is_ok_and(|file| file.len() > EMPTY)
-        && let Err(error) = Session::open()
+        && let Err(error) = Session::open(target)
     {
         let level = if is_for_root(&error) { log::Level::Info } else { log::Level::Warn };
         log::log!(level, "what an earlier berth has changed stays: {}", error.with_cause());
@@ -103,7 +111,7 @@ mod tests {
     #[test]
     fn users_are_not_warned_of_roots_journal() {
         let journal =
-            |kind: ErrorKind| BindingError::Journal { path: state::folder(), source: kind.into() };
+            |kind: ErrorKind| BindingError::Journal { path: "journal".into(), source: kind.into() };
         assert!(is_for_root(&journal(ErrorKind::PermissionDenied)));
         assert!(!is_for_root(&journal(ErrorKind::StorageFull)));
     }

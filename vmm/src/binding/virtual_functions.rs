@@ -3,7 +3,7 @@
 use berth_devices::pci::Bdf;
 
 use super::{BindingError, Goal, Setting, Step, Value, find};
-use crate::host::{Inventory, Root, Sriov};
+use crate::host::{Functions, Root, Sriov};
 use crate::netlink::vf_ports;
 use crate::units::{VfPort, VfPortChange};
 
@@ -12,14 +12,15 @@ use crate::units::{VfPort, VfPortChange};
 /// # Errors
 /// It is no virtual function, or its port cannot be reached.
 pub(super) fn port_step(
-    host: &Inventory,
+    root: &Root,
+    host: &Functions,
     device: Bdf,
     change: &VfPortChange,
 ) -> Result<Option<Step>, BindingError> {
     let Some((physical, index)) = find(host, device)?.virtual_of else {
         return Err(BindingError::NotVirtual { device });
     };
-    let card = Inventory::read_to_take(&Root::live(), &[physical])?;
+    let card = Functions::read_to_take(root, &[physical])?;
     let ports = ports(sriov(&card, physical)?)?;
     let now = ports.get(index as usize).ok_or(BindingError::NoInterface { device: physical })?;
     let setting = Setting::VfPort { physical, index };
@@ -31,7 +32,7 @@ pub(super) fn port_step(
 ///
 /// # Errors
 /// There is no such function, or it has no SR-IOV.
-pub fn sriov(host: &Inventory, physical: Bdf) -> Result<&Sriov, BindingError> {
+pub fn sriov(host: &Functions, physical: Bdf) -> Result<&Sriov, BindingError> {
     let found = find(host, physical)?;
     let is_virtual = found.virtual_of.is_some();
     found.sriov.as_ref().ok_or(BindingError::NoSriov { device: physical, is_virtual })

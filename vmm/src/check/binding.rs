@@ -4,14 +4,14 @@ use berth_devices::pci::Bdf;
 
 use super::{Case, Code, Finding, Fix};
 use crate::advice::{self, parameters};
-use crate::host::{HostFunction, HostUse};
+use crate::host::{Availability, HostFunction};
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
     let each = case.endpoints().flat_map(|(device, listed)| {
         let findings = [Some(bound(case, device, listed)), kept(case, device, listed)];
         findings.into_iter().flatten().map(move |finding| finding.of(device))
     });
-    each.collect()
+    each.chain(persisted(case)).collect()
 }
 
 fn bound(case: &Case, device: Bdf, listed: &HostFunction) -> Finding {
@@ -37,11 +37,18 @@ fn bound(case: &Case, device: Bdf, listed: &HostFunction) -> Finding {
         Some(driver) => format!("{driver} has it"),
         None => "no driver has it".to_owned(),
     };
-    let finding = Finding::fail(code, source, seen).steps(advice::binding::not_bound(device));
+    let finding = Finding::fail(code, source, seen);
+    let finding = match advice::binding::mistaken_parameter(&case.facts.host) {
+        Some((given, meant)) => finding
+            .step(format!("`{given}` on the command line is no parameter; `{meant}` was meant")),
+        None => finding,
+    };
+    let finding = finding.steps(advice::binding::not_bound(device));
     // What is in use is taken away by hand, or not at all.
-    let idle = listed.uses.iter().all(|usage| matches!(usage, HostUse::OpenVfio { .. }));
-    let idle = idle && listed.functions_to_lose() == 0;
-    if idle && function.group.is_some() { finding.fix(Fix::Bind { device }) } else { finding }
+    match case.facts.host.functions.availability(device) {
+        Availability::Free | Availability::GroupInUse(_) => finding.fix(Fix::Bind { device }),
+        _ => finding,
+    }
 }
 
 /// What would have the device after a reboot, when nothing keeps it for VFIO.
@@ -72,6 +79,22 @@ fn kept(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
         parameters::find(&case.facts.host, |word| word.starts_with("vfio") && names_ids(word));
     let claim =
         option.map(|line| line.file.clone()).or(parameter.map(|_| "/proc/cmdline".to_owned()));
+    if let (Some(line), None, true) = (option, parameter, modules.vfio_pci_built_in)
+        && line.text.starts_with("options vfio")
+    {
+        let seen = format!(
+            "vfio-pci is built into the kernel, which does not read {}: {name} takes it back",
+            line.file
+        );
+        let add = format!("vfio-pci.ids={ids}");
+        return Some(
+            Finding::warn(code, line.file.clone(), seen)
+                .steps(parameters::change(&case.facts.host, &add, None))
+                .step(format!(
+                    "or, for this one card of its kind: `berth bind {device} --persist`"
+                )),
+        );
+    }
     let Some(claim) = claim else {
         let until = match function.driver_override.as_deref() {
             Some(driver) => {
@@ -112,4 +135,34 @@ fn kept(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
         .steps(step)
         .step(parameters::initramfs(&case.facts.host.system))
     })
+}
+
+/// Functions that go to vfio-pci at boot by their addresses, and are not what they were.
+fn persisted(case: &Case) -> Vec<Finding> {
+    const FILE: &str = "/etc/modprobe.d/berth.conf";
+    let code = Code::PersistMoved;
+    let facts = case.facts;
+    let moved = facts.settings.persisted.iter().filter_map(|(&device, modules)| {
+        let was = modules.join(" or ");
+        let step = format!("`berth unbind --persist {device}`, and `berth bind --persist` the card where it is now");
+        let Some(found) = facts.host.functions.get(device) else {
+            let seen = format!("it goes to vfio-pci at boot, and is not there (its driver was {was})");
+            return Some(Finding::warn(code, FILE, seen).of(device).step(step));
+        };
+        let driver = found.function.driver.as_deref().filter(|_| !found.function.is_bound_to_vfio())?;
+        let is = |module: &String| module.replace('-', "_") == driver.replace('-', "_");
+        if modules.is_empty() || modules.iter().any(is) {
+            return None;
+        }
+        let seen = format!(
+            "it goes to vfio-pci at boot; it was a function for {was}, and {driver} has what is there now"
+        );
+        Some(Finding::warn(code, FILE, seen).of(device).step(step))
+    });
+    let moved: Vec<Finding> = moved.collect();
+    if moved.is_empty() {
+        let seen = "what goes to vfio-pci at boot is what it was";
+        return vec![Finding::pass(code, FILE, seen)];
+    }
+    moved
 }

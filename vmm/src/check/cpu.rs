@@ -8,6 +8,34 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
     vec![virtualization(case), kvm(case)]
 }
 
+/// Whether berth runs on such a host at all.
+pub(super) fn architecture(case: &Case) -> Finding {
+    const SOURCE: &str = "/proc/cpuinfo";
+    let code = Code::HostForeign;
+    let host = &case.facts.host;
+    match (host.foreign(), &host.architecture) {
+        (Some(other), _) => {
+            let seen = format!("this is a host of another kind, {other}, and not x86-64");
+            Finding::fail(code, SOURCE, seen).step("choose a host of x86-64")
+        }
+        (None, Some(_)) => Finding::pass(code, SOURCE, "it is an x86-64 host"),
+        (None, None) => Finding::unknown(code, SOURCE, "what kind of host it is cannot be seen"),
+    }
+}
+
+/// Whether a capture holds what berth reads.
+pub(super) fn capture(case: &Case) -> Finding {
+    const SOURCE: &str = "/proc";
+    let code = Code::CaptureIncomplete;
+    if case.facts.has_empty_proc {
+        let seen = "files of /proc were captured empty: tar copies nothing of them, and `berth \
+                    snapshot` or `cp -r` does";
+        Finding::unknown(code, SOURCE, seen)
+    } else {
+        Finding::pass(code, SOURCE, "files of /proc hold what the kernel wrote")
+    }
+}
+
 fn virtualization(case: &Case) -> Finding {
     const SOURCE: &str = "/proc/cpuinfo";
     let code = Code::CpuNoVirt;

@@ -4,12 +4,12 @@ use berth_devices::pci::Bdf;
 
 use super::{Case, Code, Finding};
 use crate::advice;
-use crate::host::{CpuVendor, HostFunction, HostUse};
+use crate::host::{CpuVendor, HostFunction, HostUse, LinuxVersion};
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
-    let functions = &case.facts.inventory.functions;
+    let functions = &case.facts.host.functions.read;
     let absent = case.devices.keys().filter(|device| !functions.contains_key(device));
     let mut findings: Vec<Finding> = absent
         .map(|device| {
@@ -36,7 +36,9 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
                 format!("{DEVICES}/{device}/class"),
                 "it is an endpoint",
             )),
-            idle(device, listed),
+            unfit(case, device, listed),
+            held(case, device, listed),
+            idle(case, device, listed),
             behind_iommu(case, listed),
             reset(case, listed),
             reserved_memory(case, listed),
@@ -44,22 +46,58 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
             node(case, device, listed),
             faults(case, device),
         ];
-        findings.extend(all.into_iter().flatten().map(|finding| finding.of(device)));
+        let all = all.into_iter().flatten().chain(fit(device, listed));
+        findings.extend(all.map(|finding| finding.of(device)));
     }
     findings
 }
 
 /// The endpoints behind a bridge.
 fn instead_of(case: &Case, bridge: Bdf) -> Vec<String> {
-    let functions = case.facts.inventory.functions.iter();
+    let functions = case.facts.host.functions.read.iter();
     let behind = functions
         .filter(|(_, listed)| listed.path.contains(&bridge) && !listed.function.is_bridge());
     let behind: Vec<Bdf> = behind.map(|(address, _)| *address).collect();
     advice::binding::bridge(&behind)
 }
 
+/// What keeps it from working in any guest; the first of such faults hides the others.
+fn unfit(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
+    let unfit = listed.function.unfit.first()?;
+    let advice = advice::device::unfit(&case.facts.host, device, unfit);
+    Some(Finding::failed(advice::device::unfit_code(unfit), advice))
+}
+
+/// Faults of that kind that it has not.
+fn fit(device: Bdf, listed: &HostFunction) -> Vec<Finding> {
+    let has =
+        |code| listed.function.unfit.iter().any(|unfit| advice::device::unfit_code(unfit) == code);
+    [
+        (Code::DeviceUnreachable, "config", "it answers"),
+        (Code::BarUnassigned, "resource", "its BARs have addresses"),
+        (Code::VfToken, "physfn", "VFIO opens it without a token"),
+    ]
+    .into_iter()
+    .filter(|(code, ..)| !has(*code))
+    .map(|(code, file, seen)| Finding::pass(code, format!("{DEVICES}/{device}/{file}"), seen))
+    .collect()
+}
+
+/// Whether something on the host had a BAR's memory when VFIO wanted it.
+fn held(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
+    let code = Code::BarHeld;
+    let holder = case.facts.settings.boot_framebuffer.as_deref();
+    if listed.function.bars.is_empty() {
+        return None;
+    }
+    Some(match advice::device::bar_held(&case.facts.host, device, holder) {
+        Some(advice) => Finding::failed(code, advice),
+        None => Finding::pass(code, "/proc/iomem", "nothing else was found to hold its memory"),
+    })
+}
+
 /// What the host uses it for; who has it open is the group's to say.
-fn idle(device: Bdf, listed: &HostFunction) -> Option<Finding> {
+fn idle(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
     let code = Code::DeviceInUse;
     let source = format!("{DEVICES}/{device}");
     let usage = listed.uses.iter().find(|usage| !matches!(usage, HostUse::OpenVfio { .. }));
@@ -80,7 +118,7 @@ fn idle(device: Bdf, listed: &HostFunction) -> Option<Finding> {
         HostUse::BootDisplay | HostUse::Console => Finding::warn,
         _ => Finding::fail,
     };
-    Some(found(code, source, seen).steps(advice::binding::in_use(usage)))
+    Some(found(code, source, seen).steps(advice::binding::in_use(&case.facts.host, usage)))
 }
 
 fn behind_iommu(case: &Case, listed: &HostFunction) -> Option<Finding> {
@@ -107,7 +145,7 @@ fn reset(case: &Case, listed: &HostFunction) -> Option<Finding> {
         return Some(Finding::pass(code, source, format!("it is reset by {}", methods.join(", "))));
     }
     // The file is there since 5.15.
-    if case.facts.host.system.version().is_none_or(|version| version < (5, 15)) {
+    if case.facts.host.linux.is_none_or(|version| version < LinuxVersion(5, 15)) {
         return Some(Finding::unknown(code, source, "this kernel does not show how it is reset"));
     }
     Some(
@@ -121,7 +159,7 @@ fn reset(case: &Case, listed: &HostFunction) -> Option<Finding> {
 fn reserved_memory(case: &Case, listed: &HostFunction) -> Option<Finding> {
     let code = Code::Rmrr;
     let number = listed.function.group?;
-    let group = case.facts.inventory.groups.get(&number)?;
+    let group = case.facts.host.functions.groups.get(&number)?;
     let source = format!("/sys/kernel/iommu_groups/{number}/reserved_regions");
     let Some(region) = group.reserved.iter().find(|region| region.kind == "direct") else {
         return Some(Finding::pass(code, source, "the firmware keeps no memory for it"));
@@ -131,13 +169,13 @@ fn reserved_memory(case: &Case, listed: &HostFunction) -> Option<Finding> {
     // Intel's driver has refused since 3.16, the kernel's core since 6.6 ("Firmware has requested
     // this device have a 1:1 IOMMU mapping").
     let refused = case.facts.host.cpus.vendor == CpuVendor::Intel
-        || case.facts.host.system.version().is_none_or(|version| version >= (6, 6));
+        || case.facts.host.linux.is_none_or(|version| version >= LinuxVersion(6, 6));
     let found = if refused { Finding::fail } else { Finding::warn };
     let said = case.facts.host.log.find(&["RMRR requirement", "1:1 mapping", "1:1 IOMMU mapping"]);
     let source = said.map_or(source.clone(), |line| format!("{source}; kernel log: {line}"));
     Some(
         found(code, source, seen)
-            .step("turn off the card's management features in the firmware's setup (HP: shared memory of iLO; others: legacy USB, option ROM)")
+            .step("turn off the card's management features in the firmware's setup (HP: exclude the slot from iLO's shared memory by `conrep` or `hprcu`; others: legacy USB, option ROM)")
             .step("or move the card to another slot, or choose another function"),
     )
 }
@@ -175,24 +213,16 @@ fn faults(case: &Case, device: Bdf) -> Option<Finding> {
     let code = Code::DmaFaults;
     let log = &case.facts.host.log;
     let Some(source) = &log.source else {
-        let seen = "the kernel's log is not to be read by this user (kernel.dmesg_restrict)";
-        let seen = if case.facts.live { seen } else { "the kernel's log is not in the snapshot" };
+        let seen = "the kernel's log cannot be read by this user (kernel.dmesg_restrict)";
+        let seen = if case.facts.live { seen } else { "the kernel's log is not in the capture" };
         return Some(Finding::unknown(code, "/dev/kmsg", seen));
     };
-    let short = device.to_string();
-    let short = short.split_once(':').map_or(short.as_str(), |(_, short)| short);
-    let of_device = log.lines.iter().filter(|line| line.contains(short));
-    let fault = |line: &&String| {
-        ["fault addr", "IO_PAGE_FAULT", "[DMA Read", "[DMA Write"].iter().any(|w| line.contains(w))
-    };
-    let faults: Vec<&String> = of_device.filter(fault).collect();
+    let faults = advice::device::faults(&case.facts.host, device);
     Some(match faults.last() {
         None => Finding::pass(code, source, "the IOMMU stopped nothing of it"),
-        Some(last) => Finding::warn(
-            code,
-            format!("{source}: {last}"),
-            format!("{} faults", faults.len()),
-        )
-        .step("see what ran when it happened; a driver that was just unbound may leave one behind"),
+        Some(last) => {
+            Finding::warn(code, format!("{source}: {last}"), format!("{} faults", faults.len()))
+                .steps(advice::device::faulty(last))
+        }
     })
 }

@@ -1,7 +1,7 @@
 //! What berth does about findings at run time, when asked to: all of it can be undone.
 
 use crate::advice::{Code, Fix, Steps};
-use crate::binding::{self, BindOptions, BindingError, ModuleError};
+use crate::binding::{self, BindOptions, BindingError, ModuleError, Target};
 
 /// Why a remedy did not work.
 #[derive(Debug, thiserror::Error)]
@@ -50,11 +50,11 @@ impl Fix {
                 Ok(format!("modprobe -r {module}"))
             }
             Self::ReservePages { node, size, pages } => {
-                binding::reserve(*node, *size, *pages)?;
+                binding::reserve(&Target::live(), *node, *size, *pages)?;
                 Ok("berth restore".to_owned())
             }
             Self::Bind { device } => {
-                binding::bind(&[*device], BindOptions::default())?;
+                binding::bind(&Target::live(), &[*device], BindOptions::default())?;
                 Ok(format!("berth unbind {device}"))
             }
         }

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use berth_devices::pci::Bdf;
 
 use super::{Case, Code, Finding};
-use crate::advice::groups::{self, Culprit, Seat, same_card};
+use crate::advice;
+use crate::advice::groups::{self, Culprit, same_card};
 use crate::host::{Acs, HostFunction};
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
@@ -24,12 +25,8 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
 
 /// The group's other functions.
 fn others<'a>(case: &Case<'a>, device: Bdf, group: u32) -> Vec<(Bdf, &'a HostFunction)> {
-    let inventory = &case.facts.inventory;
-    let members = inventory.groups.get(&group).into_iter().flat_map(|group| &group.members);
-    members
-        .filter(|member| **member != device)
-        .filter_map(|member| Some((*member, inventory.functions.get(member)?)))
-        .collect()
+    let members = case.facts.host.functions.members(Some(group));
+    members.filter(|(member, _)| *member != device).collect()
 }
 
 fn viable(
@@ -63,13 +60,9 @@ fn viable(
     }
     let named = culprits.iter().map(|culprit| format!("{} ({})", culprit.address, culprit.driver));
     let named = named.collect::<Vec<_>>().join(", ");
-    Finding::fail(code, source, format!("it shares its group with {named}"))
-        .steps(groups::not_viable(device, seat(listed), &culprits))
-}
-
-/// What is on a root bus sits in no slot.
-fn seat(listed: &HostFunction) -> Seat {
-    if listed.path.is_empty() { Seat::Board } else { Seat::Slot }
+    Finding::fail(code, source, format!("it shares its group with {named}")).steps(
+        groups::not_viable(device, groups::seat(&case.facts.host.functions, device), &culprits),
+    )
 }
 
 /// The bridge that joins a group: the kernel puts functions into one group when something between
@@ -87,6 +80,15 @@ fn isolated(
         .filter(|(_, l)| !l.function.is_bridge())
         .map(|(address, _)| *address)
         .collect();
+    if let Some(advice) = advice::device::acs_override(&case.facts.host) {
+        return Finding::warned(code, advice);
+    }
+    if let Some((vmd, _)) = others.iter().find(|(_, o)| o.function.driver.as_deref() == Some("vmd"))
+    {
+        let seen = format!("it is behind the Intel VMD controller {vmd}, as all drives below it");
+        return Finding::warn(code, source, seen)
+            .step("turn VMD off for this port in the firmware's setup");
+    }
     if endpoints.is_empty() {
         return Finding::pass(code, source, "nothing else can reach it past the IOMMU");
     }
@@ -105,7 +107,20 @@ fn isolated(
             .step("give all functions of that bus to the same guest")
             .step("or take a PCI Express card in a slot of its own instead");
     }
-    let state = |bridge: &Bdf| case.facts.inventory.functions.get(bridge).map(|listed| listed.acs);
+    // Ports of one device in a row on a root bus, none of which keeps the others apart.
+    let ports = groups::shared_ports(&case.facts.host.functions, device);
+    if ports.len() > 1 {
+        let ports: Vec<Bdf> = ports.into_iter().collect();
+        let seen = format!(
+            "the ports {} are one device without access control services, which joins {device} to {}",
+            list(&ports),
+            list(&endpoints)
+        );
+        return Finding::warn(code, source, seen)
+            .step("give all functions behind these ports to the same guest")
+            .step("or take another port of the processor, where the board has a slot on one");
+    }
+    let state = |bridge: &Bdf| case.facts.host.functions.get(*bridge).map(|listed| listed.acs);
     let known =
         listed.path.iter().filter(|bridge| matches!(state(bridge), Some(Acs::Missing | Acs::Off)));
     let known: Vec<String> = known

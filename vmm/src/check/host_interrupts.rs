@@ -60,8 +60,8 @@ pub(super) fn landing(case: &Case) -> Vec<Finding> {
 
 /// berth itself keeps the devices' interrupts away, if it may.
 fn steered(case: &Case, plan: &Plan, vcpus: &IdSet) -> Option<Finding> {
-    let cpus: IdSet = plan.interrupts.iter().flat_map(|plan| plan.cpus.clone()).collect();
-    let all = plan.interrupts.iter().all(|plan| !plan.cpus.is_empty());
+    let cpus: IdSet = plan.pci.functions.iter().flat_map(|f| f.interrupt_cpus.clone()).collect();
+    let all = plan.pci.functions.iter().all(|f| !f.interrupt_cpus.is_empty());
     let may = case.facts.host.process.has(Capability::DacOverride);
     (may && all && !cpus.is_empty() && cpus.intersection(vcpus).is_empty()).then(|| {
         let seen = format!("berth steers the devices' interrupts to CPUs {cpus}");

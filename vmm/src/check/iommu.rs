@@ -27,12 +27,9 @@ fn presence(case: &Case) -> Finding {
         let seen = format!("the kernel uses {}", units.join(", "));
         return Finding::pass(Code::IommuOff, UNITS, seen);
     }
-    if host.iommu.in_firmware.is_none()
-        && !case.facts.has_groups()
-        && !host.system.xen
-        && advice::iommu::off_parameter(host).is_none()
+    if !case.facts.has_groups() && !host.system.xen && advice::iommu::off_parameter(host).is_none()
     {
-        let seen = "neither the firmware's tables nor the kernel's IOMMUs are in the capture";
+        let seen = "the kernel's IOMMUs are not in the capture";
         return Finding::unknown(Code::IommuOff, UNITS, seen);
     }
     let (code, advice) = advice::iommu::off(host);

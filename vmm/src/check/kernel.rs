@@ -1,10 +1,11 @@
 //! Whether the kernel has what berth calls, and allows it.
 
 use super::{Case, Code, Finding};
+use crate::host::LinuxVersion;
 use crate::units::Seen;
 
 /// MADV_POPULATE_WRITE, without which a short pool of huge pages kills the machine later.
-const OLDEST: (u32, u32) = (5, 14);
+const OLDEST: LinuxVersion = LinuxVersion(5, 14);
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
     vec![version(case), lockdown(case)]
@@ -14,7 +15,7 @@ fn version(case: &Case) -> Finding {
     const SOURCE: &str = "/proc/sys/kernel/osrelease";
     let code = Code::KernelOld;
     let release = &case.facts.host.system.release;
-    match case.facts.host.system.version() {
+    match case.facts.host.linux {
         None => Finding::unknown(code, SOURCE, "the kernel's version cannot be seen"),
         Some(version) if version < OLDEST => Finding::fail(
             code,

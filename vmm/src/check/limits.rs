@@ -2,7 +2,9 @@
 
 use super::{Case, Code, Finding};
 use crate::advice;
+use crate::advice::limits::{CgroupResource, cgroup_limit, cgroup_needs};
 use crate::host::Capability;
+use crate::plan::{Plan, threads};
 use crate::units::Bytes;
 
 const SOURCE: &str = "/proc/self/limits";
@@ -13,10 +15,14 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
     };
     if case.facts.lacks.contains(&SOURCE) {
         let unknown = |code| Finding::unknown(code, SOURCE, "limits are not in the capture");
-        return vec![unknown(Code::MemlockLow), unknown(Code::FilesLow)];
+        let mut findings = vec![unknown(Code::MemlockLow), unknown(Code::FilesLow)];
+        findings.extend(cgroups(case, plan));
+        return findings;
     }
     let limits = &plan.limits;
-    vec![memlock(case, limits.memlock), files(case, limits.open_files)]
+    let mut findings = vec![memlock(case, limits.memlock), files(case, limits.open_files)];
+    findings.extend(cgroups(case, plan));
+    findings
 }
 
 fn memlock(case: &Case, need: u64) -> Finding {
@@ -46,4 +52,26 @@ fn files(case: &Case, need: u64) -> Finding {
         }
         _ => Finding::pass(code, SOURCE, format!("{need} files may be open")),
     }
+}
+
+/// What the cgroups of this process leave, against what the machine takes.
+fn cgroups(case: &Case, plan: &Plan) -> Vec<Finding> {
+    let host = &case.facts.host;
+    let threads = threads(plan.vcpus.len() as u64);
+    let memory = &plan.memory;
+    let needs = cgroup_needs(memory.page_size, memory.size, threads);
+    let judge = |(resource, need): (CgroupResource, u64)| {
+        let code = resource.code();
+        match cgroup_limit(host, resource) {
+            Some(limit) if limit.room < need => {
+                Finding::failed(code, advice::limits::cgroup(host, resource, need, limit))
+            }
+            Some(limit) => {
+                let seen = format!("the cgroup leaves {}", resource.amount(limit.room));
+                Finding::pass(code, limit.file.clone(), seen)
+            }
+            None => Finding::pass(code, "/sys/fs/cgroup", "no cgroup limits it"),
+        }
+    };
+    needs.into_iter().map(judge).collect()
 }

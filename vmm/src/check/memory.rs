@@ -39,6 +39,9 @@ fn pages(case: &Case, size: PageSize, part: &NodePages) -> Finding {
     let memory = &host.memory;
     let source = size.pool(Some(node));
     let Some(pool) = memory.nodes.get(&node).and_then(|node| node.pools.get(&size)) else {
+        if case.facts.lacks.contains(&"/sys/kernel/mm/hugepages") {
+            return Finding::unknown(code, source, "pools of huge pages are not in the capture");
+        }
         return Finding::fail(code, source, format!("the kernel has no pool of {size} pages"))
             .steps(advice::memory::no_pool(host, size));
     };
@@ -90,12 +93,12 @@ fn larger(case: &Case) -> Vec<String> {
 fn holes(case: &Case) -> Option<Finding> {
     let code = Code::IovaHoles;
     let source = "/sys/kernel/iommu_groups/*/reserved_regions";
-    if case.facts.host.iommu.groups.is_empty() {
+    if case.groups().next().is_none() {
         return None;
     }
     let interrupts = 0xfee0_0000..=0xfeef_ffff;
-    let groups = case.facts.host.iommu.groups.values();
-    let regions = groups.flat_map(|group| &group.reserved).filter(|region| region.excludes_ram());
+    let regions =
+        case.groups().flat_map(|group| &group.reserved).filter(|region| region.excludes_ram());
     let others = regions.filter(|region| region.range != interrupts);
     let holes: Vec<String> = others
         .map(|region| {
@@ -109,10 +112,9 @@ fn holes(case: &Case) -> Option<Finding> {
     let seen = format!("left out for DMA: {}", holes.join(", "));
     // RAM goes around them; what counts is whether it had to.
     let end = case.plan().and_then(|plan| plan.memory.regions.last()).map_or(0, |r| r.guest.end);
-    let hit =
-        case.facts.host.iommu.groups.values().flat_map(|group| &group.reserved).any(|region| {
-            region.excludes_ram() && region.range != interrupts && *region.range.start() < end
-        });
+    let hit = case.groups().flat_map(|group| &group.reserved).any(|region| {
+        region.excludes_ram() && region.range != interrupts && *region.range.start() < end
+    });
     Some(if hit {
         Finding::warn(code, source, seen)
             .step("berth places guest memory around them; `berth plan` shows how")

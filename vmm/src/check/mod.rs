@@ -18,7 +18,8 @@ mod memory;
 mod placement;
 mod vfio;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use berth_devices::pci::Bdf;
 use serde::Serialize;
@@ -26,7 +27,7 @@ use serde::Serialize;
 pub use crate::advice::{Code, Finding, Fix, Severity};
 
 use crate::config::{BindMode, Config, DeviceAddress, DeviceConfig};
-use crate::host::{Facts, HostFunction, HostProfile};
+use crate::host::{Cgroup, Facts, HostFunction, HostProfile, IommuGroup};
 use crate::plan::{Plan, PlanError, choose};
 use crate::units::PageSize;
 
@@ -55,7 +56,7 @@ impl<'a> Case<'a> {
 
     /// The devices in question that are there.
     fn present(&self) -> impl Iterator<Item = (Bdf, &'a HostFunction)> {
-        let functions = &self.facts.inventory.functions;
+        let functions = &self.facts.host.functions.read;
         self.devices.keys().filter_map(|device| Some((*device, functions.get(device)?)))
     }
 
@@ -67,6 +68,13 @@ impl<'a> Case<'a> {
     /// The devices in question that could be passed through.
     fn endpoints(&self) -> impl Iterator<Item = (Bdf, &'a HostFunction)> {
         self.present().filter(|(_, listed)| !listed.function.is_bridge())
+    }
+
+    /// The IOMMU groups of the devices in question.
+    fn groups(&self) -> impl Iterator<Item = &'a IommuGroup> {
+        let groups: BTreeSet<u32> =
+            self.present().filter_map(|(_, found)| found.function.group).collect();
+        groups.into_iter().filter_map(|group| self.facts.host.functions.groups.get(&group))
     }
 
     /// What the plan found of `code` that could be better, with a pass where it found nothing.
@@ -104,11 +112,16 @@ fn ready(config: &Config, host: &HostProfile) -> HostProfile {
     host.device_files.clear();
     host.iommu.interrupt_remapping = None;
     (host.process.memlock, host.process.open_files) = (None, None);
-    for function in host.functions.values_mut() {
+    for function in host.functions.read.values_mut().map(|found| &mut found.function) {
         if !function.is_bridge() {
             function.driver = Some("vfio-pci".to_owned());
             function.group = function.group.or(Some(u32::MAX));
         }
+    }
+    host.cgroup = Cgroup::default();
+    host.assume_memory(true);
+    for function in host.functions.read.values_mut() {
+        function.function.unfit.clear();
     }
     let size = config.memory.page_size;
     if size != PageSize::Size4K {
@@ -123,7 +136,8 @@ fn ready(config: &Config, host: &HostProfile) -> HostProfile {
 }
 
 /// Every check, in the order in which a person would make them.
-const CHECKS: [fn(&Case) -> Vec<Finding>; 14] = [
+const CHECKS: [fn(&Case) -> Vec<Finding>; 15] = [
+    |case| vec![cpu::capture(case), cpu::architecture(case)],
     cpu::check,
     kernel::check,
     iommu::check,
@@ -140,10 +154,68 @@ const CHECKS: [fn(&Case) -> Vec<Finding>; 14] = [
     plan,
 ];
 
+/// What findings come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Nothing failed, and what decides was seen.
+    Ready,
+    /// Something failed.
+    NotReady,
+    /// Nothing failed that was seen, and not all was seen that decides.
+    NotSeenEnough,
+}
+
+impl Verdict {
+    /// Faults that keep a machine from running. Device files are left out: no capture has them,
+    /// and on the host itself they are opened.
+    const DECIDES: [Code; 14] = [
+        Code::CaptureIncomplete,
+        Code::HostForeign,
+        Code::CpuNoVirt,
+        Code::KernelOld,
+        Code::IommuAbsent,
+        Code::IommuOff,
+        Code::IntremapOff,
+        Code::VfioNoModule,
+        Code::DeviceNoIommu,
+        Code::DeviceNotBound,
+        Code::GroupNotViable,
+        Code::HugepagesShort,
+        Code::MemlockLow,
+        Code::FilesLow,
+    ];
+
+    fn of(findings: &[Finding]) -> Self {
+        let is_unseen = |finding: &Finding| {
+            finding.severity == Severity::Unknown && Self::DECIDES.contains(&finding.code)
+        };
+        if findings.iter().any(|finding| finding.severity == Severity::Fail) {
+            Self::NotReady
+        } else if findings.iter().any(is_unseen) {
+            Self::NotSeenEnough
+        } else {
+            Self::Ready
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ready => "ready",
+            Self::NotReady => "not ready",
+            Self::NotSeenEnough => "not seen enough",
+        })
+    }
+}
+
 /// What `berth check` found.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Whether a machine can run: nothing failed.
+    /// Whether a machine can run.
+    pub verdict: Verdict,
+    /// The same in a word: nothing failed, and enough was seen.
     pub ready: bool,
     /// In the order of the checks.
     pub findings: Vec<Finding>,
@@ -155,9 +227,15 @@ impl Report {
     /// Judges `facts`, for the machine of `config` if there is one.
     pub fn new(facts: &Facts, config: Option<&Config>) -> Self {
         let case = Case::new(facts, config);
-        let findings: Vec<Finding> = CHECKS.iter().flat_map(|check| check(&case)).collect();
-        let ready = findings.iter().all(|finding| finding.severity != Severity::Fail);
-        Self { ready, findings, lacks: facts.lacks.clone() }
+        let findings: Vec<Finding> = if facts.host.foreign().is_some() {
+            // What a host of another kind lacks says nothing.
+            vec![cpu::architecture(&case)]
+        } else {
+            CHECKS.iter().flat_map(|check| check(&case)).collect()
+        };
+        let verdict = Verdict::of(&findings);
+        let ready = verdict == Verdict::Ready;
+        Self { verdict, ready, findings, lacks: facts.lacks.clone() }
     }
 
     /// What berth can do about the findings, in an order that works.

@@ -90,7 +90,7 @@ fn nothing_seen_is_no_verdict() {
     empty.file("/sys/devices/system/cpu/online", "0-3");
     let facts = Facts::read(&empty.root(), &Query::default(), &[]).expect("facts");
     let report = Report::new(&facts, None);
-    assert!(report.ready);
+    assert_eq!(report.verdict, Verdict::NotSeenEnough);
     assert!(
         report.findings.iter().all(|finding| finding.severity <= Severity::Unknown),
         "{report}"

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use berth::advice::{Code, Fix, Kind};
-use berth::check::Report;
+use berth::check::{Report, Verdict};
 use berth::config::Config;
 use berth::error::Error;
 use berth::exit::Outcome;
@@ -60,7 +60,11 @@ pub fn run(args: &CheckArgs) -> Result<Outcome, Error> {
     if args.dry_run && !args.json {
         announce(&fixes)?;
     }
-    Ok(if report.ready { Outcome::Done } else { Outcome::HostRefused })
+    Ok(match report.verdict {
+        Verdict::Ready => Outcome::Done,
+        Verdict::NotReady => Outcome::HostRefused,
+        Verdict::NotSeenEnough => Outcome::NotSeenEnough,
+    })
 }
 
 /// All codes, those of findings first.

@@ -49,7 +49,8 @@ pub enum Command {
     },
     /// Look for what would keep a machine from running well, and say what to do about it
     #[command(
-        after_help = "Exit codes:\n  0  ready; there may be warnings\n  3  not ready: something failed\n\
+        after_help = "Exit codes:\n  0  ready; there may be warnings\n  3  not ready: something failed\n  6  not seen enough: nothing failed that was seen, \
+                      and not all was seen that decides\n\
                       In JSON each finding has a code (see --list) and a severity: pass, unknown \
                       (it could not be seen), warn or fail."
     )]

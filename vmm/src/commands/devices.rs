@@ -5,7 +5,7 @@ use std::path::Path;
 use berth::device_list::{DeviceList, Names};
 use berth::error::Error;
 use berth::exit::Outcome;
-use berth::host::Inventory;
+use berth::host::Functions;
 
 use super::host_at;
 use super::print::print;
@@ -13,6 +13,6 @@ use super::print::print;
 /// Lists this host's functions, or those of the snapshot at `host`.
 pub fn run(host: Option<&Path>, json: bool) -> Result<Outcome, Error> {
     let root = host_at(host)?;
-    let inventory = Inventory::read(&root)?;
+    let inventory = Functions::read_all(&root)?;
     print(&DeviceList::new(&inventory, &Names::of_this_system(), root.lacks()), json)
 }

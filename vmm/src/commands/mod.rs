@@ -12,10 +12,11 @@ mod snapshot;
 use std::io;
 use std::path::Path;
 
+use berth::binding::{self, Target};
 use berth::error::Error;
 use berth::exit::Outcome;
 use berth::host::Root;
-use berth::{binding, sriov};
+use berth::sriov;
 use clap::Parser;
 
 use cli::{Cli, Command};
@@ -46,24 +47,24 @@ fn execute(command: Command) -> Result<Outcome, Error> {
         Command::Snapshot => snapshot::run(),
         Command::Bind { functions, persist, change } => {
             let options = change.options(functions.group, persist);
-            print(&binding::bind(&functions.devices, options)?, change.json)
+            print(&binding::bind(&Target::live(), &functions.devices, options)?, change.json)
         }
         Command::Unbind { functions, persist, change } => {
             let options = change.options(functions.group, persist);
-            print(&binding::unbind(&functions.devices, options)?, change.json)
+            print(&binding::unbind(&Target::live(), &functions.devices, options)?, change.json)
         }
         Command::Restore { change } => {
-            let report = binding::restore(change.options(false, false))?;
+            let report = binding::restore(&Target::live(), change.options(false, false))?;
             print(&report, change.json)?;
             Ok(report.check().map(|()| Outcome::Done)?)
         }
         Command::Sriov { device, count: None, change, .. } => {
-            print(&sriov::show(device)?, change.json)
+            print(&sriov::show(&Target::live(), device)?, change.json)
         }
         Command::Sriov { device, count: Some(count), vf: ports, bind, change } => {
             let (force, dry_run) = (change.force, change.dry_run);
             let request = sriov::SriovRequest { count, ports, bind, force, dry_run };
-            print(&sriov::set(device, &request)?, change.json)
+            print(&sriov::set(&Target::live(), device, &request)?, change.json)
         }
     }
 }

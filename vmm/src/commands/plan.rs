@@ -20,7 +20,7 @@ pub fn run(path: &Path, host: Option<&Path>, json: bool) -> Result<Outcome, Erro
 fn make(path: &Path, host: Option<&Path>) -> Result<Plan, Error> {
     let config = Config::load(path)?;
     let root = host_at(host)?;
-    let mut host = HostProfile::read(&root, &Query::from(&config))?;
+    let mut host = HostProfile::read(&root, &Query::from(&config))?.with_assumptions(&root);
     host.look_around(&root);
     let mut plan = Plan::new(&config, &host).map_err(|error| error.explained(&host))?;
     let lacks: Vec<String> = root.lacks_for_plan().into_iter().map(str::to_owned).collect();

@@ -1,15 +1,20 @@
 //! `berth run`: a machine from its config to its end.
+//!
+//! The host is read, devices are chosen and the machine is planned, and only then are its devices
+//! bound: none is taken from the host for a machine that the plan refuses. Binding makes nothing
+//! visible but VFIO's files, so those alone are read again and held against the plan; when they
+//! cannot be opened, the devices go back.
 
 use std::path::Path;
 
-use berth::binding::{self, Lease, RunDevice};
-use berth::config::{BindMode, Config};
+use berth::binding::{self, Lease, RunDevice, Target};
+use berth::config::Config;
 use berth::error::Error;
 use berth::exit::{Exit, Outcome};
 use berth::host::{HostProfile, Query, Root};
 use berth::machine;
 use berth::placement_lock::PlacementLock;
-use berth::plan::Plan;
+use berth::plan::{Plan, PlanError};
 use berth::sandbox::Mode;
 use berth_devices::pci::Bdf;
 
@@ -33,25 +38,29 @@ pub fn run(path: &Path, seccomp: Mode) -> Result<Outcome, Error> {
 /// A plan whose devices are bound, for as long as the lease lasts.
 fn prepare(path: &Path) -> Result<(Plan, Option<Lease>), Error> {
     let config = Config::load(path)?;
-    binding::recover();
+    let target = Target::live();
+    binding::recover(&target);
     let root = Root::live();
-    let plan = make(&config, &root)?;
-    let addresses: Vec<Bdf> = plan.pci.functions.iter().map(|function| function.host).collect();
-    let devices = config.devices.iter().zip(&addresses);
-    let wanted: Vec<RunDevice> = devices
-        .map(|(device, &address)| RunDevice {
-            address,
-            bind: device.bind == BindMode::Auto,
-            port: device.port(),
+    let mut host = HostProfile::read(&root, &Query::from(&config))?;
+    let mut plan = Plan::new(&config, &host).map_err(|error| explained(error, &mut host, &root))?;
+    let functions = plan.pci.functions.iter();
+    let devices: Vec<RunDevice> = functions
+        .map(|function| RunDevice {
+            address: function.host,
+            bind: function.take,
+            port: function.port,
         })
         .collect();
-    let Some(lease) = binding::for_run(config.name.as_str(), &wanted)? else {
+    let Some(lease) = binding::for_run(&target, &plan.name, &devices)? else {
         return Ok((plan, None));
     };
-    // Only a bound function shows whether it can be opened.
-    let config = config.with_devices(addresses);
-    match make(&config, &root) {
-        Ok(plan) => Ok((plan, Some(lease))),
+    let addresses: Vec<Bdf> = devices.iter().map(|device| device.address).collect();
+    let mut see_bound = || -> Result<(), Error> {
+        host.read_bound(&root, &addresses)?;
+        plan.see_bound(&config, &host).map_err(|error| explained(error, &mut host, &root))
+    };
+    match see_bound() {
+        Ok(()) => Ok((plan, Some(lease))),
         Err(error) => {
             lease.end();
             Err(error)
@@ -59,11 +68,8 @@ fn prepare(path: &Path) -> Result<(Plan, Option<Lease>), Error> {
     }
 }
 
-/// The plan for this host as it is now. What only a refusal asks for is read only then.
-fn make(config: &Config, root: &Root) -> Result<Plan, Error> {
-    let mut host = HostProfile::read(root, &Query::from(config))?;
-    Plan::new(config, &host).map_err(|error| {
-        host.look_around(root);
-        error.explained(&host).into()
-    })
+/// What only a refusal asks for is read only then.
+fn explained(error: PlanError, host: &mut HostProfile, root: &Root) -> Error {
+    host.look_around(root);
+    error.explained(host).into()
 }

@@ -13,7 +13,6 @@ mod visit;
 use std::fs;
 use std::path::{self, Path, PathBuf};
 
-use berth_devices::pci::Bdf;
 use serde::{Deserialize, Serialize};
 
 pub use device::{BindMode, DeviceAddress, DeviceConfig, OnError, OnRemoval};
@@ -129,14 +128,6 @@ impl Config {
         let path = path::absolute(path).map_err(failed)?;
         config.resolve(path.parent().unwrap_or(Path::new("/")));
         Ok(config)
-    }
-
-    /// The config with its devices being these, in its order.
-    pub fn with_devices(mut self, addresses: impl IntoIterator<Item = Bdf>) -> Self {
-        for (device, address) in self.devices.iter_mut().zip(addresses) {
-            device.address = DeviceAddress::Is(address);
-        }
-        self
     }
 
     /// Reads `text`; errors name `path` as its origin.

@@ -109,6 +109,8 @@ fn word(state: State) -> &'static str {
         State::Free => "free",
         State::InUse => "in use",
         State::GroupInUse => "group in use",
+        State::HasVfs => "has VFs",
+        State::Unknown => "unknown",
         State::NoIommu => "no IOMMU",
     }
 }
@@ -118,7 +120,9 @@ fn style(state: State) -> Style {
     match state {
         State::Ready => color(AnsiColor::Green),
         State::Free => Style::new(),
-        State::InUse | State::GroupInUse => color(AnsiColor::Yellow),
+        State::InUse | State::GroupInUse | State::HasVfs | State::Unknown => {
+            color(AnsiColor::Yellow)
+        }
         State::NoIommu => color(AnsiColor::Red),
     }
 }

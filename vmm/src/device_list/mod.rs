@@ -3,15 +3,13 @@
 mod display;
 mod names;
 
-use std::collections::BTreeMap;
-
 use berth_devices::pci::{self, Bdf};
 use berth_devices::vfio::ResetMethod;
 use serde::Serialize;
 
 pub use names::Names;
 
-use crate::host::{HostFunction, HostUse, Inventory, Sriov};
+use crate::host::{Availability, Functions, HostFunction, HostUse, Sriov};
 
 /// Every function that a guest could get: all but the host's own fabric.
 ///
@@ -123,24 +121,29 @@ pub enum State {
     InUse,
     /// The host uses another function of its group.
     GroupInUse,
+    /// It has virtual functions, which would go with its driver.
+    HasVfs,
     /// No IOMMU is in front of it.
     NoIommu,
+    /// What would tell could not be seen.
+    Unknown,
 }
 
 impl DeviceList {
-    /// What `inventory` holds for guests.
-    pub fn new(inventory: &Inventory, names: &Names, lacks: Vec<&'static str>) -> Self {
-        let functions = inventory.functions.iter();
-        let endpoints = functions.filter(|(_, listed)| !listed.function.is_bridge());
-        let devices = endpoints.map(|(address, listed)| device(*address, listed, inventory, names));
+    /// What `functions` hold for guests.
+    pub fn new(functions: &Functions, names: &Names, lacks: Vec<&'static str>) -> Self {
+        let all = functions.read.iter();
+        let endpoints = all.filter(|(_, listed)| !listed.function.is_bridge());
+        let devices = endpoints.map(|(address, listed)| device(*address, listed, functions, names));
         Self { devices: devices.collect(), lacks }
     }
 }
 
-fn device(address: Bdf, listed: &HostFunction, inventory: &Inventory, names: &Names) -> Device {
+fn device(address: Bdf, listed: &HostFunction, functions: &Functions, names: &Names) -> Device {
     let function = &listed.function;
-    let neighbours = neighbours(address, listed, inventory);
-    let (state, obstacles) = judge(address, listed, &neighbours, inventory);
+    let verdict = functions.availability(address);
+    let (state, obstacles) = judge(&verdict);
+    let uses = if let Availability::InUse(uses) = verdict { uses } else { listed.uses.clone() };
     let owned = |name: Option<&str>| name.map(str::to_owned);
     Device {
         address,
@@ -152,63 +155,36 @@ fn device(address: Bdf, listed: &HostFunction, inventory: &Inventory, names: &Na
         class_name: owned(names.class(function.class)),
         driver: function.driver.clone(),
         iommu_group: function.group,
-        shares_group_with: neighbours.keys().copied().collect(),
+        shares_group_with: functions.neighbours(address).map(|(other, _)| other).collect(),
         numa_node: function.node,
         sriov: listed.sriov.as_ref().map(VfCount::from),
         physical_function: listed.virtual_of.map(|(physical, _)| physical),
         reset_methods: function.reset_methods.clone(),
         link: function.link.as_ref().map(Link::from),
-        uses: listed.uses.clone(),
+        uses,
         state,
         obstacles,
     }
 }
 
-/// Others of its group, bridges left out.
-fn neighbours<'a>(
-    address: Bdf,
-    listed: &HostFunction,
-    inventory: &'a Inventory,
-) -> BTreeMap<Bdf, &'a HostFunction> {
-    let group = listed.function.group.and_then(|group| inventory.groups.get(&group));
-    let members = group.into_iter().flat_map(|group| &group.members);
-    members
-        .filter(|member| **member != address)
-        .filter_map(|member| Some((*member, inventory.functions.get(member)?)))
-        .filter(|(_, other)| !other.function.is_bridge())
-        .collect()
-}
-
-fn judge(
-    address: Bdf,
-    listed: &HostFunction,
-    neighbours: &BTreeMap<Bdf, &HostFunction>,
-    inventory: &Inventory,
-) -> (State, Vec<String>) {
-    let own: Vec<String> = listed.uses.iter().map(ToString::to_string).collect();
-    let given = inventory.virtual_functions(address).filter(|(_, listed)| {
-        listed.uses.iter().any(|usage| matches!(usage, HostUse::OpenVfio { .. }))
-    });
-    let given = given.map(|(address, _)| format!("has {address}, which a guest uses"));
-    let own: Vec<String> = own.into_iter().chain(given).collect();
-    if !own.is_empty() {
-        return (State::InUse, own);
-    }
-    if listed.function.group.is_none() {
-        return (State::NoIommu, vec!["is behind no IOMMU that is on".to_owned()]);
-    }
-    let busy = neighbours.iter().flat_map(|(address, other)| {
-        let uses = other.uses.iter();
-        uses.map(move |usage| format!("shares its group with {address}, which {usage}"))
-    });
-    let busy: Vec<String> = busy.collect();
-    if !busy.is_empty() {
-        return (State::GroupInUse, busy);
-    }
-    if listed.function.is_bound_to_vfio() {
-        (State::Ready, Vec::new())
-    } else {
-        (State::Free, Vec::new())
+/// The verdict as a word, and what stands against a guest, a line for each obstacle.
+fn judge(verdict: &Availability) -> (State, Vec<String>) {
+    match verdict {
+        Availability::InUse(uses) => (State::InUse, uses.iter().map(HostUse::to_string).collect()),
+        Availability::GroupInUse(others) => {
+            let others = others.iter();
+            let say = |(other, usage): &(Bdf, HostUse)| {
+                format!("shares its group with {other}, which {usage}")
+            };
+            (State::GroupInUse, others.map(say).collect())
+        }
+        Availability::HasVirtualFunctions(_) => (State::HasVfs, vec![verdict.to_string()]),
+        Availability::NoIommu => (State::NoIommu, vec![verdict.to_string()]),
+        Availability::Absent | Availability::Bridge | Availability::Unknown => {
+            (State::Unknown, vec![verdict.to_string()])
+        }
+        Availability::Ready => (State::Ready, Vec::new()),
+        Availability::Free => (State::Free, Vec::new()),
     }
 }
 

@@ -9,7 +9,7 @@ type Case<'a> = (&'a str, &'a str, &'a dyn Fn(&mut Fixture));
 fn listing(change: impl FnOnce(&mut Fixture)) -> DeviceList {
     let mut host = Fixture::server();
     change(&mut host);
-    let inventory = Inventory::read(&host.root()).expect("an inventory");
+    let inventory = Functions::read_all(&host.root()).expect("an inventory");
     DeviceList::new(&inventory, &Names::default(), Vec::new())
 }
 
@@ -40,7 +40,7 @@ fn text_is_as_the_readme_shows_it() {
     let mut host = Fixture::server();
     host.of(NIC.address, "current_link_width", "1");
     host.device(Function { address: "0000:41:00.1", group: 15, driver: "igb", ..NIC });
-    let inventory = Inventory::read(&host.root()).expect("an inventory");
+    let inventory = Functions::read_all(&host.root()).expect("an inventory");
     let names = "8086  Intel Corporation\n\t10c9  82576 Gigabit Network Connection\n";
     let listing = DeviceList::new(&inventory, &Names::parse(names), Vec::new());
     let text = anstream::adapter::strip_str(&listing.to_string()).to_string();

@@ -1,5 +1,6 @@
 //! Access control services of a bridge, which keep the devices behind it apart.
 
+use berth_devices::pci::capability::{extended_capabilities, read_u16};
 use serde::Serialize;
 
 use super::root::Root;
@@ -24,6 +25,9 @@ pub enum Acs {
 /// drivers/iommu/iommu.c).
 const NEEDED: u16 = 1 << 0 | 1 << 2 | 1 << 3 | 1 << 4;
 
+/// Bytes of configuration space that everybody has; extended capabilities are behind them.
+const CONVENTIONAL: usize = 256;
+
 pub(super) fn read(root: &Root, config: &str) -> Acs {
     match root.head(config, 4096) {
         Ok(Some(config)) => of(&config),
@@ -31,35 +35,20 @@ pub(super) fn read(root: &Root, config: &str) -> Acs {
     }
 }
 
-/// Walks the extended capabilities (PCIe 6.0, section 7.6.3), each with its identity in bits 15:0
-/// and the next one's place in bits 31:20 of its first word. The list may be cyclic.
+/// From the ACS extended capability (PCIe 6.0, section 7.7.11): its control register is at 6.
 fn of(config: &[u8]) -> Acs {
-    const FIRST: usize = 0x100;
-    const ACS: u32 = 0x000d;
-    const CONTROL: usize = 6;
+    const ACS: u16 = 0x000d;
+    const CONTROL: u16 = 6;
 
-    let word = |at: usize| {
-        let bytes = config.get(at..at + 4)?;
-        Some(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
-    };
-    if config.len() <= FIRST {
+    if config.len() <= CONVENTIONAL {
         return Acs::Unknown;
     }
-    let mut at = FIRST;
-    for _ in 0..(4096 - FIRST) / 8 {
-        let Some(header) = word(at) else {
-            return Acs::Missing;
-        };
-        if header & 0xffff == ACS {
-            let control = word(at + 4).unwrap_or_default() >> (8 * (CONTROL - 4));
-            return if control as u16 & NEEDED == NEEDED { Acs::On } else { Acs::Off };
-        }
-        at = (header >> 20) as usize & !3;
-        if at < FIRST {
-            break;
-        }
+    let services = extended_capabilities(config).into_iter().find(|found| found.id == ACS);
+    match services.map(|services| read_u16(config, services.offset + CONTROL)) {
+        None => Acs::Missing,
+        Some(control) if control & NEEDED == NEEDED => Acs::On,
+        Some(_) => Acs::Off,
     }
-    Acs::Missing
 }
 
 #[cfg(test)]

@@ -6,17 +6,15 @@ use berth_devices::pci::Bdf;
 use serde::Serialize;
 
 use super::{
-    HostError, HostProfile, IOMMU_GROUPS, Inventory, Modules, PCI_DRIVERS, Query, Root, Settings,
+    Functions, HostError, HostProfile, IOMMU_GROUPS, Modules, PCI_DRIVERS, Query, Root, Settings,
     Taking, query::Candidates,
 };
 
 /// What `berth check` judges.
 #[derive(Clone, Debug, Serialize)]
 pub struct Facts {
-    /// What a plan needs, of the devices in question.
+    /// What a plan needs, with every function of the host.
     pub host: HostProfile,
-    /// Every function of the host.
-    pub inventory: Inventory,
     /// Kernel modules.
     pub modules: Modules,
     /// The kernel's settings.
@@ -25,8 +23,10 @@ pub struct Facts {
     pub devices: Vec<Bdf>,
     /// Whether this is the host that berth runs on.
     pub live: bool,
-    /// What a snapshot lacks of what berth reads.
+    /// What a capture lacks of what berth reads.
     pub lacks: Vec<&'static str>,
+    /// Whether its files of procfs are there and empty, as tar makes them.
+    pub has_empty_proc: bool,
 }
 
 /// What plans are made from, and every host that berth runs on has. A snapshot may not.
@@ -58,27 +58,27 @@ impl Facts {
     /// # Errors
     /// A file of sysfs or procfs cannot be read or holds something else than the kernel writes.
     pub fn read(root: &Root, query: &Query, devices: &[Bdf]) -> Result<Self, HostError> {
-        let inventory = Inventory::read(root)?;
         let mut query = query.clone();
         for &device in devices {
             query.add(device, Taking::No);
         }
         let candidates = Candidates::find(root, &query);
         let all: Vec<Bdf> = candidates.functions.keys().copied().collect();
-        let mut host = HostProfile::read_for(root, &query, candidates)?;
+        let functions = Functions::survey(root, &candidates)?;
+        let mut host = HostProfile::read_for(root, &query, candidates, functions)?;
         host.look_around(root);
-        let listed = || all.iter().filter_map(|device| inventory.functions.get(device));
+        let listed = || all.iter().filter_map(|device| host.functions.get(*device));
         let modaliases: BTreeSet<&str> = listed().map(|listed| listed.modalias.as_str()).collect();
         let interrupts = listed().flat_map(|listed| listed.interrupts.iter().copied());
-        let groups = inventory.groups.keys().copied();
+        let groups = host.functions.groups.keys().copied();
         Ok(Self {
             modules: Modules::read(root, &host.system.release, &modaliases),
             settings: Settings::read(root, interrupts, groups),
             lacks: root.lacks(),
+            has_empty_proc: root.has_empty_proc(),
             live: root.is_live(),
             devices: devices.to_vec(),
             host,
-            inventory,
         })
     }
 }
@@ -110,7 +110,18 @@ impl Root {
         if self.is_live() {
             return Vec::new();
         }
-        expected.filter(|path| !self.exists(path)).collect()
+        let is_there = |path: &&str| {
+            self.exists(path) && (!path.starts_with("/proc") || self.glance(path).is_some())
+        };
+        expected.filter(|path| !is_there(path)).collect()
+    }
+
+    /// Whether files of procfs were captured without what is in them.
+    fn has_empty_proc(&self) -> bool {
+        let expected = FOR_PLAN.into_iter().chain(FOR_CHECK);
+        let of_proc = expected.filter(|path| path.starts_with("/proc"));
+        !self.is_live()
+            && of_proc.filter(|path| self.exists(path) && self.glance(path).is_none()).count() > 1
     }
 
     /// Looks whether all of that is there, so that a snapshot has it even where nothing is in it.

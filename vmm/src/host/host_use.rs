@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use berth_devices::pci::Bdf;
 use serde::Serialize;
 
 use super::access::Holder;
@@ -41,11 +42,23 @@ pub enum HostUse {
     BootDisplay,
     /// The console's frame buffer.
     Console,
+    /// A guest has one of its virtual functions.
+    GuestHasVf {
+        /// The virtual function.
+        function: Bdf,
+    },
     /// A process has it open through VFIO.
     OpenVfio {
         /// The process, when it can be seen.
         holder: Option<Holder>,
     },
+}
+
+impl HostUse {
+    /// Whether it is a process's use through VFIO, rather than the host's own.
+    pub fn is_vfio(&self) -> bool {
+        matches!(self, Self::OpenVfio { .. })
+    }
 }
 
 /// As the rest of a sentence that begins with the function's address.
@@ -73,6 +86,7 @@ impl fmt::Display for HostUse {
             Self::Volume { device, of } => write!(f, "holds {device}, part of {of}"),
             Self::BootDisplay => f.write_str("is the display that the host booted on"),
             Self::Console => f.write_str("shows the console"),
+            Self::GuestHasVf { function } => write!(f, "has {function}, which a guest uses"),
             Self::OpenVfio { holder: Some(Holder { pid, comm }) } => {
                 write!(f, "is open in process {pid} ({comm})")
             }

@@ -1,6 +1,5 @@
 //! The IOMMU: whether there is one, whether it is on, and how it groups functions.
 
-use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use berth_devices::pci::Bdf;
@@ -31,10 +30,6 @@ pub struct Iommu {
     pub unsafe_interrupts: bool,
     /// Whether iommufd was told to do without interrupt remapping.
     pub unsafe_interrupts_iommufd: bool,
-    /// The kernel's command line.
-    pub kernel_cmdline: String,
-    /// Groups of the functions that the profile covers.
-    pub groups: BTreeMap<u32, IommuGroup>,
 }
 
 /// Functions that the IOMMU cannot tell apart.
@@ -84,8 +79,6 @@ impl Iommu {
             interrupt_remapping: interrupt_remapping(root)?,
             unsafe_interrupts: allowed("vfio_iommu_type1")?,
             unsafe_interrupts_iommufd: allowed("iommufd")?,
-            kernel_cmdline: root.text("/proc/cmdline")?.unwrap_or_default(),
-            groups: BTreeMap::new(),
             units,
         })
     }

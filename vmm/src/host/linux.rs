@@ -38,7 +38,9 @@ mod tests {
             ("6.12.90+deb12-amd64", Some(LinuxVersion(6, 12))),
             ("6.1.0-39-amd64", Some(LinuxVersion(6, 1))),
             ("7.0-rc1", Some(LinuxVersion(7, 0))),
+            ("5.14.0-427.el9", Some(LinuxVersion(5, 14))),
             ("next", None),
+            ("", None),
         ] {
             assert_eq!(LinuxVersion::parse(release), version, "{release}");
         }

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::root::Root;
 use super::tree::Entry;
+use crate::units::visible;
 
 /// Lines of the kernel's log that concern passthrough.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -108,7 +109,8 @@ fn messages(kmsg: &Path) -> Option<Vec<String>> {
 /// A record's text has the kernel's own line ends as `\\x0a` (kernel, printk/printk.c,
 /// append_char).
 fn unescaped(record: &str) -> String {
-    record.split("\\x0a").map(str::trim).collect::<Vec<_>>().join(" ").trim().to_owned()
+    let lines: Vec<&str> = record.split("\\x0a").map(str::trim).collect();
+    visible(lines.join(" ").trim()).into_owned()
 }
 
 /// The messages of a file, each in one line. A message of several lines goes on where there is no

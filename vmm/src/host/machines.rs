@@ -85,6 +85,24 @@ mod tests {
     }
 
     #[test]
+    fn this_process_is_not_among_the_others() {
+        let (started, running) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let vcpu = std::thread::Builder::new().name("mine/vcpu0".to_owned());
+        let vcpu = vcpu.spawn(move || {
+            started.send(()).expect("the test waits");
+            let _ = ended.recv();
+        });
+        running.recv().expect("it starts");
+        let own = std::process::id();
+        assert!(RunningMachine::read(&Root::live(), own).is_some(), "it looks like a machine");
+        let others = RunningMachine::read_all(&Root::live());
+        assert!(others.iter().all(|machine| machine.pid != own), "{others:?}");
+        drop(end);
+        vcpu.expect("a thread").join().expect("it ends");
+    }
+
+    #[test]
     fn vcpus_tell_a_machines_name_and_cpus() {
         let mut host = Fixture::server();
         thread(&mut host, 70, 70, "berth", "7,15");

@@ -11,16 +11,20 @@
 mod access;
 mod acs;
 mod addresses;
+mod architecture;
 mod archive;
+mod availability;
+mod cgroup;
+mod command_line;
 mod cpus;
 mod error;
 mod facts;
 mod files;
 #[cfg(test)]
 pub mod fixture;
+mod functions;
 mod host_use;
 mod id_set;
-mod inventory;
 pub mod iommu;
 mod link;
 mod linux;
@@ -37,6 +41,7 @@ mod settings;
 mod snapshot;
 mod system;
 mod tree;
+mod unfit;
 mod usage;
 mod values;
 mod vfio;
@@ -48,13 +53,17 @@ use serde::Serialize;
 
 pub use access::{Access, Holder};
 pub use acs::Acs;
+pub use architecture::X86_64;
+pub use availability::Availability;
+pub use cgroup::{Cgroup, CgroupLimit};
+pub use command_line::CommandLine;
 pub use cpus::{CpuVendor, Cpus};
 pub use error::HostError;
 pub use facts::Facts;
 pub use files::{FileFacts, FileState, KernelFacts, KernelFormat};
+pub use functions::{Depth, Functions, HostFunction, Sriov};
 pub use host_use::HostUse;
 pub use id_set::IdSet;
-pub use inventory::{HostFunction, Inventory, Sriov};
 pub use iommu::{Iommu, IommuGroup};
 pub use linux::LinuxVersion;
 pub use log::KernelLog;
@@ -68,11 +77,11 @@ pub use root::Root;
 pub use settings::Settings;
 pub use snapshot::Snapshot;
 pub use system::{BootFile, Container, Family, Initramfs, KernelConfig, Loader, System};
+pub use unfit::Unfit;
 pub use vfio::{device_file, group_file};
 
-use crate::units::Seen;
+use crate::units::{PageSize, Seen};
 use query::Candidates;
-use usage::Usage;
 use vfio::VfioFiles;
 
 /// Where a host shows its IOMMU groups.
@@ -87,28 +96,26 @@ pub struct HostProfile {
     pub cpus: Cpus,
     /// The running kernel, where it is known.
     pub linux: Option<LinuxVersion>,
+    /// What kind of machine it is, such as `x86_64`; `None` when that cannot be seen.
+    pub architecture: Option<String>,
     /// NUMA nodes and pools of huge pages.
     pub memory: Memory,
     /// What this process may use.
     pub process: Process,
+    /// What its cgroups allow it.
+    pub cgroup: Cgroup,
     /// Machines of berth that run already.
     pub machines: Vec<RunningMachine>,
     /// Whether irqbalance runs, which moves interrupts.
     pub irqbalance: Seen,
-    /// IOMMU units and the groups of the functions that were asked about.
+    /// The kernel's command line.
+    pub command_line: CommandLine,
+    /// IOMMU units.
     pub iommu: Iommu,
-    /// Addresses of all PCI functions, in order.
-    pub addresses: Vec<Bdf>,
-    /// Functions that were asked about and exist, and all members of their groups.
-    pub functions: BTreeMap<Bdf, PciFunction>,
-    /// Virtual functions of those physical ones of which a free one is to be taken.
-    pub virtual_functions: BTreeMap<Bdf, Vec<Bdf>>,
-    /// What functions are used for that are to be taken from the host.
-    pub uses: BTreeMap<Bdf, Vec<HostUse>>,
+    /// PCI functions that were asked about, and all members of their groups.
+    pub functions: Functions,
     /// The environment variables that were asked about.
     pub environment: BTreeMap<String, Option<String>>,
-    /// Whether the vfio-pci driver is there to bind to.
-    pub vfio_pci: bool,
     /// /dev/kvm.
     pub kvm: Access,
     /// /dev/vfio/vfio.
@@ -138,7 +145,9 @@ impl HostProfile {
     /// A file of sysfs or procfs cannot be read or holds something else than the kernel writes.
     /// What does not exist is no error.
     pub fn read(root: &Root, query: &Query) -> Result<Self, HostError> {
-        Self::read_for(root, query, Candidates::find(root, query))
+        let candidates = Candidates::find(root, query);
+        let functions = Functions::read_for_guest(root, &candidates)?;
+        Self::read_for(root, query, candidates, functions)
     }
 
     /// Reads what no plan depends on, and what to do about a refusal does: a run that starts need
@@ -148,50 +157,47 @@ impl HostProfile {
         self.log = KernelLog::read(root);
     }
 
+    /// What the host is, when that is known to be no x86-64.
+    pub fn foreign(&self) -> Option<&str> {
+        self.architecture.as_deref().filter(|name| *name != X86_64)
+    }
+
     /// Whose IOMMU to speak of: the firmware's, or where its tables cannot be seen, the one that
     /// comes with such CPUs.
     pub fn iommu_vendor(&self) -> CpuVendor {
         self.iommu.vendor.unwrap_or(self.cpus.vendor)
     }
 
-    /// [`Self::read`] with the candidates of `query` known already.
-    fn read_for(root: &Root, query: &Query, candidates: Candidates) -> Result<Self, HostError> {
+    /// [`Self::read`] with the candidates of `query` and their functions known already.
+    fn read_for(
+        root: &Root,
+        query: &Query,
+        candidates: Candidates,
+        functions: Functions,
+    ) -> Result<Self, HostError> {
         let cpus = Cpus::read(root)?;
         let memory = Memory::read(root, &cpus.online)?;
         let mut iommu = Iommu::read(root)?;
-        let mut functions = BTreeMap::new();
-        let mut uses = BTreeMap::new();
-        let any_taken = candidates.functions.values().any(|taking| *taking == Taking::Yes);
-        let usage = any_taken.then(|| Usage::read_to_take(root));
-        for (&address, &taking) in &candidates.functions {
-            let Some(function) = PciFunction::read(root, address)? else {
-                continue;
-            };
-            if let Some(usage) = usage.as_ref().filter(|_| taking == Taking::Yes) {
-                uses.insert(address, usage.of(root, address, &function));
-            }
-            if let Some(group) = function.group {
-                read_group(root, group, &mut iommu, &mut functions)?;
-            }
-            functions.insert(address, function);
-        }
-        let devices =
-            || candidates.functions.keys().filter_map(|address| functions.get_key_value(address));
+        let devices = || {
+            let all = candidates.functions.keys();
+            all.filter_map(|&address| Some((address, functions.pci(address)?)))
+        };
         iommu.address_bits = match devices().map(|(_, f)| f.iommu_unit.as_deref()).collect() {
             Some(units) => iommu::address_bits(root, Vec::into_iter(units))?,
             None => iommu::address_bits(root, iommu.units.iter().map(String::as_str))?,
         };
         let vfio = VfioFiles::probe(root, devices());
-        let mut host = Self {
+        Ok(Self {
             linux: LinuxVersion::read(root)?,
             group_files: vfio.groups,
             device_files: vfio.devices,
             vfio: vfio.container,
             iommufd: vfio.iommufd,
             kvm: Access::probe(root, "/dev/kvm"),
-            vfio_pci: root.exists(pci::VFIO_PCI),
-            addresses: pci::addresses(root)?,
+            command_line: CommandLine::read(root)?,
             process: Process::read(root, &cpus.online)?,
+            architecture: architecture::read(root),
+            cgroup: Cgroup::read(root),
             machines: RunningMachine::read_all(root),
             irqbalance: settings::irqbalance(root),
             kernel: query.kernel.as_deref().map(|path| KernelFacts::read(root, path)),
@@ -204,51 +210,76 @@ impl HostProfile {
             memory,
             iommu,
             functions,
-            virtual_functions: candidates.virtual_functions,
-            uses,
             environment: candidates.environment,
             system: System::default(),
             log: KernelLog::default(),
-        };
-        if !root.is_live() {
-            host.assume(root);
+        })
+    }
+
+    /// Reads again what binding `devices` makes visible: VFIO's files.
+    ///
+    /// # Errors
+    /// A file of sysfs cannot be read or holds something else than the kernel writes.
+    pub fn read_bound(&mut self, root: &Root, devices: &[Bdf]) -> Result<(), HostError> {
+        for &address in devices {
+            if let Some(found) = self.functions.read.get_mut(&address)
+                && let Some(function) = PciFunction::read(root, address)?
+            {
+                found.function = function;
+            }
         }
-        Ok(host)
+        let functions = &self.functions;
+        let bound = devices.iter().filter_map(|&bdf| Some((bdf, functions.pci(bdf)?)));
+        let vfio = VfioFiles::probe(root, bound);
+        (self.vfio, self.iommufd) = (vfio.container, vfio.iommufd);
+        (self.group_files, self.device_files) = (vfio.groups, vfio.devices);
+        self.functions.vfio_pci = root.exists(pci::VFIO_PCI);
+        Ok(())
     }
 
     /// Takes what a snapshot tells nothing of to be as a machine needs it: a snapshot of a host's
     /// topology only, as hwloc gathers, has neither IOMMUs nor drivers. [`Root::lacks`] says so.
-    fn assume(&mut self, root: &Root) {
+    #[must_use]
+    pub fn with_assumptions(mut self, root: &Root) -> Self {
+        if root.is_live() {
+            return self;
+        }
         let (groups, drivers) = (root.exists(IOMMU_GROUPS), root.exists(PCI_DRIVERS));
-        for (number, function) in (0..).zip(self.functions.values_mut()) {
-            if !groups && !function.is_bridge() && function.group.is_none() {
+        let endpoints = self.functions.read.values_mut().map(|found| &mut found.function);
+        for (number, function) in (0..).zip(endpoints.filter(|function| !function.is_bridge())) {
+            if !groups && function.group.is_none() {
                 function.group = Some(number);
             }
-            if !drivers && !function.is_bridge() {
+            if !drivers {
                 function.driver = Some("vfio-pci".to_owned());
             }
         }
+        self.assume_memory(root.exists(memory::POOLS));
+        self
     }
-}
 
-/// Reads a group and its members, unless another of its members brought it in already.
-fn read_group(
-    root: &Root,
-    group: u32,
-    iommu: &mut Iommu,
-    functions: &mut BTreeMap<Bdf, PciFunction>,
-) -> Result<(), HostError> {
-    if iommu.groups.contains_key(&group) {
-        return Ok(());
-    }
-    let facts = IommuGroup::read(root, group)?;
-    for &member in &facts.members {
-        if let Some(function) = PciFunction::read(root, member)? {
-            functions.insert(member, function);
+    /// Takes memory that a capture tells nothing of to be there, and its pools of huge pages where
+    /// `has_pools` says that it has none.
+    pub fn assume_memory(&mut self, has_pools: bool) {
+        /// More than any host has.
+        const PLENTY: u64 = 1 << 50;
+        let nodes = || self.memory.nodes.values();
+        let without_memory = nodes().all(|node| node.total == 0);
+        let without_pools = !has_pools && nodes().all(|node| node.pools.is_empty());
+        for node in self.memory.nodes.values_mut() {
+            if without_memory {
+                (node.total, node.available) = (PLENTY, PLENTY);
+            }
+            if without_pools && node.total > 0 {
+                for size in [PageSize::Size2M, PageSize::Size1G] {
+                    let pages = PLENTY / size.bytes();
+                    let pool = memory::Pool { total: pages, free: pages, surplus: 0 };
+                    node.pools.insert(size, pool);
+                    self.memory.reserved.insert(size, 0);
+                }
+            }
         }
     }
-    iommu.groups.insert(group, facts);
-    Ok(())
 }
 
 #[cfg(test)]

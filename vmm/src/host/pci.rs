@@ -1,14 +1,13 @@
 //! PCI functions as sysfs shows them.
 
-use std::ops::Range;
-
-use berth_devices::pci::regs::INTERRUPT_PIN;
+use berth_devices::pci::capability::{capabilities, read_u16};
+use berth_devices::pci::regs::{CAP_MSIX, INTERRUPT_PIN, STATUS, STATUS_CAPABILITY_LIST};
 use berth_devices::pci::{Bdf, Link};
 use berth_devices::vfio::ResetMethod;
 use serde::Serialize;
 
 use super::root::Root;
-use super::{HostError, link};
+use super::{HostError, Unfit, link};
 use berth_devices::pci::BarKind;
 
 pub(super) const DEVICES: &str = "/sys/bus/pci/devices";
@@ -55,6 +54,8 @@ pub struct PciFunction {
     pub msix_vectors: Option<u16>,
     /// Ways the kernel knows to reset it, in the order it would try them.
     pub reset_methods: Vec<ResetMethod>,
+    /// What keeps it from working in a guest, whoever has it.
+    pub unfit: Vec<Unfit>,
 }
 
 /// A BAR as the host's kernel found it.
@@ -68,6 +69,11 @@ pub struct HostBar {
     pub size: u64,
 }
 
+/// Whether a driver is VFIO's own or a vendor's variant of it.
+fn is_vfio(driver: &str) -> bool {
+    driver.replace('_', "-").ends_with("vfio-pci")
+}
+
 impl PciFunction {
     /// Whether it is part of the host's own fabric: a host bridge, an ISA bridge, a PCI-to-PCI
     /// bridge or a port (class 06h, subclasses 00h, 01h, 04h and 09h). Other bridges, such as
@@ -78,7 +84,7 @@ impl PciFunction {
 
     /// Whether a VFIO driver has it: vfio-pci or a vendor's variant, such as `mlx5_vfio_pci`.
     pub fn is_bound_to_vfio(&self) -> bool {
-        self.driver.as_deref().is_some_and(|driver| driver.replace('_', "-").ends_with("vfio-pci"))
+        self.driver.as_deref().is_some_and(is_vfio)
     }
 
     /// Whether its driver lets the other functions of its group be passed through. Without a
@@ -105,6 +111,7 @@ impl PciFunction {
         let resets = root.text(file("reset_method"))?;
         let config = root.head(file("config"), CONFIG_SIZE)?;
         let resources = resources(root, &file("resource"))?;
+        let unfit = unfit(root, address, config.as_deref().unwrap_or_default(), &resources);
         let pin = config.as_ref().and_then(|config| config.get(usize::from(INTERRUPT_PIN)));
         Ok(Some(Self {
             vendor: vendor as u16,
@@ -122,6 +129,7 @@ impl PciFunction {
                 &format!("{DEVICES}/{address}"),
                 config.as_deref().unwrap_or_default(),
             ),
+            unfit,
             interrupt_pin: pin.copied().filter(|pin| *pin <= 4).unwrap_or(0),
             bars: bars(&resources),
             rom_size: resources.get(ROM).map_or(0, Resource::size),
@@ -133,6 +141,32 @@ impl PciFunction {
             msix_vectors: config.and_then(|config| msix_vectors(&config)),
         }))
     }
+}
+
+/// What keeps a function from working.
+fn unfit(root: &Root, address: Bdf, config: &[u8], resources: &[Resource]) -> Vec<Unfit> {
+    /// No function has this vendor: it is what a read gives that nobody answers.
+    const NOBODY: [u8; 4] = [0xff; 4];
+    let mut found = Vec::new();
+    if config.starts_with(&NOBODY) {
+        found.push(Unfit::Unreachable);
+    }
+    let bars = (0..).zip(resources).take(ROM);
+    let unassigned = bars.filter(|(_, resource)| {
+        resource.flags & UNSET != 0 && resource.flags & MEMORY != 0 && resource.size() > 0
+    });
+    found.extend(
+        unassigned.map(|(bar, resource)| Unfit::BarUnassigned { bar, size: resource.size() }),
+    );
+    let physfn = format!("{DEVICES}/{address}/physfn");
+    let physical = root.link_name(&physfn).and_then(|name| name.parse().ok());
+    let driver = root.link_name(format!("{physfn}/driver"));
+    if let (Some(physical), Some(driver)) = (physical, driver)
+        && is_vfio(&driver)
+    {
+        found.push(Unfit::TokenNeeded { physical });
+    }
+    found
 }
 
 /// The one entry of `folder` that has a device number: kernels without device files make the
@@ -162,6 +196,8 @@ const ROM: usize = 6;
 
 const IO: u64 = 0x100;
 const MEMORY: u64 = 0x200;
+/// No address was found for it (IORESOURCE_UNSET).
+const UNSET: u64 = 0x2000_0000;
 
 impl Resource {
     /// Enhanced Allocation allows sizes that are no power of two; the register we emulate does
@@ -214,33 +250,18 @@ fn bars(resources: &[Resource]) -> Vec<HostBar> {
         .collect()
 }
 
-/// Size of the MSI-X table in `config`; `None` when the bytes end before the capabilities do.
-///
-/// The list may be cyclic or lead anywhere: 48 capabilities of 4 bytes fill what is behind the
-/// header (PCI Local Bus 3.0, sections 6.7 and 6.8.2.3).
+/// Size of the MSI-X table in `config` (PCI Local Bus 3.0, section 6.8.2.3); `None` when the bytes
+/// end before the capabilities do, as for users other than root.
 fn msix_vectors(config: &[u8]) -> Option<u16> {
-    const STATUS: usize = 0x06;
-    const STATUS_CAPABILITIES: u16 = 1 << 4;
-    const CAPABILITIES_POINTER: usize = 0x34;
-    const HEADER: Range<usize> = 0..0x40;
-    const MSIX: u8 = 0x11;
+    /// Every function has a header of as many bytes, and everybody may read it.
+    const HEADER: usize = 0x40;
+    const CONTROL: u16 = 2;
 
-    let word = |at: usize| Some(u16::from_le_bytes([*config.get(at)?, *config.get(at + 1)?]));
-    if word(STATUS)? & STATUS_CAPABILITIES == 0 {
-        return Some(0);
+    if config.len() <= HEADER && read_u16(config, STATUS) & STATUS_CAPABILITY_LIST != 0 {
+        return None;
     }
-    let mut at = usize::from(*config.get(CAPABILITIES_POINTER)? & !3);
-    for _ in 0..48 {
-        if HEADER.contains(&at) {
-            return Some(0);
-        }
-        let [id, next] = word(at)?.to_le_bytes();
-        if id == MSIX {
-            return Some((word(at + 2)? & 0x7ff) + 1);
-        }
-        at = usize::from(next & !3);
-    }
-    Some(0)
+    let table = capabilities(config).into_iter().find(|found| found.id == CAP_MSIX);
+    Some(table.map_or(0, |table| (read_u16(config, table.offset + CONTROL) & 0x7ff) + 1))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use berth_devices::pci::Bdf;
 
-use super::inventory::virtual_functions;
+use super::functions::virtual_functions;
 use super::root::Root;
 
 /// What to read of a host, beyond what every plan needs to know of it.
@@ -51,7 +51,7 @@ impl Query {
 }
 
 /// The functions that a query means on one host.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Candidates {
     /// By address.
     pub(super) functions: BTreeMap<Bdf, Taking>,

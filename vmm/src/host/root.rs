@@ -1,5 +1,6 @@
 //! Files under a root directory: this host's own, or what was captured of another.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::tree::{Entries, Entry, Found, Tree, resolve};
 use super::{HostError, archive};
+use crate::units::visible;
 
 /// Largest file of a folder that was captured; modules.alias has 2 MiB.
 const MOST_BYTES: usize = 64 << 20;
@@ -134,6 +136,10 @@ impl Root {
         let folder = self.resolved(path.parent()?).ok()?;
         let link = folder.join(path.file_name()?);
         let target = self.target(&link)?;
+        // Nor has a target of the kernel's own links.
+        if let Cow::Owned(_) = visible(&target.to_string_lossy()) {
+            return None;
+        }
         self.remember(&link, || Entry::Link(target.clone()));
         Some(target)
     }
@@ -232,6 +238,8 @@ impl Root {
                 }
             }
         }
+        // None of the kernel's has such characters; one that has names nothing.
+        names.retain(|name| matches!(visible(name), Cow::Borrowed(_)));
         names.sort_unstable();
         if self.record.is_some() {
             self.remember(&path, || Entry::Folder(Entries::new()));
@@ -303,5 +311,25 @@ fn leading_folder(path: &Path) -> PathBuf {
         (Some(only), None) if only.is_symlink() => path.to_owned(),
         (Some(only), None) if only.join("sys").is_dir() || only.join("proc").is_dir() => only,
         _ => path.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A device may go while its files are read.
+    #[test]
+    fn what_went_away_is_not_there_and_other_errors_are_errors() {
+        let found = |errno| {
+            let result = Err::<(), _>(io::Error::from_raw_os_error(errno));
+            Root::live().found(Path::new("/sys/x"), result)
+        };
+        for errno in [libc::ENOENT, libc::ENODEV, libc::ESRCH] {
+            assert!(matches!(found(errno), Ok(None)), "{errno}");
+        }
+        for errno in [libc::EIO, libc::EACCES] {
+            assert!(matches!(found(errno), Err(HostError::Read { .. })), "{errno}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use berth_devices::pci::Bdf;
 use serde::Serialize;
 
 use super::IdSet;
@@ -28,6 +29,11 @@ pub struct Settings {
     pub default_irq_cpus: Option<IdSet>,
     /// CPUs of the interrupts that were asked for, by number.
     pub irq_cpus: BTreeMap<u32, IdSet>,
+    /// The name under which the firmware's frame buffer holds memory of a display (/proc/iomem).
+    pub boot_framebuffer: Option<String>,
+    /// Functions that `berth bind --persist` gives to vfio-pci at boot, with the modules that
+    /// would have had them then.
+    pub persisted: BTreeMap<Bdf, Vec<String>>,
     /// How IOMMU groups are translated for the host itself, with the number of groups:
     /// `identity`, `DMA`, `DMA-FQ`.
     pub domains: BTreeMap<String, usize>,
@@ -69,9 +75,30 @@ impl Settings {
                     Some((number, set))
                 })
                 .collect(),
+            boot_framebuffer: boot_framebuffer(root),
+            persisted: persisted(root),
             domains,
         }
     }
+}
+
+/// `BOOTFB` is the name that sysfb gives it, the others those of its drivers (kernel,
+/// drivers/firmware/sysfb_simplefb.c, drivers/video/fbdev).
+fn boot_framebuffer(root: &Root) -> Option<String> {
+    const NAMES: [&str; 4] = ["BOOTFB", "efifb", "vesafb", "simplefb"];
+    let text = root.glance("/proc/iomem")?;
+    let mut names = text.lines().filter_map(|line| Some(line.split_once(" : ")?.1.trim()));
+    names.find(|name| NAMES.contains(name)).map(str::to_owned)
+}
+
+/// The comments that the file is made from.
+fn persisted(root: &Root) -> BTreeMap<Bdf, Vec<String>> {
+    let text = root.glance("/etc/modprobe.d/berth.conf").unwrap_or_default();
+    let functions = text.lines().filter_map(|line| {
+        let mut words = line.strip_prefix("# berth function ")?.split_whitespace();
+        Some((words.next()?.parse().ok()?, words.map(str::to_owned).collect()))
+    });
+    functions.collect()
 }
 
 fn balloons(root: &Root) -> Vec<String> {

@@ -9,11 +9,13 @@
 use std::io::{self, Write};
 use std::path::Path;
 
+use berth_devices::pci::capability::extended_capabilities;
+
 use super::pci;
 use super::plain_parameters::is_plain;
 use super::system;
 use super::tree::Tree;
-use super::{Facts, HostError, Query, Root, archive};
+use super::{CommandLine, Facts, HostError, Query, Root, archive};
 
 /// A snapshot, not yet written.
 pub struct Snapshot(Tree);
@@ -92,53 +94,27 @@ fn local_mount(line: &str) -> Option<String> {
     is_local.then(|| line.to_owned())
 }
 
-/// Names of all parameters, values of those that are plain. What comes after `--` is for init.
+/// Names of all parameters, values of those that are plain.
 fn command_line(text: &str) -> String {
-    let words = parameters(text).into_iter().take_while(|word| word != "--").map(|word| match word
-        .split_once('=')
-    {
+    let line = CommandLine::from(text);
+    let words = line.words().map(|word| match word.split_once('=') {
         Some((key, _)) if !is_plain(key) => format!("{key}=REDACTED"),
-        _ => word,
+        _ => word.to_owned(),
     });
     words.collect::<Vec<_>>().join(" ") + "\n"
 }
 
-/// Words of a command line; white space between double quotes is part of a word (kernel,
-/// lib/cmdline.c).
-fn parameters(text: &str) -> Vec<String> {
-    let mut words = vec![String::new()];
-    let mut is_quoted = false;
-    for letter in text.chars() {
-        is_quoted ^= letter == '"';
-        match words.last_mut() {
-            Some(word) if is_quoted || !letter.is_whitespace() => word.push(letter),
-            _ => words.push(String::new()),
-        }
-    }
-    words.retain(|word| !word.is_empty());
-    words
-}
-
 /// Blanks the Device Serial Number (PCIe 6.0, section 7.9.3), which for a NIC is made from its MAC
-/// address. The list of extended capabilities may be cyclic.
+/// address.
 fn blank_serial_number(config: &mut [u8]) {
-    const FIRST: usize = 0x100;
-    const SERIAL_NUMBER: u32 = 0x0003;
+    const SERIAL_NUMBER: u16 = 0x0003;
 
-    let mut at = FIRST;
-    for _ in 0..(4096 - FIRST) / 8 {
-        let Some(header) = config.get(at..at + 4) else {
-            return;
-        };
-        let header = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
-        if header & 0xffff == SERIAL_NUMBER
+    for found in extended_capabilities(config) {
+        let at = usize::from(found.offset);
+        if found.id == SERIAL_NUMBER
             && let Some(number) = config.get_mut(at + 4..at + 12)
         {
             number.fill(0);
-        }
-        at = (header >> 20) as usize & !3;
-        if at < FIRST {
-            return;
         }
     }
 }
@@ -185,9 +161,11 @@ mod tests {
             redacted(
                 "proc/42/mountinfo",
                 "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n2 1 0:50 / /mnt rw - nfs4 10.0.0.1:/x rw\n\
-                 3 1 0:51 / /n rw - 9p 10.0.0.2 rw,trans=tcp\n3 1 0:51 / /l rw - 9p lab rw,trans=virtio\n"
+                 3 1 0:51 / /n rw - 9p 10.0.0.2 rw,trans=tcp\n3 1 0:51 / /l rw - 9p lab rw,trans=virtio\n\
+                 4 1 0:52 / /v rw - virtiofs share rw\n"
             ),
-            "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n3 1 0:51 / /l rw - 9p lab rw,trans=virtio\n"
+            "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n3 1 0:51 / /l rw - 9p lab rw,trans=virtio\n\
+             4 1 0:52 / /v rw - virtiofs share rw\n"
         );
         assert_eq!(
             redacted(

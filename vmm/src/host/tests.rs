@@ -155,18 +155,18 @@ fn a_snapshot_is_read_under_its_root() {
     assert_eq!(host.iommu.interrupt_remapping, Some(true));
     assert!(!host.iommu.unsafe_interrupts);
 
-    assert!(host.vfio_pci);
+    assert!(host.functions.vfio_pci);
     assert_eq!(host.kvm, Access::Unknown);
     assert_eq!(host.group_files[&12], Access::Unknown);
     assert_eq!(host.kernel.expect("it was asked about").file.state, FileState::Unknown);
-    assert_eq!(host.addresses.len(), 2);
+    assert_eq!(host.functions.addresses.len(), 2);
 }
 
 #[test]
 fn a_function_is_read_from_sysfs() {
     let host = Snapshot::lab().read().expect("a host");
-    assert_eq!(host.functions.len(), 1, "the other device does not exist");
-    let nic = host.functions.values().next().expect("the NIC");
+    assert_eq!(host.functions.read.len(), 1, "the other device does not exist");
+    let nic = &host.functions.read.values().next().expect("the NIC").function;
     assert_eq!((nic.vendor, nic.device, nic.class), (0x8086, 0x10c9, 0x02_0000));
     assert!(nic.is_bound_to_vfio());
     assert_eq!(nic.driver_override, None);
@@ -185,7 +185,7 @@ fn a_function_is_read_from_sysfs() {
         .map(|(index, kind, size)| HostBar { index, kind, size })
     );
     assert_eq!((nic.rom_size, nic.interrupt_pin), (128 << 10, 0));
-    let group = &host.iommu.groups[&12];
+    let group = &host.functions.groups[&12];
     assert_eq!(group.members.len(), 1);
     assert_eq!(group.reserved[0].range, 0xfee0_0000..=0xfeef_ffff);
 }
@@ -207,7 +207,7 @@ fn a_device_file_needs_a_device_number() {
     let snapshot = Snapshot::lab();
     let file = || {
         let host = snapshot.read().expect("a host");
-        host.functions.into_values().next().expect("the NIC").device_file
+        host.functions.read.into_values().next().expect("the NIC").function.device_file
     };
     assert_eq!(file(), None);
     snapshot.write(&format!("{NIC}/vfio-dev/vfio7/uevent"), "");
@@ -221,7 +221,7 @@ fn a_link_is_read_from_sysfs() {
     let snapshot = Snapshot::lab();
     let nic = |snapshot: &Snapshot| {
         let host = snapshot.read().expect("a host");
-        host.functions.into_values().next().expect("the NIC")
+        host.functions.read.into_values().next().expect("the NIC").function
     };
     let link = nic(&snapshot).link.expect("a link");
     assert_eq!(link.capable.to_string(), "5.0 GT/s x4");

@@ -9,6 +9,7 @@ use berth_devices::pci::Bdf;
 use super::HostUse;
 use super::access::{Access, Holder};
 use super::addresses;
+use super::functions::Depth;
 use super::pci::{DEVICES, PciFunction};
 use super::root::Root;
 
@@ -27,23 +28,15 @@ pub(super) struct Usage {
     blocks: BTreeMap<Bdf, Vec<String>>,
     /// Who has which of VFIO's files open; looked for when a function is VFIO's.
     holders: OnceCell<BTreeMap<PathBuf, Holder>>,
-    /// Whether every group of VFIO's is tried.
-    tried: bool,
 }
 
 impl Usage {
-    /// For a look at all functions, which must not get in the way of who opens one just now.
     pub(super) fn read(root: &Root) -> Self {
         let mut usage = Self::default();
         usage.read_routes(root);
         let by_number = usage.read_blocks(root);
         usage.read_mounts(root, &by_number);
         usage
-    }
-
-    /// For functions that are about to be taken: groups are opened to see whether they can be.
-    pub(super) fn read_to_take(root: &Root) -> Self {
-        Self { tried: true, ..Self::read(root) }
     }
 
     /// An IPv4 address gives its interface a route to its own network, and nothing else in procfs
@@ -126,7 +119,13 @@ impl Usage {
     }
 
     /// What the host does with the function at `address`.
-    pub(super) fn of(&self, root: &Root, address: Bdf, function: &PciFunction) -> Vec<HostUse> {
+    pub(super) fn of(
+        &self,
+        root: &Root,
+        address: Bdf,
+        function: &PciFunction,
+        depth: Depth,
+    ) -> Vec<HostUse> {
         let folder = format!("{DEVICES}/{address}");
         let mut uses = Vec::new();
         for interface in interfaces(root, &folder) {
@@ -157,7 +156,7 @@ impl Usage {
             uses.push(HostUse::Console);
         }
         if function.is_bound_to_vfio() {
-            uses.extend(self.vfio(root, &folder, function.group));
+            uses.extend(self.vfio(root, &folder, function.group, depth == Depth::Take));
         }
         uses
     }
@@ -165,7 +164,7 @@ impl Usage {
     /// A process that has the group or the function itself open; without root others' files are
     /// not to be seen. vfio-pci enables a function when it is opened and disables it when it is
     /// closed, but some native drivers leave theirs enabled for good: opening the group tells.
-    fn vfio(&self, root: &Root, folder: &str, group: Option<u32>) -> Option<HostUse> {
+    fn vfio(&self, root: &Root, folder: &str, group: Option<u32>, tried: bool) -> Option<HostUse> {
         let holders = self.holders.get_or_init(|| Holder::all_below(root, "/dev/vfio"));
         let group = group.map(|group| format!("/dev/vfio/{group}"));
         let own = root.names(format!("{folder}/vfio-dev")).unwrap_or_default();
@@ -175,7 +174,7 @@ impl Usage {
             return Some(HostUse::OpenVfio { holder: Some(holder) });
         }
         let enabled = root.glance(format!("{folder}/enable")).is_some_and(|count| count != "0");
-        if !enabled && !self.tried {
+        if !enabled && !tried {
             return None;
         }
         let is_open = match group.map(|group| Access::probe(root, &group)) {

@@ -35,7 +35,7 @@ pub fn device_file(name: &str) -> String {
 impl VfioFiles {
     pub(super) fn probe<'a>(
         root: &Root,
-        functions: impl Iterator<Item = (&'a Bdf, &'a PciFunction)>,
+        functions: impl Iterator<Item = (Bdf, &'a PciFunction)>,
     ) -> Self {
         let mut files = Self::default();
         for (bdf, function) in functions {
@@ -52,7 +52,7 @@ impl VfioFiles {
                 if let (Access::Busy(None), Access::Busy(Some(_))) = (&*of_group, &access) {
                     *of_group = access.clone();
                 }
-                files.devices.insert(*bdf, access);
+                files.devices.insert(bdf, access);
             }
         }
         files

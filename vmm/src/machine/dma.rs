@@ -25,10 +25,10 @@ pub fn open(
     let backend = iommu.backend;
     let failed = |source| BuildError::AddressSpace { backend, source };
     let space = AddressSpace::open(backend, kvm_vfio).map_err(failed)?;
-    let devices = plan.pci.functions.iter().zip(&iommu.device_files).map(|(planned, file)| {
+    let devices = plan.pci.functions.iter().map(|planned| {
         let sysfs = Path::new(SYSFS_DEVICES).join(planned.host.to_string());
         let bdf = planned.host;
-        let failed = |source| BuildError::Open { bdf, file: file.clone(), source };
+        let failed = |source| BuildError::Open { bdf, file: planned.vfio_file.clone(), source };
         KernelDevice::open(&space, &sysfs).map_err(failed)
     });
     let devices = devices.collect::<Result<_, _>>()?;

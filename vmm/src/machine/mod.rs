@@ -134,7 +134,7 @@ impl Machine {
         let pinned = pin::pin_this_thread(&plan.vmm_cpus);
         pinned.map_err(BuildError::system("choose the CPUs of its own threads"))?;
         let filter = Filter::new(Role::Interrupts, mode)?;
-        let steering = Steering::start(&plan.interrupts, &plan.vmm_cpus, &filter);
+        let steering = Steering::start(&plan.pci.functions, &plan.vmm_cpus, &filter);
         let steering = steering.map_err(BuildError::system("start what steers interrupts"))?;
         let threads = reserve_cpus(&plan)?;
         drop(placement_lock);

@@ -7,7 +7,7 @@ use berth_devices::pci::Bdf;
 
 use super::PlanError;
 use crate::config::{Config, DeviceAddress, DeviceConfig};
-use crate::host::{Access, HostProfile};
+use crate::host::{Access, Availability, HostFunction, HostProfile};
 
 /// The config's devices with their addresses, in its order.
 ///
@@ -67,25 +67,33 @@ fn variable(host: &HostProfile, name: &str) -> Result<Vec<Bdf>, PlanError> {
 /// The first that nobody has; those that are bound to vfio-pci first, because they were meant
 /// for machines.
 fn free(host: &HostProfile, physical: Bdf, taken: &BTreeSet<Bdf>) -> Result<Bdf, PlanError> {
-    let none = Vec::new();
-    let all = host.virtual_functions.get(&physical).unwrap_or(&none);
-    let is_free = |address: &&Bdf| {
-        let function = host.functions.get(address);
-        let group = function.and_then(|function| function.group);
-        let access = group.and_then(|group| host.group_files.get(&group));
-        !taken.contains(address)
-            && host.uses.get(address).is_none_or(Vec::is_empty)
-            && !matches!(access, Some(Access::Busy(_)))
+    let all = || host.functions.virtual_functions(physical);
+    let is_held = |found: &HostFunction| {
+        let access = found.function.group.and_then(|group| host.group_files.get(&group));
+        matches!(access, Some(Access::Busy(_)))
     };
-    let bound = |address: &&Bdf| {
-        host.functions.get(address).is_some_and(|function| function.is_bound_to_vfio())
+    let rank = |(address, found): (Bdf, &HostFunction)| {
+        let rank = match host.functions.availability(address) {
+            _ if taken.contains(&address) || is_held(found) => None,
+            Availability::Ready => Some(0),
+            Availability::Free => Some(1),
+            // The plan then names what it shares its group with.
+            Availability::GroupInUse(_) => Some(2),
+            // Nothing of a snapshot refuses by its absence.
+            Availability::Unknown => Some(3),
+            Availability::Absent
+            | Availability::Bridge
+            | Availability::InUse(_)
+            | Availability::HasVirtualFunctions(_)
+            | Availability::NoIommu => None,
+        };
+        Some((rank?, address))
     };
-    let free: Vec<&Bdf> = all.iter().filter(is_free).collect();
-    free.iter().copied().find(bound).or(free.first().copied()).copied().ok_or_else(|| {
-        PlanError::NoFreeVf {
-            physical,
-            exists: host.functions.contains_key(&physical),
-            count: all.len(),
-        }
+    // The first of the best.
+    let best = all().filter_map(rank).min_by_key(|(rank, _)| *rank);
+    best.map(|(_, address)| address).ok_or_else(|| PlanError::NoFreeVf {
+        physical,
+        exists: host.functions.get(physical).is_some(),
+        count: all().count(),
     })
 }

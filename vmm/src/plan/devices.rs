@@ -8,7 +8,8 @@ use berth_devices::vfio::ResetMethod;
 use super::{Note, PlanError, resets};
 use crate::advice;
 use crate::config::{BindMode, DeviceConfig, OnError, OnRemoval};
-use crate::host::{HostProfile, IommuGroup, PciFunction};
+use crate::host::{Availability, HostProfile, PciFunction};
+use crate::units::VfPortChange;
 
 /// How many addresses a refusal offers instead of one that is not there.
 const SUGGESTIONS: usize = 5;
@@ -23,6 +24,14 @@ pub(super) struct Assigned<'a> {
     pub(super) group: u32,
     /// It is still to be bound, which makes VFIO's files for it appear.
     pub(super) take: bool,
+    /// What its port is to be, if it is a virtual function.
+    pub(super) port: VfPortChange,
+    /// VFIO's file for it.
+    pub(super) vfio_file: String,
+    /// Host CPUs that its vectors are steered to; empty leaves them to the host's kernel.
+    pub(super) interrupt_cpus: Vec<u32>,
+    /// Something on the host moves interrupts, and these are put back time and again.
+    pub(super) resteer: bool,
     /// How it is reset.
     pub(super) reset: ResetMethod,
     /// What follows when it fails.
@@ -52,12 +61,16 @@ pub(super) fn check<'a>(
         .map(|(address, _)| *address)
         .collect();
     for &(device, wish) in chosen {
-        let function = host.functions.get(&device).ok_or_else(|| PlanError::NoSuchDevice {
+        let function = host.functions.pci(device).ok_or_else(|| PlanError::NoSuchDevice {
             device,
-            near: near(device, &host.addresses),
+            near: near(device, &host.functions.addresses),
         })?;
         if function.is_bridge() {
             return Err(PlanError::Bridge { device });
+        }
+        if let Some(unfit) = function.unfit.first() {
+            let why = advice::device::unfit(host, device, unfit).seen;
+            return Err(PlanError::Unfit { device, unfit: *unfit, why });
         }
         let group = function.group.ok_or_else(|| no_group(device, host))?;
         if !wish.port().is_empty() && !function.is_virtual {
@@ -69,14 +82,16 @@ pub(super) fn check<'a>(
         } else if !function.is_bound_to_vfio() {
             return Err(PlanError::NotBound { device, driver: function.driver.clone() });
         }
-        if let Some(facts) = host.iommu.groups.get(&group) {
-            check_viable(device, group, facts, host, &ours)?;
-        }
+        check_viable(device, group, host, &ours)?;
         assigned.push(Assigned {
             address: device,
             function,
             group,
             take,
+            port: wish.port(),
+            vfio_file: String::new(),
+            interrupt_cpus: Vec::new(),
+            resteer: false,
             reset: ResetMethod::None,
             on_error: wish.on_error,
             on_removal: wish.on_removal,
@@ -119,17 +134,15 @@ fn no_group(device: Bdf, host: &HostProfile) -> PlanError {
 fn check_viable(
     device: Bdf,
     group: u32,
-    facts: &IommuGroup,
     host: &HostProfile,
     ours: &BTreeSet<Bdf>,
 ) -> Result<(), PlanError> {
     let in_use = |function: &PciFunction| !function.allows_passthrough_of_its_group();
-    let culprits: Vec<_> = facts
-        .members
-        .iter()
-        .filter_map(|member| Some((*member, host.functions.get(member)?)))
-        .filter(|(member, function)| in_use(function) && !ours.contains(member))
-        .filter_map(|(member, function)| Some((member, function.driver.clone()?)))
+    let culprits: Vec<_> = host
+        .functions
+        .members(Some(group))
+        .filter(|(member, found)| in_use(&found.function) && !ours.contains(member))
+        .filter_map(|(member, found)| Some((member, found.function.driver.clone()?)))
         .collect();
     if culprits.is_empty() {
         Ok(())
@@ -146,10 +159,20 @@ fn check_takeable(
     notes: &mut Vec<Note>,
 ) -> Result<(), PlanError> {
     let driver = function.driver.clone();
-    let uses = host.uses.get(&device).cloned().unwrap_or_default();
-    if !uses.is_empty() {
-        return Err(PlanError::InUse { device, uses });
+    match host.functions.availability(device) {
+        Availability::InUse(uses) => return Err(PlanError::InUse { device, uses }),
+        Availability::HasVirtualFunctions(count) => {
+            return Err(PlanError::HasVirtualFunctions { device, count });
+        }
+        // The first three have refusals of their own, the fourth has one that names drivers.
+        Availability::Absent
+        | Availability::Bridge
+        | Availability::NoIommu
+        | Availability::GroupInUse(_)
+        | Availability::Unknown
+        | Availability::Ready
+        | Availability::Free => {}
     }
-    notes.push(Note::Taken { device, driver, loads_vfio_pci: !host.vfio_pci });
+    notes.push(Note::Taken { device, driver, loads_vfio_pci: !host.functions.vfio_pci });
     Ok(())
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::devices::Assigned;
 use super::memory::holes;
 use super::text::range;
-use super::{Note, PciPlan, PlanError};
+use super::{Note, PciPlan, Plan, PlanError};
 use crate::advice;
 use crate::config::{Config, IommuBackendConfig, PeerToPeer};
 use crate::host::{Access, HostProfile, device_file, group_file};
@@ -21,10 +21,36 @@ pub struct IommuPlan {
     pub backend: IommuBackend,
     /// Why it is that one.
     pub reason: String,
-    /// VFIO's file for each function, in the order of the config: its group's, or its own.
-    pub device_files: Vec<String>,
     /// Whether devices can write to each other's BARs; `None` when there is one device only.
     pub peer_to_peer: Option<bool>,
+}
+
+/// A device, as VFIO opens it.
+struct VfioDevice<'a> {
+    address: Bdf,
+    group: u32,
+    /// Its own file's name, where the kernel made one.
+    name: Option<&'a str>,
+    /// Its files are still to come.
+    take: bool,
+}
+
+impl<'a> From<&Assigned<'a>> for VfioDevice<'a> {
+    fn from(device: &Assigned<'a>) -> Self {
+        let Assigned { address, function, group, take, .. } = *device;
+        Self { address, group, name: function.device_file.as_deref(), take }
+    }
+}
+
+impl VfioDevice<'_> {
+    /// The file that it is opened by.
+    fn file(&self, backend: IommuBackend) -> String {
+        match (backend, self.name) {
+            (IommuBackend::Container, _) => group_file(self.group),
+            (IommuBackend::Iommufd, Some(name)) => device_file(name),
+            (IommuBackend::Iommufd, None) => device_file("vfioN"),
+        }
+    }
 }
 
 /// Chooses the backend: what the config says, else the first that can be used. The container
@@ -33,53 +59,101 @@ pub struct IommuPlan {
 pub(super) fn plan(
     config: &Config,
     host: &HostProfile,
-    assigned: &[Assigned],
+    assigned: &mut [Assigned],
     notes: &mut Vec<Note>,
 ) -> Result<Option<IommuPlan>, PlanError> {
     if assigned.is_empty() {
         return Ok(None);
     }
-    let (backend, reason) = match config.iommu_backend {
-        IommuBackendConfig::Container => {
-            container(host, assigned)?;
-            (IommuBackend::Container, "as the config says".to_owned())
-        }
-        IommuBackendConfig::Iommufd => {
-            iommufd(host, assigned)?;
-            (IommuBackend::Iommufd, "as the config says".to_owned())
-        }
-        IommuBackendConfig::Auto => choose(host, assigned)?,
-    };
+    let devices: Vec<VfioDevice> = assigned.iter().map(VfioDevice::from).collect();
+    let (backend, reason) = choose(config, host, &devices)?;
     check_interrupts(host, backend, notes)?;
+    let files: Vec<String> = devices.iter().map(|device| device.file(backend)).collect();
+    for (device, file) in assigned.iter_mut().zip(files) {
+        device.vfio_file = file;
+    }
     let peers = assigned.len() > 1;
     Ok(Some(IommuPlan {
         backend,
         reason,
-        device_files: assigned.iter().map(|device| file(backend, device)).collect(),
         peer_to_peer: peers.then_some(
             backend == IommuBackend::Container && config.peer_to_peer != PeerToPeer::Off,
         ),
     }))
 }
 
-impl IommuPlan {
+impl Plan {
     /// All files of VFIO that are opened, each once.
-    pub fn files(&self) -> Vec<&str> {
-        let mut files = vec![match self.backend {
+    pub fn vfio_files(&self) -> Vec<&str> {
+        let Some(iommu) = &self.iommu else { return Vec::new() };
+        let mut files = vec![match iommu.backend {
             IommuBackend::Container => "/dev/vfio/vfio",
             IommuBackend::Iommufd => "/dev/iommu",
         }];
-        for file in &self.device_files {
-            if !files.contains(&file.as_str()) {
-                files.push(file);
+        for function in &self.pci.functions {
+            if !files.contains(&function.vfio_file.as_str()) {
+                files.push(&function.vfio_file);
             }
         }
         files
     }
+
+    /// Holds the plan against what only binding makes visible: VFIO's files, and whether they can
+    /// be opened. `host` has them as they are now.
+    ///
+    /// A kernel without the container shows that as late as this. The plan then goes over to
+    /// iommufd where the config leaves the choice: that takes nothing that was not planned, since
+    /// with an iommufd devices reach no BARs of others.
+    ///
+    /// # Errors
+    /// A file cannot be opened.
+    pub fn see_bound(&mut self, config: &Config, host: &HostProfile) -> Result<(), PlanError> {
+        let Some(iommu) = &mut self.iommu else { return Ok(()) };
+        let mut devices = Vec::new();
+        for function in &self.pci.functions {
+            let (address, group) = (function.host, function.group);
+            let found = host.functions.pci(address);
+            let found =
+                found.ok_or(PlanError::NoSuchDevice { device: address, near: Vec::new() })?;
+            let name = found.device_file.as_deref();
+            devices.push(VfioDevice { address, group, name, take: false });
+        }
+        let (backend, reason) = choose(config, host, &devices)?;
+        if iommu.backend == IommuBackend::Container && backend == IommuBackend::Iommufd {
+            check_interrupts(host, backend, &mut self.notes)?;
+            *iommu = IommuPlan { backend, reason, peer_to_peer: iommu.peer_to_peer.map(|_| false) };
+            self.pci.largest_peer_bar = 0;
+        } else if iommu.backend != backend {
+            // What was planned first needs no container, which may have come with vfio-pci.
+            iommufd(host, &devices)?;
+        }
+        for (function, device) in self.pci.functions.iter_mut().zip(&devices) {
+            function.vfio_file = device.file(iommu.backend);
+        }
+        Ok(())
+    }
 }
 
-fn choose(host: &HostProfile, assigned: &[Assigned]) -> Result<(IommuBackend, String), PlanError> {
-    Ok(match (container(host, assigned), iommufd(host, assigned)) {
+fn choose(
+    config: &Config,
+    host: &HostProfile,
+    devices: &[VfioDevice],
+) -> Result<(IommuBackend, String), PlanError> {
+    match config.iommu_backend {
+        IommuBackendConfig::Container => {
+            container(host, devices)?;
+            Ok((IommuBackend::Container, "as the config says".to_owned()))
+        }
+        IommuBackendConfig::Iommufd => {
+            iommufd(host, devices)?;
+            Ok((IommuBackend::Iommufd, "as the config says".to_owned()))
+        }
+        IommuBackendConfig::Auto => best(host, devices),
+    }
+}
+
+fn best(host: &HostProfile, devices: &[VfioDevice]) -> Result<(IommuBackend, String), PlanError> {
+    Ok(match (container(host, devices), iommufd(host, devices)) {
         (Ok(()), Err(lack)) => (IommuBackend::Container, lack.to_string()),
         (Ok(()), Ok(())) => (
             IommuBackend::Container,
@@ -103,14 +177,14 @@ fn choose(host: &HostProfile, assigned: &[Assigned]) -> Result<(IommuBackend, St
 }
 
 /// Whether the container can be had, with the groups of all devices.
-fn container(host: &HostProfile, assigned: &[Assigned]) -> Result<(), PlanError> {
+fn container(host: &HostProfile, devices: &[VfioDevice]) -> Result<(), PlanError> {
     // VFIO's file appears with its modules, which come with vfio-pci.
-    let take = assigned.iter().any(|device| device.take);
-    let to_come = take && !host.vfio_pci && host.vfio == Access::Missing;
+    let take = devices.iter().any(|device| device.take);
+    let to_come = take && !host.functions.vfio_pci && host.vfio == Access::Missing;
     if !to_come && !is_open(&host.vfio) {
         return Err(PlanError::Vfio { access: host.vfio.clone() });
     }
-    for &Assigned { address: device, group, take, .. } in assigned {
+    for &VfioDevice { address: device, group, take, .. } in devices {
         match host.group_files.get(&group) {
             Some(Access::Missing) if take => {}
             Some(access) if !is_open(access) => {
@@ -123,12 +197,12 @@ fn container(host: &HostProfile, assigned: &[Assigned]) -> Result<(), PlanError>
 }
 
 /// Whether an iommufd can be had, with the files of all devices.
-fn iommufd(host: &HostProfile, assigned: &[Assigned]) -> Result<(), PlanError> {
+fn iommufd(host: &HostProfile, devices: &[VfioDevice]) -> Result<(), PlanError> {
     if !is_open(&host.iommufd) {
         return Err(PlanError::Iommufd { access: host.iommufd.clone() });
     }
-    for &Assigned { address: device, function, take, .. } in assigned {
-        let Some(name) = &function.device_file else {
+    for &VfioDevice { address: device, name, take, .. } in devices {
+        let Some(name) = name else {
             if take || host.iommufd == Access::Unknown {
                 continue;
             }
@@ -171,14 +245,6 @@ fn check_interrupts(
     Ok(())
 }
 
-fn file(backend: IommuBackend, device: &Assigned) -> String {
-    match (backend, &device.function.device_file) {
-        (IommuBackend::Container, _) => group_file(device.group),
-        (IommuBackend::Iommufd, Some(name)) => device_file(name),
-        (IommuBackend::Iommufd, None) => device_file("vfioN"),
-    }
-}
-
 /// Says which BARs no other device reaches, for lack of an address that the IOMMU would take: it
 /// is too narrow, or it reserves addresses where the guest has its 32-bit BARs.
 pub(super) fn note_out_of_reach(
@@ -190,7 +256,7 @@ pub(super) fn note_out_of_reach(
     if iommu.as_ref().is_none_or(|iommu| iommu.peer_to_peer != Some(true)) {
         return;
     }
-    let holes = holes(host);
+    let holes = holes(host, pci.functions.iter().map(|function| function.group));
     let memory = pci.functions.iter().flat_map(|function| {
         let bars = function.bars.iter().filter(|bar| bar.kind != BarKind::Io);
         bars.map(|bar| (function.host, bar.index, bar.address..bar.address + bar.size))

@@ -1,9 +1,11 @@
 //! Where guest memory comes from, and where the guest sees it.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use berth_arch::ram;
 
+use super::devices::Assigned;
 use super::placement::Share;
 use super::{MemoryPlan, NodePages, PlanError, RamRegion};
 use crate::config::Config;
@@ -23,6 +25,7 @@ pub(super) fn plan(
     config: &Config,
     host: &HostProfile,
     shares: &[Share],
+    assigned: &[Assigned],
 ) -> Result<MemoryPlan, PlanError> {
     let size = config.memory.size_mib.bytes();
     let page_size = config.memory.page_size;
@@ -30,16 +33,17 @@ pub(super) fn plan(
         check_room(page_size, size / page_size.bytes(), host, share)?;
     }
 
+    let holes = holes(host, assigned.iter().map(|device| device.group));
     // There is no node to bind to where the kernel knows of none.
     let bound = |node: u32| host.memory.numa.then_some(node);
     let parts = shares.iter().map(|share| (bound(share.node), share.memory));
-    let regions = place(ram::ram_regions(size, &holes(host)), parts);
+    let regions = place(ram::ram_regions(size, &holes), parts);
     let aligned = |region: &RamRegion| {
         region.guest.start.is_multiple_of(page_size.bytes())
             && region.file_offset.is_multiple_of(page_size.bytes())
     };
     if !regions.iter().all(aligned) {
-        let lowest = holes(host).into_iter().min_by_key(|hole| hole.start);
+        let lowest = holes.into_iter().min_by_key(|hole| hole.start);
         return Err(PlanError::ReservedLow {
             reserved: lowest.unwrap_or_default(),
             size: page_size,
@@ -86,9 +90,10 @@ pub(super) fn cpu_address_bits(host: &HostProfile) -> u8 {
     bits.min(NESTED_PAGING_BITS)
 }
 
-/// Addresses that devices cannot use, so that guest RAM and BARs leave them out.
-pub(super) fn holes(host: &HostProfile) -> Vec<Range<u64>> {
-    let groups = host.iommu.groups.values();
+/// Addresses that the devices of `groups` cannot use, so that guest RAM and BARs leave them out.
+pub(super) fn holes(host: &HostProfile, groups: impl Iterator<Item = u32>) -> Vec<Range<u64>> {
+    let groups: BTreeSet<u32> = groups.collect();
+    let groups = groups.iter().filter_map(|group| host.functions.groups.get(group));
     groups
         .flat_map(|group| &group.reserved)
         .filter(|region| region.excludes_ram())

@@ -32,8 +32,8 @@ use serde::{Serialize, Serializer};
 
 pub use device_choice::choose;
 pub use error::{PlanError, Refusal};
-pub use interrupts::InterruptPlan;
 pub use iommu::IommuPlan;
+pub use limits::threads;
 pub use note::Note;
 pub use numa::NumaPlan;
 pub use pci::{BarPlan, FunctionPlan, PciPlan, PortPlan, RomPlan, RootPlan};
@@ -64,8 +64,6 @@ pub struct Plan {
     pub iommu: Option<IommuPlan>,
     /// The guest's PCI hierarchy.
     pub pci: PciPlan,
-    /// How each of its devices interrupts, and whom on the host.
-    pub interrupts: Vec<InterruptPlan>,
     /// Where the guest's serial console goes.
     pub console: ConsolePlan,
     /// How long the guest has between the power button and the end.
@@ -88,13 +86,17 @@ impl Plan {
     /// # Errors
     /// The first thing on the host that does not fit the config.
     pub fn new(config: &Config, host: &HostProfile) -> Result<Self, PlanError> {
+        if let Some(architecture) = host.foreign() {
+            return Err(PlanError::Foreign { architecture: architecture.to_owned() });
+        }
         let mut notes = Vec::new();
         let boot = boot::plan(config, host)?;
         let chosen = choose(config, host)?;
-        let assigned = devices::check(&chosen, host, &mut notes)?;
-        let iommu = iommu::plan(config, host, &assigned, &mut notes)?;
+        let mut assigned = devices::check(&chosen, host, &mut notes)?;
+        let iommu = iommu::plan(config, host, &mut assigned, &mut notes)?;
         let placement = placement::place(config, host, &assigned, &mut notes)?;
-        let memory = memory::plan(config, host, &placement.shares)?;
+        interrupts::steer(config, host, &placement, &mut assigned)?;
+        let memory = memory::plan(config, host, &placement.shares, &assigned)?;
         let nodes = assigned.iter().map(|device| device.function.node);
         let numa = NumaPlan::new(&memory.pages, &placement.vcpus, nodes);
         let mut pci = pci::plan(&assigned, host, &memory, &numa, &mut notes)?;
@@ -102,7 +104,6 @@ impl Plan {
         pci.largest_peer_bar = peers::largest_bar(config, host, &iommu);
         peers::note(config, host, &pci, &mut notes);
         let limits = limits::plan(config, host, &memory, &pci)?;
-        let interrupts = interrupts::plan(config, host, &assigned, &placement, &pci)?;
         let mut plan = Self {
             name: config.name.as_str().to_owned(),
             boot,
@@ -110,7 +111,6 @@ impl Plan {
             vcpus: placement.vcpus,
             vmm_cpus: placement.vmm_cpus,
             avoided: placement.avoided,
-            interrupts,
             numa,
             iommu,
             pci,

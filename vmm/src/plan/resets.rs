@@ -41,24 +41,23 @@ pub(super) fn choose(assigned: &mut [Assigned], host: &HostProfile, notes: &mut 
 }
 
 /// The host's device that a function is of. A virtual function is one by itself.
-fn card(device: &Assigned) -> (u32, u8, u8, Option<u8>) {
-    let Assigned { address, function, .. } = device;
-    let alone = function.is_virtual.then(|| address.function());
-    (address.domain(), address.bus(), address.device(), alone)
+fn card(device: &Assigned) -> Bdf {
+    if device.function.is_virtual { device.address } else { device.address.slot() }
 }
 
 fn hot_reset(device: &Assigned, assigned: &[Assigned], host: &HostProfile) -> HotReset {
     let Assigned { address, function, .. } = device;
+    let all = &host.functions.addresses;
     let on_bus = |other: &&Bdf| (other.domain(), other.bus()) == (address.domain(), address.bus());
     // The kernel tries a bus reset only of a function that it finds alone on the bus.
-    let untried = function.link.is_some() && host.addresses.iter().filter(on_bus).count() > 1;
+    let untried = function.link.is_some() && all.iter().filter(on_bus).count() > 1;
     let resettable = untried || function.reset_methods.contains(&ResetMethod::Bus);
     let ours = |other: &Bdf| {
-        let idle = host.functions.get(other).filter(|f| f.is_bound_to_vfio());
+        let idle = host.functions.pci(*other).filter(|f| f.is_bound_to_vfio());
         let of_our_group = idle.is_some_and(|f| assigned.iter().any(|a| Some(a.group) == f.group));
         of_our_group || assigned.iter().any(|a| a.address == *other)
     };
-    let foreign = host.addresses.iter().filter(on_bus).filter(|other| !ours(other));
+    let foreign = all.iter().filter(on_bus).filter(|other| !ours(other));
     HotReset { possible: resettable && !function.is_virtual, foreign: foreign.copied().collect() }
 }
 

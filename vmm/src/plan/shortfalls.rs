@@ -201,8 +201,8 @@ fn pages(host: &HostProfile, plan: &Plan) -> Option<Finding> {
 fn interrupts(config: &Config, host: &HostProfile, plan: &Plan, vcpus: &IdSet) -> Vec<Finding> {
     let warn = |seen: String| Finding::warn(Code::IrqOnVcpu, "berth plan", seen);
     let mut found = Vec::new();
-    let steered: IdSet = plan.interrupts.iter().flat_map(|plan| plan.cpus.clone()).collect();
-    if plan.interrupts.is_empty() {
+    let steered: IdSet = plan.pci.functions.iter().flat_map(|f| f.interrupt_cpus.clone()).collect();
+    if plan.pci.functions.is_empty() {
         return found;
     }
     let on_vcpus = steered.intersection(vcpus);
@@ -244,7 +244,7 @@ fn links(assigned: &[Assigned]) -> Vec<Finding> {
     let slow = |device: &Assigned| {
         let link = device.function.link.filter(|_| !device.function.is_virtual)?;
         let at = device.address;
-        let is_new = cards.insert((at.domain(), at.bus(), at.device()));
+        let is_new = cards.insert(at.slot());
         let advice = is_new.then(|| crate::advice::link(at, &link)).flatten()?;
         Some(Finding::warned(Code::LinkReduced, advice).of(at))
     };

@@ -198,7 +198,7 @@ fn bars_go_where_the_iommu_reaches_when_they_fit() {
 #[test]
 fn ram_goes_around_what_the_iommu_reserves() {
     let mut host = server();
-    let group = host.iommu.groups.get_mut(&14).expect("the card's group");
+    let group = host.functions.groups.get_mut(&14).expect("the card's group");
     group
         .reserved
         .push(ReservedRegion { range: 0x4000_0000..=0x4000_ffff, kind: "direct".to_owned() });

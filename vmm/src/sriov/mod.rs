@@ -13,10 +13,10 @@ use berth_devices::pci::Bdf;
 pub use report::SriovReport;
 
 use crate::binding::{
-    self, BindOptions, BindingError, Goal, Report, Session, Setting, Step, Value, check_free, find,
+    self, BindingError, Goal, Report, Session, Setting, Step, Target, Value, check_free, find,
     ports, sriov,
 };
-use crate::host::{HostFunction, Inventory, Root, Sriov};
+use crate::host::{Functions, HostFunction, Sriov};
 use crate::units::{VfPort, VfPortArgument, VfPortChange};
 
 /// What `berth sriov PF N` is to make.
@@ -38,18 +38,22 @@ pub struct SriovRequest {
 ///
 /// # Errors
 /// There is no such function, or it has no SR-IOV.
-pub fn show(physical: Bdf) -> Result<SriovReport, BindingError> {
-    SriovReport::read(physical, None)
+pub fn show(target: &Target, physical: Bdf) -> Result<SriovReport, BindingError> {
+    SriovReport::read(&target.root()?, physical, None)
 }
 
 /// `berth sriov PF N`.
 ///
 /// # Errors
 /// The function cannot have so many, or one that it has is in use; nothing has changed then.
-pub fn set(physical: Bdf, request: &SriovRequest) -> Result<SriovReport, BindingError> {
-    let root = Root::live();
-    let mut session = Session::for_command(request.dry_run)?;
-    let host = Inventory::read_to_take(&root, &[physical])?;
+pub fn set(
+    target: &Target,
+    physical: Bdf,
+    request: &SriovRequest,
+) -> Result<SriovReport, BindingError> {
+    let root = target.root()?;
+    let mut session = Session::for_command(target, request.dry_run)?;
+    let host = Functions::read_to_take(&root, &[physical])?;
     let ports = ports(sriov(&host, physical)?)?;
     let first = renumber(&host, physical, &ports, request)?;
     let mut report = Report::new(request.dry_run, &first);
@@ -57,24 +61,24 @@ pub fn set(physical: Bdf, request: &SriovRequest) -> Result<SriovReport, Binding
         if request.bind {
             report.notes.push("then each new VF would be bound to vfio-pci".to_owned());
         }
-        return SriovReport::read(physical, Some(report));
+        return SriovReport::read(&root, physical, Some(report));
     }
     if request.bind && request.count > 0 {
         binding::need_vfio(&host)?;
     }
     binding::apply(&mut session, &first)?;
     // Only now do the functions have addresses: a card may number them by their count.
-    let host = Inventory::read_to_take(&root, &[physical])?;
+    let host = Functions::read_to_take(&root, &[physical])?;
     let second = hand_out(&session, &host, physical, request)?;
     report.add(&second);
     binding::apply(&mut session, &second)?;
     drop(session);
-    SriovReport::read(physical, Some(report))
+    SriovReport::read(&root, physical, Some(report))
 }
 
 /// The first half: their number, and their ports while no driver has them.
 fn renumber(
-    host: &Inventory,
+    host: &Functions,
     physical: Bdf,
     ports: &[VfPort],
     request: &SriovRequest,
@@ -126,7 +130,7 @@ fn flag(on: bool) -> Value {
 
 /// What goes with the virtual functions there are, for the way back.
 fn farewell(
-    host: &Inventory,
+    host: &Functions,
     physical: Bdf,
     sriov: &Sriov,
     ports: &[VfPort],
@@ -135,7 +139,7 @@ fn farewell(
     let mut steps = Vec::new();
     for (index, &device) in (0..).zip(&sriov.functions) {
         let found: &HostFunction = find(host, device)?;
-        check_free(device, found, BindOptions { force, ..BindOptions::default() })?;
+        check_free(host, device, force)?;
         let lost = |setting, before| Step::new(setting, before, Goal::Lost).of(Some(physical));
         if let Some(port) = ports.get(index as usize) {
             let setting = Setting::VfPort { physical, index };
@@ -153,7 +157,7 @@ fn farewell(
 /// took new ones before.
 fn hand_out(
     session: &Session,
-    host: &Inventory,
+    host: &Functions,
     physical: Bdf,
     request: &SriovRequest,
 ) -> Result<Vec<Step>, BindingError> {

@@ -6,7 +6,7 @@ use berth_devices::pci::Bdf;
 use serde::Serialize;
 
 use crate::binding::{BindingError, Report, find, ports, sriov};
-use crate::host::{HostUse, Inventory, Root};
+use crate::host::{Functions, HostUse, Root};
 use crate::units::VfPort;
 
 /// A physical function and its virtual ones.
@@ -43,8 +43,12 @@ pub struct VirtualFunction {
 }
 
 impl SriovReport {
-    pub(super) fn read(address: Bdf, change: Option<Report>) -> Result<Self, BindingError> {
-        let host = Inventory::read_to_take(&Root::live(), &[address])?;
+    pub(super) fn read(
+        root: &Root,
+        address: Bdf,
+        change: Option<Report>,
+    ) -> Result<Self, BindingError> {
+        let host = Functions::read_to_take(root, &[address])?;
         let sriov = sriov(&host, address)?;
         let mut ports = ports(sriov)?.into_iter();
         let mut functions = Vec::new();

@@ -5,7 +5,7 @@ use crate::binding::testing::{bdf, host};
 use crate::host::HostUse;
 
 /// A physical function with virtual ones that the host's driver has.
-fn card(count: u32) -> Inventory {
+fn card(count: u32) -> Functions {
     let mut all = vec![("21:00.0".to_owned(), Some("igb"))];
     let addresses: Vec<String> = (0..count).map(|index| format!("21:10.{}", index * 2)).collect();
     all.extend(addresses.iter().map(|address| (address.clone(), Some("igbvf"))));
@@ -14,10 +14,10 @@ fn card(count: u32) -> Inventory {
     let mut host = host(&all);
     let functions: Vec<Bdf> = addresses.iter().map(|address| bdf(address)).collect();
     for (index, function) in (0..).zip(&functions) {
-        let found = host.functions.get_mut(function).expect("it is there");
+        let found = host.read.get_mut(function).expect("it is there");
         found.virtual_of = Some((bdf("21:00.0"), index));
     }
-    let found = host.functions.get_mut(&bdf("21:00.0")).expect("it is there");
+    let found = host.read.get_mut(&bdf("21:00.0")).expect("it is there");
     let interface = Some("eth0".to_owned());
     found.sriov = Some(Sriov { max: 7, functions, autoprobe: true, interface });
     host
@@ -28,9 +28,9 @@ fn request(count: u32, ports: &[&str]) -> SriovRequest {
     SriovRequest { count, ports, bind: false, force: false, dry_run: false }
 }
 
-fn decide(host: &Inventory, request: &SriovRequest) -> Result<Vec<String>, String> {
+fn decide(host: &Functions, request: &SriovRequest) -> Result<Vec<String>, String> {
     let physical = bdf("21:00.0");
-    let count = host.functions[&physical].sriov.as_ref().map_or(0, |sriov| sriov.functions.len());
+    let count = host.read[&physical].sriov.as_ref().map_or(0, |sriov| sriov.functions.len());
     let ports = vec![VfPort { spoof_check: true, ..VfPort::default() }; count];
     let steps = renumber(host, physical, &ports, request);
     steps
@@ -73,10 +73,10 @@ fn the_same_number_changes_ports_only() {
 #[test]
 fn impossible_requests_are_refused() {
     let mut used = card(1);
-    let found = used.functions.get_mut(&bdf("21:10.0")).expect("it is there");
+    let found = used.read.get_mut(&bdf("21:10.0")).expect("it is there");
     found.uses = vec![HostUse::OpenVfio { holder: None }];
     let mut mute = card(0);
-    let found = mute.functions.get_mut(&bdf("21:00.0")).expect("it is there");
+    let found = mute.read.get_mut(&bdf("21:00.0")).expect("it is there");
     found.sriov.as_mut().expect("it has some").interface = None;
     for (host, request, message) in [
         (&card(0), request(8, &[]), "0000:21:00.0 has at most 7 virtual functions, not 8"),

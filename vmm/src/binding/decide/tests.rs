@@ -1,7 +1,7 @@
 //! Who may have which function, on hosts made by hand.
 
 use super::*;
-use crate::host::{Acs, Holder, IommuGroup, PciFunction, Sriov};
+use crate::host::{Depth, Holder, IommuGroup, PciFunction, Sriov};
 
 pub(crate) fn bdf(text: &str) -> Bdf {
     text.parse().expect("an address")
@@ -9,51 +9,43 @@ pub(crate) fn bdf(text: &str) -> Bdf {
 
 /// An endpoint in a group of its own, which has the number of its bus.
 pub(crate) fn candidate(address: Bdf, driver: Option<&str>) -> HostFunction {
-    HostFunction {
-        function: PciFunction {
-            vendor: 0x8086,
-            device: 0x10c9,
-            class: 0x02_0000,
-            driver: driver.map(str::to_owned),
-            driver_override: None,
-            node: None,
-            group: Some(address.bus().into()),
-            iommu_unit: None,
-            device_file: None,
-            is_virtual: false,
-            link: None,
-            interrupt_pin: 0,
-            bars: Vec::new(),
-            rom_size: 0,
-            msix_vectors: None,
-            reset_methods: Vec::new(),
-        },
-        path: Vec::new(),
-        sriov: None,
-        virtual_of: None,
-        uses: Vec::new(),
-        acs: Acs::Unknown,
-        modalias: String::new(),
-        is_driver_built_in: false,
-        interrupts: Vec::new(),
-    }
+    let function = PciFunction {
+        vendor: 0x8086,
+        device: 0x10c9,
+        class: 0x02_0000,
+        driver: driver.map(str::to_owned),
+        driver_override: None,
+        node: None,
+        group: Some(address.bus().into()),
+        iommu_unit: None,
+        device_file: None,
+        is_virtual: false,
+        link: None,
+        interrupt_pin: 0,
+        bars: Vec::new(),
+        rom_size: 0,
+        unfit: Vec::new(),
+        msix_vectors: None,
+        reset_methods: Vec::new(),
+    };
+    HostFunction { depth: Depth::Take, ..HostFunction::of(function) }
 }
 
 /// A host with these functions, given with their drivers.
-pub(crate) fn host(functions: &[(&str, Option<&str>)]) -> Inventory {
-    let mut host = Inventory { vfio_pci: true, ..Inventory::default() };
+pub(crate) fn host(functions: &[(&str, Option<&str>)]) -> Functions {
+    let mut host = Functions { vfio_pci: true, ..Functions::default() };
     for (address, driver) in functions {
         let address = bdf(address);
         let empty = || IommuGroup { members: Vec::new(), reserved: Vec::new() };
         let group = host.groups.entry(address.bus().into()).or_insert_with(empty);
         group.members.push(address);
-        host.functions.insert(address, candidate(address, *driver));
+        host.read.insert(address, candidate(address, *driver));
     }
     host
 }
 
-fn change(host: &mut Inventory, address: &str, change: impl Fn(&mut HostFunction)) {
-    change(host.functions.get_mut(&bdf(address)).expect("it is there"));
+fn change(host: &mut Functions, address: &str, change: impl Fn(&mut HostFunction)) {
+    change(host.read.get_mut(&bdf(address)).expect("it is there"));
 }
 
 fn text(steps: &[Step]) -> Vec<String> {
@@ -61,7 +53,7 @@ fn text(steps: &[Step]) -> Vec<String> {
     changes.map(|step| format!("{}: {} -> {}", step.setting, step.before, step.after)).collect()
 }
 
-fn try_bind(host: &Inventory, asked: &[&str], options: BindOptions) -> Result<Vec<String>, String> {
+fn try_bind(host: &Functions, asked: &[&str], options: BindOptions) -> Result<Vec<String>, String> {
     let asked: Vec<Bdf> = asked.iter().map(|address| bdf(address)).collect();
     let steps = members(host, &asked, options).and_then(|all| bind(host, &all, options));
     steps.map(|steps| text(&steps)).map_err(|error| error.to_string())
@@ -118,7 +110,7 @@ fn refusals_name_the_function_and_the_reason() {
         let addresses = vec!["192.0.2.7/24".to_owned()];
         vec![HostUse::Network { interface, addresses, default_route: true, master: None }]
     };
-    type Change = fn(&mut Inventory);
+    type Change = fn(&mut Functions);
     let table: [(Change, &str); 4] = [
         (
             |host| change(host, "21:00.0", |found| found.function.class = 0x06_0400),
@@ -137,7 +129,7 @@ fn refusals_name_the_function_and_the_reason() {
             },
             "0000:21:00.0 has 2 virtual functions, which go with its driver",
         ),
-        (|host| host.functions.clear(), "there is no PCI function 0000:21:00.0 on this host"),
+        (|host| host.read.clear(), "there is no PCI function 0000:21:00.0 on this host"),
     ];
     for (change, message) in table {
         let mut host = host(nic);

@@ -62,8 +62,10 @@ impl BindingError {
             Self::NoSuchDevice { .. } => binding::absent(&[]),
             Self::Bridge { .. } => binding::bridge(&[]),
             Self::NoGroup { .. } if host.iommu.units.is_empty() => iommu::off(host).1.steps,
-            Self::NoGroup { device } => match host.functions.get(device) {
-                Some(function) => iommu::not_behind(host, function, device.bus() == 0).steps,
+            Self::NoGroup { device } => match host.functions.get(*device) {
+                Some(found) => {
+                    iommu::not_behind(host, &found.function, found.path.is_empty()).steps
+                }
                 None => vec!["choose another function".to_owned()],
             },
             Self::NoVfioPci(_) => vec![
@@ -75,7 +77,8 @@ impl BindingError {
                 "leave out --persist, and run `berth sriov {physical} N --bind` from a unit at boot"
             )],
             Self::InUse { uses, .. } => {
-                let mut steps: Steps = uses.iter().flat_map(binding::in_use).collect();
+                let mut steps: Steps =
+                    uses.iter().flat_map(|usage| binding::in_use(host, usage)).collect();
                 if !matches!(&uses[..], [HostUse::OpenVfio { .. }]) {
                     steps.push("or take the function all the same with --force".to_owned());
                 }

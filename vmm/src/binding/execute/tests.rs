@@ -1,8 +1,10 @@
 //! Changes on a kernel that obeys the driver core's rules, ended after every single step.
 
 use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
 
-use super::super::fake::{BURNT, FakeKernel, Fuse, physical, virtual_function};
+use super::super::fake::{BURNT, FakeDisk, FakeKernel, physical, virtual_function};
+use super::super::setting::Act;
 use super::*;
 use crate::units::PageSize;
 use crate::units::VfPort;
@@ -44,6 +46,11 @@ fn renumber() -> Vec<Step> {
     steps
 }
 
+/// The journal in `folder`, on a disk whose order with `kernel` is watched.
+fn open(kernel: &FakeKernel, folder: &Path) -> Journal {
+    Journal::open_on(Box::new(FakeDisk::beside(kernel, folder)), folder).expect("a journal")
+}
+
 fn all(kernel: &FakeKernel, journal: &mut Journal) -> Vec<Restored> {
     restore(kernel, journal, &BTreeMap::new(), |_| true).expect("the journal can be written")
 }
@@ -53,7 +60,7 @@ fn binding_writes_what_the_kernel_wants_and_the_way_back_is_the_reverse() {
     let folder = tempfile::tempdir().expect("a folder");
     let kernel = FakeKernel::new();
     let before = kernel.state();
-    let mut journal = Journal::open(folder.path()).expect("a journal");
+    let mut journal = open(&kernel, folder.path());
     run(&kernel, &mut journal, &bind(physical(), "igb", None), None).expect("bound");
     run(&kernel, &mut journal, &bind(physical(), "igb", None), None).expect("bound already");
     let sysfs = "/sys/bus/pci/devices/0000:21:00.0";
@@ -83,7 +90,7 @@ fn a_step_that_fails_undoes_those_before_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let kernel = FakeKernel::new();
     let before = kernel.state();
-    let mut journal = Journal::open(folder.path()).expect("a journal");
+    let mut journal = open(&kernel, folder.path());
     let mut steps = bind(physical(), "igb", None);
     steps.push(Step::to(Setting::VfCount(physical()), Value::Count(0), Value::Count(1)));
     let error = run(&kernel, &mut journal, &steps, None).expect_err("vfio-pci makes none");
@@ -92,11 +99,60 @@ fn a_step_that_fails_undoes_those_before_it() {
     assert!(journal.entries().is_empty());
 }
 
+/// The kernel takes a number of huge pages and makes as many as it has memory for.
+#[test]
+fn a_call_that_succeeds_and_changes_too_little_is_undone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut kernel = FakeKernel::new();
+    kernel.most_pages = 1;
+    let before = kernel.state();
+    let mut journal = open(&kernel, folder.path());
+    let pages = Setting::HugePages { node: None, size: PageSize::Size1G };
+    let mut steps = bind(physical(), "igb", None);
+    steps.push(Step::to(pages, Value::Count(0), Value::Count(2)));
+    let error = run(&kernel, &mut journal, &steps, None).expect_err("one page is too few");
+    assert!(matches!(error, BindingError::Unchanged { found: Value::Count(1), .. }), "{error}");
+    assert_eq!(kernel.state(), before);
+    assert!(journal.entries().is_empty());
+}
+
+/// A driver reads its MAC once.
+#[test]
+fn virtual_functions_that_come_back_have_their_ports_before_their_drivers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let kernel = FakeKernel::new().with_virtual_functions(4);
+    for index in 0..4 {
+        let port = VfPort { vlan: 9, spoof_check: true, ..VfPort::default() };
+        let before = VfPort::default();
+        let act = Act::SetPort { physical: physical(), index, before, port };
+        kernel.perform(&act).expect("there is such a function");
+        // Whoever set them loaded the drivers again.
+        let (function, sysfs) = (virtual_function(index).to_string(), "/sys/bus/pci");
+        kernel
+            .write(&format!("{sysfs}/devices/{function}/driver/unbind"), &function)
+            .expect("bound");
+        kernel.write(&format!("{sysfs}/drivers/igbvf/bind"), &function).expect("free");
+    }
+    let mut journal = open(&kernel, folder.path());
+    let steps = renumber().into_iter().map(|step| match (&step.setting, &step.after) {
+        (Setting::VfPort { index, .. }, Goal::Lost) => {
+            let port = VfPort { vlan: 9, spoof_check: true, ..VfPort::default() };
+            let setting = Setting::VfPort { physical: physical(), index: *index };
+            Step::new(setting, Value::Port(port), Goal::Lost).of(Some(physical()))
+        }
+        _ => step,
+    });
+    run(&kernel, &mut journal, &steps.collect::<Vec<_>>(), None).expect("all steps are possible");
+    assert_eq!(kernel.surprised(), []);
+    all(&kernel, &mut journal);
+    assert_eq!(kernel.surprised(), []);
+}
+
 #[test]
 fn what_is_held_is_left_alone() {
     let folder = tempfile::tempdir().expect("a folder");
     let kernel = FakeKernel::new();
-    let mut journal = Journal::open(folder.path()).expect("a journal");
+    let mut journal = open(&kernel, folder.path());
     run(&kernel, &mut journal, &bind(physical(), "igb", None), Some("run")).expect("bound");
     let bound = kernel.state();
     let held = BTreeMap::from([(physical(), "a machine has it".to_owned())]);
@@ -110,7 +166,7 @@ fn what_is_held_is_left_alone() {
 fn a_change_that_lasts_takes_over_one_for_a_run() {
     let folder = tempfile::tempdir().expect("a folder");
     let kernel = FakeKernel::new();
-    let mut journal = Journal::open(folder.path()).expect("a journal");
+    let mut journal = open(&kernel, folder.path());
     let steps = bind(physical(), "igb", None);
     run(&kernel, &mut journal, &steps, Some("run")).expect("bound");
     run(&kernel, &mut journal, &steps, None).expect("bound already");
@@ -126,7 +182,7 @@ fn a_run_on_top_of_a_change_that_lasts_goes_back_to_that() {
     let folder = tempfile::tempdir().expect("a folder");
     let kernel = FakeKernel::new();
     let before = kernel.state();
-    let mut journal = Journal::open(folder.path()).expect("a journal");
+    let mut journal = open(&kernel, folder.path());
     let driver = Setting::Driver(physical());
     let idle = [Step::to(driver, name("igb"), Value::Nothing)];
     run(&kernel, &mut journal, &idle, None).expect("idle");
@@ -140,7 +196,7 @@ fn a_run_on_top_of_a_change_that_lasts_goes_back_to_that() {
     assert_eq!(kernel.state(), bound, "a machine that runs keeps what it has");
 
     drop(journal);
-    let mut journal = Journal::open(folder.path()).expect("the journal");
+    let mut journal = open(&kernel, folder.path());
     restore(&kernel, &mut journal, &nobody, |entry| entry.owner.is_some()).expect("room");
     assert_eq!(kernel.state(), lasting);
     all(&kernel, &mut journal);
@@ -152,7 +208,7 @@ fn virtual_functions_that_berth_made_are_forgotten_with_their_number() {
     let folder = tempfile::tempdir().expect("a folder");
     let kernel = FakeKernel::new();
     let before = kernel.state();
-    let mut journal = Journal::open(folder.path()).expect("a journal");
+    let mut journal = open(&kernel, folder.path());
     let count = Setting::VfCount(physical());
     let make = [Step::to(count.clone(), Value::Count(0), Value::Count(2))];
     run(&kernel, &mut journal, &make, None).expect("made");
@@ -170,7 +226,7 @@ fn a_number_that_cannot_be_put_back_yet_keeps_what_comes_with_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let kernel = FakeKernel::new().with_virtual_functions(4);
     let before = kernel.state();
-    let mut journal = Journal::open(folder.path()).expect("a journal");
+    let mut journal = open(&kernel, folder.path());
     run(&kernel, &mut journal, &renumber(), None).expect("all steps are possible");
     let sysfs = "/sys/bus/pci";
     let nic = physical().to_string();
@@ -204,9 +260,9 @@ fn whatever_the_moment_of_death_there_is_a_way_back() {
         };
         for moment in 0.. {
             let folder = tempfile::tempdir().expect("a folder");
-            let mut kernel = make();
+            let kernel = make();
             let before = kernel.state();
-            if !dies(&mut kernel, folder.path(), moment, |kernel, journal| {
+            if !dies(&kernel, folder.path(), moment, |kernel, journal| {
                 run(kernel, journal, &steps, None).expect("all steps are possible");
             }) {
                 assert_ne!(kernel.state(), before, "the steps change something");
@@ -215,11 +271,11 @@ fn whatever_the_moment_of_death_there_is_a_way_back() {
             deaths += 1;
             // Every third moment is enough for the second death: the two are independent.
             if moment % 3 == 0 {
-                dies(&mut kernel, folder.path(), moment, |kernel, journal| {
+                dies(&kernel, folder.path(), moment, |kernel, journal| {
                     all(kernel, journal);
                 });
             }
-            let mut journal = Journal::open(folder.path()).expect("the journal");
+            let mut journal = open(&kernel, folder.path());
             let restored = all(&kernel, &mut journal);
             assert_eq!(
                 kernel.state(),
@@ -235,16 +291,14 @@ fn whatever_the_moment_of_death_there_is_a_way_back() {
 
 /// Whether the fuse ended `body`.
 fn dies(
-    kernel: &mut FakeKernel,
-    folder: &std::path::Path,
+    kernel: &FakeKernel,
+    folder: &Path,
     moment: u32,
     body: impl Fn(&FakeKernel, &mut Journal),
 ) -> bool {
-    let fuse = Fuse::after(moment);
-    kernel.fuse = Some(fuse.clone());
-    let mut journal = Journal::open(folder).expect("a journal");
-    journal.fuse = Some(fuse);
+    let mut journal = open(kernel, folder);
+    kernel.fuse.light(Some(moment));
     let died = panic::catch_unwind(AssertUnwindSafe(|| body(kernel, &mut journal))).is_err();
-    kernel.fuse = None;
+    kernel.fuse.light(None);
     died
 }

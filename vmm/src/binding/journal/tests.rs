@@ -88,6 +88,19 @@ fn what_a_boot_has_made_anew_is_forgotten_but_for_what_lasts() {
     assert_eq!(open_next(folder.path()), [other]);
 }
 
+/// A kernel that does not tell its boot's name is taken for the one that it was.
+#[test]
+fn nothing_is_forgotten_where_a_boot_has_no_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("journal");
+    fs::write(&path, "{\"berth_journal\":{\"version\":1}}\n").expect("a file");
+    let mut journal = Journal::open(folder.path()).expect("the journal");
+    journal.intend(vec![entry("igb", "vfio-pci", None)]).expect("room");
+    assert_eq!(journal.forget_boots_before("the next".to_owned(), |_| false), []);
+    assert_eq!(journal.forget_boots_before(String::new(), |_| false), []);
+    assert_eq!(journal.entries().len(), 1);
+}
+
 /// What is in the journal of a host that calls its boot "the next".
 fn open_next(folder: &Path) -> Vec<Entry> {
     let text = fs::read_to_string(folder.join("journal")).expect("the file");

@@ -162,7 +162,7 @@ fn vectors_run_out() {
     let mut facts = facts(|_| ());
     let nic = NIC.address.parse().expect("an address");
     let of_nic = |facts: &mut Facts, vectors| {
-        let listed = facts.inventory.functions.get_mut(&nic).expect("the NIC");
+        let listed = facts.host.functions.read.get_mut(&nic).expect("the NIC");
         listed.function.msix_vectors = vectors;
     };
     of_nic(&mut facts, Some(2048));

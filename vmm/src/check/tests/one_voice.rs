@@ -98,7 +98,7 @@ fn bind_gives_the_remedy_of_the_check() {
     let facts = facts(|host| {
         host.of(NIC.address, "boot_vga", "1");
     });
-    let uses = facts.inventory.functions[&device].uses.clone();
+    let uses = facts.host.functions.read[&device].uses.clone();
     let in_use = BindingError::InUse { device, uses };
     assert_eq!(in_use.code(), Code::DeviceInUse);
     let help = in_use.help(&facts.host);

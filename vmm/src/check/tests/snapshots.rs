@@ -19,7 +19,8 @@ fn config() -> Config {
 fn a_gathered_topology_can_be_planned_for() {
     let root = root(&gathered()).expect("an archive");
     assert!(root.lacks().contains(&"/proc/self/status"));
-    let host = HostProfile::read(&root, &Query::from(&config())).expect("a host");
+    let host =
+        HostProfile::read(&root, &Query::from(&config())).expect("a host").with_assumptions(&root);
     assert_eq!(host.cpus.online.to_string(), "0-3");
     assert_eq!(host.cpus.core_of(3), 1);
     assert_eq!(host.memory.nodes[&1].cpus.to_string(), "1,3");
@@ -40,7 +41,7 @@ fn links_of_gathered_devices_tell_groups_and_drivers() {
     for path in ["/sys/kernel", "/sys/bus/pci/drivers", "/sys/class/iommu", "/proc/self", "/etc"] {
         host.remove(path);
     }
-    let inventory = crate::host::Inventory::read(&host.root()).expect("an inventory");
+    let inventory = crate::host::Functions::read_all(&host.root()).expect("an inventory");
     let listing = DeviceList::new(&inventory, &Names::default(), host.root().lacks());
     assert!(listing.lacks.contains(&"/sys/kernel/iommu_groups"));
     let nic = listing.devices.iter().find(|d| d.address.to_string() == NIC.address);

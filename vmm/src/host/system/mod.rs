@@ -125,17 +125,6 @@ impl System {
         }
     }
 
-    /// The kernel's version; `None` when its release is not to be seen.
-    pub fn version(&self) -> Option<(u32, u32)> {
-        let mut numbers = self.release.split(['.', '-']).map(str::parse);
-        Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
-    }
-
-    /// Whether the kernel is known to be of this version or a newer one.
-    pub fn is_since(&self, major: u32, minor: u32) -> bool {
-        self.version().is_some_and(|version| version >= (major, minor))
-    }
-
     /// The loader's file that has this parameter for the next boot.
     pub fn configured(&self, parameter: &str) -> Option<&BootFile> {
         self.boot_files.iter().find(|file| file.words.iter().any(|word| word == parameter))
@@ -238,16 +227,6 @@ mod tests {
         ] {
             assert_eq!(family(text), expected, "{text}");
         }
-    }
-
-    #[test]
-    fn a_release_has_a_version() {
-        let version =
-            |release: &str| System { release: release.into(), ..System::default() }.version();
-        assert_eq!(version("6.12.9+deb12-amd64"), Some((6, 12)));
-        assert_eq!(version("5.14.0-427.el9"), Some((5, 14)));
-        assert_eq!(version("6.1-rc3"), Some((6, 1)));
-        assert_eq!(version(""), None);
     }
 
     #[test]

@@ -4,18 +4,19 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::host::IdSet;
-use crate::plan::InterruptPlan;
+use berth_devices::pci::Bdf;
 
-/// Sends all message signalled interrupts that the device has now to the planned CPUs.
+use crate::host::IdSet;
+
+/// Sends all message signalled interrupts that `device` has now to `cpus`.
 ///
 /// Its pin is left alone: that interrupt is the host's, and may be other devices' too.
 ///
 /// # Errors
 /// The first that the kernel refuses; what has gone meanwhile is none.
-pub(super) fn steer(root: &Path, plan: &InterruptPlan) -> io::Result<()> {
-    let wanted: IdSet = plan.cpus.iter().copied().collect();
-    let folder = root.join(format!("sys/bus/pci/devices/{}/msi_irqs", plan.host));
+pub(super) fn steer(root: &Path, device: Bdf, cpus: &[u32]) -> io::Result<()> {
+    let wanted: IdSet = cpus.iter().copied().collect();
+    let folder = root.join(format!("sys/bus/pci/devices/{device}/msi_irqs"));
     let vectors = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         vectors => vectors?,
@@ -42,8 +43,6 @@ pub(super) fn steer(root: &Path, plan: &InterruptPlan) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use berth_devices::pci::GuestBdf;
-
     use super::*;
 
     const LIST: &str = "proc/irq/41/smp_affinity_list";
@@ -62,22 +61,14 @@ mod tests {
         root
     }
 
-    fn plan(device: &str) -> InterruptPlan {
-        let host = device.parse().expect("an address");
-        InterruptPlan {
-            host,
-            guest: GuestBdf::new(1, 0, 0).expect("a device"),
-            msix_vectors: 2,
-            intx_gsi: None,
-            cpus: vec![7, 15],
-            kept: false,
-        }
+    fn steered(root: &Path, device: &str) -> io::Result<()> {
+        steer(root, device.parse().expect("an address"), &[7, 15])
     }
 
     #[test]
     fn requested_vectors_go_where_the_plan_says() {
         let root = host();
-        steer(root.path(), &plan("41:00.0")).expect("steered");
+        steered(root.path(), "41:00.0").expect("steered");
         let list = || fs::read_to_string(root.path().join(LIST)).expect("a file");
         assert_eq!(list(), "7,15");
         assert!(!root.path().join("proc/irq/42").exists());
@@ -85,14 +76,14 @@ mod tests {
         let file = root.path().join(LIST);
         let written = || fs::metadata(&file).expect("a file").modified().expect("a time");
         let before = written();
-        steer(root.path(), &plan("41:00.0")).expect("steered");
+        steered(root.path(), "41:00.0").expect("steered");
         assert_eq!(written(), before);
     }
 
     #[test]
     fn a_device_without_vectors_is_left_alone() {
         let root = host();
-        steer(root.path(), &plan("42:00.0")).expect("nothing to do");
+        steered(root.path(), "42:00.0").expect("nothing to do");
         assert_eq!(fs::read_to_string(root.path().join(LIST)).expect("a file"), "0-15\n");
     }
 
@@ -103,7 +94,7 @@ mod tests {
         fs::remove_file(&file).expect("a file");
         // Nobody can write there, root neither.
         std::os::unix::fs::symlink("/proc/version", &file).expect("a link");
-        let error = steer(root.path(), &plan("41:00.0")).expect_err("refused");
+        let error = steered(root.path(), "41:00.0").expect_err("refused");
         assert!(error.to_string().contains(LIST), "{error}");
     }
 }

@@ -17,7 +17,7 @@ use rustix::fs::OFlags;
 
 use crate::child;
 use crate::machine::pin::pin_this_thread;
-use crate::plan::InterruptPlan;
+use crate::plan::FunctionPlan;
 use crate::sandbox::Filter;
 
 /// How often interrupts are put back that something on the host moves. irqbalance looks at them
@@ -35,11 +35,11 @@ impl Steering {
     /// # Errors
     /// No pipe, or no child ([`child::start`]).
     pub fn start(
-        interrupts: &[InterruptPlan],
+        functions: &[FunctionPlan],
         cpus: &[u32],
         filter: &Filter,
     ) -> io::Result<Option<Self>> {
-        if interrupts.iter().all(|plan| plan.cpus.is_empty()) {
+        if functions.iter().all(|plan| plan.interrupt_cpus.is_empty()) {
             return Ok(None);
         }
         let (reader, writer) = io::pipe()?;
@@ -49,7 +49,7 @@ impl Steering {
         child::start(c"berth-irq", &kept, || {
             // Not to be pinned is no reason not to steer.
             let _ = pin_this_thread(cpus);
-            serve(reader, interrupts, filter);
+            serve(reader, functions, filter);
         })?;
         Ok(Some(Self(Arc::new(writer))))
     }
@@ -61,25 +61,25 @@ impl Steering {
     }
 }
 
-fn serve(mut reader: PipeReader, interrupts: &[InterruptPlan], filter: &Filter) {
+fn serve(mut reader: PipeReader, functions: &[FunctionPlan], filter: &Filter) {
     let result = filter.apply().map_err(io::Error::other);
-    if let Err(error) = result.and_then(|()| steer_until_end(&mut reader, interrupts)) {
+    if let Err(error) = result.and_then(|()| steer_until_end(&mut reader, functions)) {
         log::warn!("the devices' interrupts stay where they are: {error}");
         // The warning is said once. berth goes on telling, so the other end stays open.
         while matches!(reader.read(&mut [0; 4096]), Ok(1..)) {}
     }
 }
 
-fn steer_until_end(reader: &mut PipeReader, interrupts: &[InterruptPlan]) -> io::Result<()> {
-    let again = interrupts.iter().any(|plan| plan.kept).then_some(&AGAIN);
+fn steer_until_end(reader: &mut PipeReader, functions: &[FunctionPlan]) -> io::Result<()> {
+    let again = functions.iter().any(|plan| plan.resteer).then_some(&AGAIN);
     loop {
         let ready = poll(&mut [PollFd::new(&*reader, PollFlags::IN)], again);
         // An interrupted wait is as good as one that is over.
         if ready.is_ok_and(|ready| ready > 0) && reader.read(&mut [0; 4096])? == 0 {
             return Ok(());
         }
-        for plan in interrupts.iter().filter(|plan| !plan.cpus.is_empty()) {
-            irq_affinity::steer(Path::new("/"), plan)?;
+        for plan in functions.iter().filter(|plan| !plan.interrupt_cpus.is_empty()) {
+            irq_affinity::steer(Path::new("/"), plan.host, &plan.interrupt_cpus)?;
         }
     }
 }

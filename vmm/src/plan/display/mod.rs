@@ -105,7 +105,7 @@ impl Plan {
         let IommuPlan { backend, reason, .. } = iommu;
         writeln!(f, "\nIOMMU")?;
         writeln!(f, "  backend       {backend}: {reason}")?;
-        writeln!(f, "  files         {}", list(iommu.files()))?;
+        writeln!(f, "  files         {}", list(self.vfio_files()))?;
         match iommu.peer_to_peer {
             None => Ok(()),
             Some(true) => writeln!(f, "  peer-to-peer  devices reach each other's BARs"),

@@ -1,13 +1,16 @@
 //! The code of each refusal. One for a fault that `berth check` looks for has the fault's.
 
 use super::PlanError;
-use crate::advice::{Code, vfio};
+use crate::advice::{Code, device, vfio};
 use crate::host::Access;
 
 impl PlanError {
     /// As scripts see it.
     pub fn code(&self) -> Code {
         match self {
+            Self::Foreign { .. } => Code::HostForeign,
+            Self::Unfit { unfit, .. } => device::unfit_code(unfit),
+            Self::CgroupLimit { resource, .. } => resource.code(),
             Self::File { .. } => Code::FileUnusable,
             Self::ConsoleFile { .. } => Code::ConsoleFile,
             Self::NotAKernel { .. } => Code::KernelFormat,
@@ -21,7 +24,7 @@ impl PlanError {
             Self::IommuOff { .. } => Code::IommuOff,
             Self::NotBehindIommu { .. } => Code::DeviceNoIommu,
             Self::NotBound { .. } => Code::DeviceNotBound,
-            Self::InUse { .. } => Code::DeviceInUse,
+            Self::InUse { .. } | Self::HasVirtualFunctions { .. } => Code::DeviceInUse,
             Self::NotVirtual { .. } => Code::DeviceNotVirtual,
             Self::NoFreeVf { .. } => Code::VfNoneFree,
             Self::VariableUnset { .. }

@@ -6,8 +6,8 @@ use std::path::Path;
 use berth_devices::vfio::IommuBackend;
 
 use super::PlanError;
-use crate::advice::groups::{Culprit, Seat};
-use crate::advice::{Steps, binding, cpu, groups, iommu, limits, memory, remapping, vfio};
+use crate::advice::groups::Culprit;
+use crate::advice::{Steps, binding, cpu, device, groups, iommu, limits, memory, remapping, vfio};
 use crate::host::{FileState, HostProfile, IdSet, ModuleState, group_file};
 use crate::plan::memory::GUEST_RAM;
 
@@ -23,6 +23,7 @@ impl PlanError {
     /// What the guest boots.
     fn boot(&self) -> Option<Steps> {
         one(match self {
+            Self::Foreign { .. } => "choose a host of x86-64".to_owned(),
             Self::File { role, path, state } => file(role, path, state),
             Self::ConsoleFile { .. } => {
                 "set console.file to a path where berth may write, or console to \"off\"".to_owned()
@@ -42,12 +43,15 @@ impl PlanError {
             Self::Bridge { .. } => binding::bridge(&[]),
             Self::NoIommu | Self::IommuOff { .. } => iommu::off(host).1.steps,
             Self::NotBehindIommu { device } => {
-                let function = host.functions.get(device)?;
-                iommu::not_behind(host, function, device.bus() == 0).steps
+                let found = host.functions.get(*device)?;
+                iommu::not_behind(host, &found.function, found.path.is_empty()).steps
             }
             Self::NotBound { device, .. } => binding::not_bound(*device),
+            Self::Unfit { device, unfit, .. } => device::unfit(host, *device, unfit).steps,
+            Self::HasVirtualFunctions { device, .. } => binding::has_virtual_functions(*device),
             Self::InUse { uses, .. } => {
-                let mut steps: Steps = uses.iter().flat_map(binding::in_use).collect();
+                let mut steps: Steps =
+                    uses.iter().flat_map(|usage| binding::in_use(host, usage)).collect();
                 steps.push("or choose another device".to_owned());
                 steps
             }
@@ -72,10 +76,14 @@ impl PlanError {
                 let of = |(address, driver): &(_, String)| Culprit {
                     address: *address,
                     driver: driver.clone(),
-                    uses: host.uses.get(address).cloned().unwrap_or_default(),
+                    uses: host
+                        .functions
+                        .get(*address)
+                        .map(|found| found.uses.clone())
+                        .unwrap_or_default(),
                 };
                 let culprits: Vec<Culprit> = culprits.iter().map(of).collect();
-                let seat = if device.bus() == 0 { Seat::Board } else { Seat::Slot };
+                let seat = groups::seat(&host.functions, *device);
                 groups::not_viable(*device, seat, &culprits)
             }
             Self::NoInterruptRemapping { backend, .. } => remapping::off(host, *backend).steps,
@@ -152,6 +160,9 @@ impl PlanError {
             Self::WindowFull { .. } => {
                 one("leave the device out of `devices`: the guest has 512 MiB for all such BARs"
                     .to_owned())?
+            }
+            Self::CgroupLimit { resource, need, limit } => {
+                limits::cgroup(host, *resource, *need, limit).steps
             }
             Self::MemlockLimit { need, .. } => limits::locked_memory(host, *need),
             Self::OpenFilesLimit { need, .. } => limits::open_files(host, *need),

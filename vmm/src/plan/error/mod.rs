@@ -12,7 +12,8 @@ use berth_devices::vfio::IommuBackend;
 
 use super::text::{Bytes, list, range};
 use crate::advice::Steps;
-use crate::host::{Access, FileState, HostProfile, HostUse, IdSet};
+use crate::advice::limits::CgroupResource;
+use crate::host::{Access, CgroupLimit, FileState, HostProfile, HostUse, IdSet, Unfit};
 use crate::units::PageSize;
 use words::{by, elsewhere, have, of, what, which};
 
@@ -23,6 +24,9 @@ use words::{by, elsewhere, have, of, what, which};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "variants are documented, and a field is what it is called")]
 pub enum PlanError {
+    /// berth does not run on such hosts.
+    #[error("this is a host of another kind ({architecture}), and berth runs on x86-64 hosts only")]
+    Foreign { architecture: String },
     /// A file that the config names cannot be used.
     #[error("{role} {path} {state}", path = path.display())]
     File { role: &'static str, path: PathBuf, state: FileState },
@@ -64,9 +68,15 @@ pub enum PlanError {
     /// A device is not bound to vfio-pci.
     #[error("{device} is bound to {driver}, and passthrough needs vfio-pci", driver = driver.as_deref().unwrap_or("no driver"))]
     NotBound { device: Bdf, driver: Option<String> },
+    /// A device does not work in any guest.
+    #[error("{device} is unfit: {why}")]
+    Unfit { device: Bdf, unfit: Unfit, why: String },
     /// The host uses a device that berth is to take for the run.
     #[error("{device} is in use: {uses}", uses = list(uses.iter().map(|one| format!("it {one}"))))]
     InUse { device: Bdf, uses: Vec<HostUse> },
+    /// A device that berth is to take for the run has virtual functions, which hang on its driver.
+    #[error("{device} has {count} virtual functions, which go with its driver")]
+    HasVirtualFunctions { device: Bdf, count: usize },
     /// A device that is no virtual function has no port in a card's switch.
     #[error(
         "{device} is no virtual function, and only these have mac, vlan, trust and spoof_check"
@@ -198,6 +208,9 @@ pub enum PlanError {
     #[error("BAR {bar} of {device} ({size}) does not fit into {window}", size = Bytes(*size))]
     WindowFull { device: Bdf, bar: u8, size: u64, window: &'static str },
 
+    /// A cgroup allows too little.
+    #[error("{need} are needed, and {file} leaves {room}", need = resource.amount(*need), room = resource.amount(limit.room), file = limit.file)]
+    CgroupLimit { resource: CgroupResource, need: u64, limit: CgroupLimit },
     /// Not enough memory may be locked.
     #[error("pinning guest memory for DMA locks {need}, and RLIMIT_MEMLOCK is {limit}", need = Bytes(*need), limit = Bytes(*limit))]
     MemlockLimit { need: u64, limit: u64 },

@@ -68,7 +68,7 @@ impl Layout {
         let Some(low) = arrange(Window::Low).and_then(|low| low.place(layout::PCI_WINDOW32)) else {
             return Ok(Err(Full::Low));
         };
-        let high = place_high(arrange(Window::High), host, memory)?;
+        let high = place_high(arrange(Window::High), assigned, host, memory)?;
         Ok(Ok(Self { slots, hierarchy, wanted, decoders, io, low, high }))
     }
 
@@ -133,6 +133,8 @@ impl Layout {
                     FunctionPlan {
                         host: address,
                         guest,
+                        take: device.take,
+                        port: device.port,
                         id: [function.vendor, function.device],
                         group,
                         node: function.node,
@@ -143,6 +145,9 @@ impl Layout {
                             let port = self.hierarchy.secondary[slot];
                             intx_gsi(guest, pin, port.map(|_| self.hierarchy.port(slot)))
                         }),
+                        vfio_file: device.vfio_file.clone(),
+                        resteer: device.resteer,
+                        interrupt_cpus: device.interrupt_cpus.clone(),
                         reset: device.reset,
                         reset_alone: device.alone(),
                         on_error: device.on_error,
@@ -227,11 +232,12 @@ fn window_of(kind: BarKind, behind_port: bool) -> Window {
 /// BARs; else wherever the CPUs can.
 fn place_high(
     arranged: Option<Arrangement>,
+    assigned: &[Assigned],
     host: &HostProfile,
     memory: &MemoryPlan,
 ) -> Result<Placed, PlanError> {
     let ram_end = memory.regions.last().map_or(0, |region| region.guest.end);
-    let holes = holes(host);
+    let holes = holes(host, assigned.iter().map(|device| device.group));
     let cpu_bits = cpu_address_bits(host);
     let iommu_bits = host.iommu.address_bits.unwrap_or(cpu_bits).min(cpu_bits);
     let whole = arranged.as_ref().map(|arranged| arranged.whole);

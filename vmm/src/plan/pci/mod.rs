@@ -15,6 +15,7 @@ use super::devices::Assigned;
 use super::{MemoryPlan, Note, NumaPlan, PlanError};
 use crate::config::{OnError, OnRemoval};
 use crate::host::HostProfile;
+use crate::units::VfPortChange;
 use concessions::Concessions;
 use layout::{Full, Layout};
 
@@ -73,10 +74,17 @@ pub struct FunctionPlan {
     pub host: Bdf,
     /// Address in the guest.
     pub guest: GuestBdf,
+    /// berth takes it from its driver for the run, and gives it back.
+    pub take: bool,
+    /// What its port is to be for the run, if it is a virtual function.
+    #[serde(skip_serializing_if = "VfPortChange::is_empty")]
+    pub port: VfPortChange,
     /// Vendor and device ID.
     pub id: [u16; 2],
     /// IOMMU group on the host.
     pub group: u32,
+    /// VFIO's file for it: its group's, or its own.
+    pub vfio_file: String,
     /// NUMA node on the host, where the host knows it.
     pub node: Option<u32>,
     /// BARs with the addresses that the guest's kernel finds in them.
@@ -88,6 +96,10 @@ pub struct FunctionPlan {
     pub msix_vectors: u16,
     /// GSI of its interrupt pin, when it has one.
     pub intx_gsi: Option<u32>,
+    /// Host CPUs that its vectors are steered to; empty leaves them to the host's kernel.
+    pub interrupt_cpus: Vec<u32>,
+    /// Something on the host moves interrupts, and these are put back time and again.
+    pub resteer: bool,
     /// How it is reset.
     pub reset: ResetMethod,
     /// The same without its siblings: for when the host refuses a hot reset of them all.

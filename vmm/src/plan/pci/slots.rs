@@ -40,7 +40,7 @@ pub(super) fn slots(assigned: &[Assigned]) -> Vec<Slot> {
             slots.push(new);
             continue;
         }
-        let device = (address.domain(), address.bus(), address.device());
+        let device = address.slot();
         match of_device.get(&device).and_then(|slot: &usize| slots.get_mut(*slot)) {
             Some(slot) => {
                 slot.functions.push((index, address.function()));

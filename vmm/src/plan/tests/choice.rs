@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::hosts::{bdf, function, server};
+use super::hosts::{assign, bdf, found, function, igb, server};
 use super::{config, plan};
-use crate::host::{Access, HostProfile, HostUse};
+use crate::host::{Access, HostProfile, HostUse, Sriov};
 use crate::plan::Plan;
 
 const PHYSICAL: &str = "0000:42:00.0";
@@ -12,8 +12,9 @@ const PHYSICAL: &str = "0000:42:00.0";
 /// A server whose card has two virtual functions, in groups of their own.
 fn card() -> HostProfile {
     let mut host = server();
-    let all = vec![bdf("42:10.0"), bdf("42:10.2")];
-    host.virtual_functions.insert(bdf(PHYSICAL), all);
+    assign(&mut host, vec![(PHYSICAL, igb(Some(1), 18))]);
+    let functions = vec![bdf("42:10.0"), bdf("42:10.2")];
+    found(&mut host, PHYSICAL).sriov = Some(Sriov { functions, ..Sriov::default() });
     host
 }
 
@@ -46,8 +47,18 @@ fn a_free_vf_is_the_first_that_nobody_has() {
     let group = function(&mut host, "42:10.0").group.expect("it has one");
     host.group_files.insert(group, Access::Busy(None));
     assert_eq!(chosen(json!([any()]), &host), ["0000:42:10.2"]);
-    host.uses.insert(bdf("42:10.2"), vec![network("eth1", false)]);
+    found(&mut host, "42:10.2").uses = vec![network("eth1", false)];
     assert_eq!(refusal(json!([any()]), &host), "none of the 2 VFs of 0000:42:00.0 is free");
+}
+
+#[test]
+fn a_vf_that_was_bound_for_guests_comes_before_one_of_the_hosts() {
+    let mut host = card();
+    function(&mut host, "42:10.0").driver = Some("igbvf".to_owned());
+    let auto = json!([{ "address": { "free_vf_of": PHYSICAL }, "bind": "auto" }]);
+    assert_eq!(chosen(auto.clone(), &host), ["0000:42:10.2"]);
+    function(&mut host, "42:10.2").driver = Some("igbvf".to_owned());
+    assert_eq!(chosen(auto, &host), ["0000:42:10.0"]);
 }
 
 #[test]
@@ -102,7 +113,7 @@ fn a_device_to_be_bound_is_planned_and_said() {
         "{notes:?}"
     );
 
-    (host.vfio_pci, host.vfio) = (false, Access::Missing);
+    (host.functions.vfio_pci, host.vfio) = (false, Access::Missing);
     let notes = super::notes(&plan(auto.clone(), &host));
     assert!(
         notes.contains(
@@ -111,7 +122,7 @@ fn a_device_to_be_bound_is_planned_and_said() {
         "{notes:?}"
     );
 
-    host.uses.insert(bdf("41:00.0"), vec![network("eth0", true)]);
+    found(&mut host, "41:00.0").uses = vec![network("eth0", true)];
     assert_eq!(
         refusal(auto["devices"].clone(), &host),
         "0000:41:00.0 is in use: it is eth0, which the default route uses"

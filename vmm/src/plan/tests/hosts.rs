@@ -9,8 +9,9 @@ use berth_devices::vfio::ResetMethod;
 use crate::host::iommu::ReservedRegion;
 use crate::host::memory::Pool;
 use crate::host::{
-    Access, CpuVendor, Cpus, FileFacts, FileState, HostBar, HostProfile, IdSet, Iommu, IommuGroup,
-    KernelFacts, KernelFormat, KernelLog, LinuxVersion, Memory, Node, PciFunction, Process, System,
+    Access, Cgroup, CommandLine, CpuVendor, Cpus, Depth, FileFacts, FileState, Functions, HostBar,
+    HostFunction, HostProfile, IdSet, Iommu, IommuGroup, KernelFacts, KernelFormat, KernelLog,
+    LinuxVersion, Memory, Node, PciFunction, Process, System,
 };
 use crate::units::{PageSize, Seen};
 
@@ -20,9 +21,18 @@ pub(super) fn bdf(text: &str) -> Bdf {
     text.parse().expect("an address")
 }
 
+/// The same, with what the host does with it.
+pub(super) fn found<'a>(host: &'a mut HostProfile, address: &str) -> &'a mut HostFunction {
+    host.functions.read.get_mut(&bdf(address)).expect("a function")
+}
+
+fn looked_at(function: PciFunction) -> HostFunction {
+    HostFunction { depth: Depth::Take, ..HostFunction::of(function) }
+}
+
 /// A function of the host, to be changed.
 pub(super) fn function<'a>(host: &'a mut HostProfile, address: &str) -> &'a mut PciFunction {
-    host.functions.get_mut(&bdf(address)).expect("a function")
+    &mut found(host, address).function
 }
 
 /// Adds an endpoint without BARs to a group.
@@ -34,8 +44,8 @@ pub(super) fn member(host: &mut HostProfile, address: &str, group: u32, driver: 
         bars: Vec::new(),
         ..igb(None, group)
     };
-    host.functions.insert(address, function);
-    let group = host.iommu.groups.entry(group).or_default();
+    host.functions.read.insert(address, looked_at(function));
+    let group = host.functions.groups.entry(group).or_default();
     group.members.push(address);
 }
 
@@ -76,6 +86,7 @@ pub(super) fn igb(node: Option<u32>, group: u32) -> PciFunction {
             bar(3, MEMORY64, 16 << 10),
         ],
         rom_size: 0,
+        unfit: Vec::new(),
         msix_vectors: Some(10),
         reset_methods: vec![ResetMethod::Flr, ResetMethod::Bus],
     }
@@ -135,6 +146,8 @@ fn file(path: &str, size: u64) -> FileFacts {
 /// A host with room for everything, run by root, without devices.
 pub(super) fn host(cpus: Cpus, memory: Memory) -> HostProfile {
     HostProfile {
+        architecture: Some("x86_64".to_owned()),
+        cgroup: Cgroup::default(),
         linux: Some(LinuxVersion(6, 12)),
         process: Process {
             cpus: cpus.online.clone(),
@@ -151,19 +164,14 @@ pub(super) fn host(cpus: Cpus, memory: Memory) -> HostProfile {
             interrupt_remapping: Some(true),
             unsafe_interrupts: false,
             unsafe_interrupts_iommufd: false,
-            kernel_cmdline: "quiet".to_owned(),
-            groups: BTreeMap::new(),
         },
         machines: Vec::new(),
         irqbalance: Seen::No,
         system: System::default(),
         log: KernelLog::default(),
-        addresses: Vec::new(),
-        functions: BTreeMap::new(),
-        virtual_functions: BTreeMap::new(),
-        uses: BTreeMap::new(),
+        command_line: CommandLine::from("quiet"),
+        functions: Functions { vfio_pci: true, ..Functions::default() },
         environment: BTreeMap::new(),
-        vfio_pci: true,
         kvm: Access::Granted,
         vfio: Access::Granted,
         group_files: BTreeMap::new(),
@@ -187,11 +195,11 @@ pub(super) fn host(cpus: Cpus, memory: Memory) -> HostProfile {
 pub(super) fn assign(host: &mut HostProfile, functions: Vec<(&str, PciFunction)>) {
     for (address, function) in functions {
         if let Some(number) = function.group {
-            host.iommu.groups.insert(number, group(&[address]));
+            host.functions.groups.insert(number, group(&[address]));
             host.group_files.insert(number, Access::Granted);
         }
-        host.addresses.push(bdf(address));
-        host.functions.insert(bdf(address), function);
+        host.functions.addresses.push(bdf(address));
+        host.functions.read.insert(bdf(address), looked_at(function));
     }
 }
 

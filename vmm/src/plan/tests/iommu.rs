@@ -17,9 +17,9 @@ use crate::units::PageSize;
 fn modern() -> HostProfile {
     let mut host = server();
     host.iommufd = Access::Granted;
-    for (number, function) in host.functions.iter_mut().enumerate() {
-        function.1.device_file = Some(format!("vfio{number}"));
-        host.device_files.insert(*function.0, Access::Granted);
+    for (number, found) in host.functions.read.iter_mut().enumerate() {
+        found.1.function.device_file = Some(format!("vfio{number}"));
+        host.device_files.insert(*found.0, Access::Granted);
     }
     host
 }
@@ -38,7 +38,8 @@ fn of_both_the_container_is_taken_unless_told_otherwise() {
     let chosen = iommu(both_nics("auto"), &modern());
     assert_eq!(chosen.backend, IommuBackend::Container);
     assert!(chosen.reason.contains("maps BARs too"), "{}", chosen.reason);
-    assert_eq!(chosen.files(), ["/dev/vfio/vfio", "/dev/vfio/14", "/dev/vfio/15"]);
+    let files = plan(both_nics("auto"), &modern());
+    assert_eq!(files.vfio_files(), ["/dev/vfio/vfio", "/dev/vfio/14", "/dev/vfio/15"]);
     assert_eq!(chosen.peer_to_peer, Some(true));
 
     let told = iommu(both_nics("container"), &modern());
@@ -122,7 +123,7 @@ fn amd() -> HostProfile {
     let node = host.memory.nodes.get_mut(&1).expect("node 1");
     (node.total, node.available) = (4 << 40, 1 << 40);
     node.pools.insert(PageSize::Size1G, Pool { total: 4096, free: 4096, surplus: 0 });
-    for group in host.iommu.groups.values_mut() {
+    for group in host.functions.groups.values_mut() {
         let range = 0xfd_0000_0000..=0xff_ffff_ffff;
         group.reserved.push(ReservedRegion { range, kind: "reserved".to_owned() });
     }
@@ -151,7 +152,7 @@ fn ram_and_bars_go_around_the_hole_of_amd_iommus() {
 #[test]
 fn a_narrow_iommu_refuses_ram_beyond_it() {
     let mut host = amd();
-    host.iommu.groups.values_mut().for_each(|group| group.reserved.truncate(1));
+    host.functions.groups.values_mut().for_each(|group| group.reserved.truncate(1));
     host.iommu.address_bits = Some(39);
     // 3 GiB below the hole, 508 GiB above: exactly all there is.
     let fits = plan(json!({ "memory": { "size_mib": 511 << 10 } }), &host);
@@ -166,7 +167,7 @@ fn a_narrow_iommu_refuses_ram_beyond_it() {
 #[test]
 fn bars_that_no_peer_reaches_are_named() {
     let mut host = amd();
-    host.iommu.groups.values_mut().for_each(|group| group.reserved.truncate(1));
+    host.functions.groups.values_mut().for_each(|group| group.reserved.truncate(1));
     host.iommu.address_bits = Some(39);
     for bar in &mut function(&mut host, "0000:41:00.0").bars {
         bar.kind = BarKind::Memory64 { prefetchable: true };
@@ -183,7 +184,7 @@ fn bars_that_no_peer_reaches_are_named() {
     // With room below the limit they lie there, and an iommufd takes no BARs at all.
     fields["memory"] = json!({ "size_mib": 4096 });
     assert_eq!(super::notes(&plan(fields.clone(), &host)), Vec::<String>::new());
-    let group = host.iommu.groups.get_mut(&15).expect("the second NIC's group");
+    let group = host.functions.groups.get_mut(&15).expect("the second NIC's group");
     group
         .reserved
         .push(ReservedRegion { range: 0xc000_0000..=0xc000_ffff, kind: "direct".to_owned() });
@@ -192,4 +193,46 @@ fn bars_that_no_peer_reaches_are_named() {
         notes.iter().any(|note| note.contains("the IOMMU reserves 0x0000c0000000")),
         "{notes:?}"
     );
+}
+
+/// A host whose vfio-pci is not loaded shows neither way to VFIO until a device is bound.
+#[test]
+fn what_binding_shows_is_held_against_the_plan() {
+    let mut host = modern();
+    host.functions.vfio_pci = false;
+    (host.vfio, host.iommufd) = (Access::Missing, Access::Missing);
+    for nic in ["41:00.0", "41:00.1"] {
+        let nic = function(&mut host, nic);
+        (nic.driver, nic.device_file) = (Some("igb".to_owned()), None);
+    }
+    host.group_files.values_mut().for_each(|access| *access = Access::Missing);
+    host.device_files.clear();
+    let devices = json!([
+        { "address": "0000:41:00.0", "bind": "auto" }, { "address": "0000:41:00.1", "bind": "auto" }
+    ]);
+    let config = config(json!({ "devices": devices }));
+    let planned = Plan::new(&config, &host).expect("a plan");
+    assert!(planned.pci.functions.iter().all(|function| function.take));
+
+    // The container came: the plan stays what it was.
+    let mut plan = planned.clone();
+    plan.see_bound(&config, &server()).expect("its files open");
+    assert_eq!(plan, planned);
+
+    // This kernel has no container.
+    let mut bound = modern();
+    bound.vfio = Access::Missing;
+    let mut plan = planned.clone();
+    plan.see_bound(&config, &bound).expect("its files open");
+    let iommu = plan.iommu.clone().expect("devices");
+    assert_eq!((iommu.backend, iommu.peer_to_peer), (IommuBackend::Iommufd, Some(false)));
+    assert_eq!(plan.pci.largest_peer_bar, 0);
+    let files = plan.vfio_files();
+    assert!(files[1].starts_with("/dev/vfio/devices/vfio") && files[1] != files[2], "{files:?}");
+
+    // Somebody else opened the group.
+    let mut held = server();
+    held.group_files.insert(15, Access::Busy(None));
+    let error = planned.clone().see_bound(&config, &held).expect_err("refused");
+    assert!(matches!(error, PlanError::Group { group: 15, .. }), "{error}");
 }

@@ -137,8 +137,8 @@ fn check_cpus(config: &Config, host: &HostProfile, plan: &Plan) {
     if alone && config.placement.cpus.named().is_none() {
         assert_eq!(busy.len(), vcpus.len(), "two vCPUs on one core");
     }
-    for plan in &plan.interrupts {
-        let cpus: IdSet = plan.cpus.iter().copied().collect();
+    for function in &plan.pci.functions {
+        let cpus: IdSet = function.interrupt_cpus.iter().copied().collect();
         assert!(cpus.difference(&host.cpus.online).is_empty());
         assert!(cpus.intersection(&vcpus).is_empty(), "interrupts on vCPUs");
         assert!(cpus.intersection(&others).is_empty(), "interrupts on other machines' vCPUs");
@@ -189,6 +189,7 @@ proptest! {
         let mut wish = wish;
         wish["devices"] = host
             .functions
+            .read
             .keys()
             .map(|address| json!({ "address": address.to_string() }))
             .collect();

@@ -10,12 +10,16 @@ use super::{config, golden, pool};
 use crate::host::iommu::ReservedRegion;
 use crate::host::memory::Pool;
 use crate::host::{
-    Access, CpuVendor, FileState, Holder, HostProfile, HostUse, IdSet, KernelFacts, KernelFormat,
+    Access, CgroupLimit, CommandLine, Container, CpuVendor, FileState, Holder, HostFunction,
+    HostProfile, HostUse, IdSet, KernelFacts, KernelFormat, Sriov, Unfit,
 };
 use crate::plan::{Plan, PlanError};
 use crate::units::{Failure, PageSize, variants};
 
 variants!(PlanError:
+    Foreign
+    Unfit
+    CgroupLimit
     File
     ConsoleFile
     NotAKernel
@@ -30,6 +34,7 @@ variants!(PlanError:
     NotBehindIommu
     NotBound
     InUse
+    HasVirtualFunctions
     NotVirtual
     NoFreeVf
     VariableUnset
@@ -74,6 +79,24 @@ fn kernel(host: &mut HostProfile) -> &mut KernelFacts {
 fn refusals() -> Vec<Case> {
     let none = || json!({});
     vec![
+        ("another kind of host", none(), |host| host.architecture = Some("aarch64".to_owned())),
+        ("a device that does not answer", none(), |host| {
+            function(host, "0000:41:00.0").unfit.push(Unfit::Unreachable);
+        }),
+        ("a BAR without an address", none(), |host| {
+            let unfit = Unfit::BarUnassigned { bar: 0, size: 64 << 30 };
+            function(host, "0000:41:00.0").unfit.push(unfit);
+        }),
+        ("a VF of what VFIO has", none(), |host| {
+            let physical = "0000:41:00.1".parse().expect("an address");
+            function(host, "0000:41:00.0").unfit.push(Unfit::TokenNeeded { physical });
+        }),
+        ("a pod without huge pages", none(), |host| {
+            host.system.container = Some(Container::Pod);
+            let file = "/sys/fs/cgroup/hugetlb.1GB.max".to_owned();
+            let limit = CgroupLimit { room: 0, max: 0, file };
+            host.cgroup.huge_pages.insert(PageSize::Size1G, limit);
+        }),
         ("kernel missing", none(), |host| kernel(host).file.state = FileState::Missing),
         ("kernel is a folder", none(), |host| {
             kernel(host).file.state = FileState::NotAFile("a directory");
@@ -129,7 +152,7 @@ fn refusals() -> Vec<Case> {
             function(host, "0000:41:00.0").driver = Some("igb".to_owned());
         }),
         ("no driver, vfio-pci not loaded", none(), |host| {
-            host.vfio_pci = false;
+            host.functions.vfio_pci = false;
             function(host, "0000:41:00.0").driver = None;
         }),
         ("group not viable", none(), |host| {
@@ -141,7 +164,15 @@ fn refusals() -> Vec<Case> {
             let nic = "0000:41:00.0".parse().expect("an address");
             function(host, "0000:41:00.0").driver = Some("igb".to_owned());
             let usage = HostUse::Mounted { device: "nvme0n1p1".to_owned(), at: "/".to_owned() };
-            host.uses.insert(nic, vec![usage]);
+            let nic = host.functions.read.get_mut(&nic).expect("the NIC");
+            nic.uses.push(usage);
+        }),
+        ("VFs that go with the driver", auto(), |host| {
+            let nic = "0000:41:00.0".parse().expect("an address");
+            function(host, "0000:41:00.0").driver = Some("igb".to_owned());
+            let nic = host.functions.read.get_mut(&nic).expect("the NIC");
+            let vf = "0000:41:10.0".parse().expect("an address");
+            nic.sriov = Some(Sriov { max: 7, functions: vec![vf], ..Sriov::default() });
         }),
         ("a port for what has none", devices(json!([{ "address": "41:00.0", "vlan": 7 }])), |_| ()),
         (
@@ -149,9 +180,7 @@ fn refusals() -> Vec<Case> {
             devices(json!([{ "address": { "free_vf_of": "7f:00.0" } }])),
             |_| (),
         ),
-        ("no free VF", devices(json!([{ "address": { "free_vf_of": "41:00.0" } }])), |host| {
-            host.virtual_functions.insert("41:00.0".parse().expect("an address"), Vec::new());
-        }),
+        ("no free VF", devices(json!([{ "address": { "free_vf_of": "41:00.0" } }])), |_| ()),
         ("variable unset", environment(1), |_| ()),
         ("variable malformed", environment(1), |host| {
             host.environment.insert("PCIDEVICE_NIC".to_owned(), Some("eth0".to_owned()));
@@ -196,7 +225,7 @@ fn refusals() -> Vec<Case> {
         }),
         ("interrupt remapping off by parameter", none(), |host| {
             host.iommu.interrupt_remapping = Some(false);
-            host.iommu.kernel_cmdline = "quiet intremap=off".to_owned();
+            host.command_line = CommandLine::from("quiet intremap=off");
         }),
         ("no VFIO", none(), |host| host.vfio = Access::Missing),
         ("group denied", none(), |host| {
@@ -268,7 +297,7 @@ fn refusals() -> Vec<Case> {
         }),
         ("4K memory short", json!({ "memory": { "size_mib": 65536, "page_size": "4K" } }), |_| ()),
         ("reserved in the first GiB", none(), |host| {
-            let group = host.iommu.groups.get_mut(&14).expect("the card's group");
+            let group = host.functions.groups.get_mut(&14).expect("the card's group");
             group
                 .reserved
                 .push(ReservedRegion { range: 0x10_0000..=0x1f_ffff, kind: "direct".to_owned() });
@@ -318,8 +347,8 @@ fn other_node(host: &mut HostProfile, address: &str) {
     card.group = Some(100 + u32::from(address.bus()));
     card.msix_vectors = Some(1);
     card.bars.clear();
-    host.functions.insert(address, card);
-    host.addresses.push(address);
+    host.functions.read.insert(address, HostFunction::of(card));
+    host.functions.addresses.push(address);
 }
 
 fn device_file(host: &mut HostProfile, access: Access) {
@@ -332,7 +361,7 @@ fn no_iommu(host: &mut HostProfile, in_firmware: Option<bool>, cmdline: &str) {
     function(host, "0000:41:00.0").group = None;
     host.iommu.units.clear();
     host.iommu.in_firmware = in_firmware;
-    host.iommu.kernel_cmdline = cmdline.to_owned();
+    host.command_line = CommandLine::from(cmdline);
 }
 
 fn no_pool(host: &mut HostProfile) {

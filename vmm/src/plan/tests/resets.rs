@@ -31,6 +31,21 @@ fn resets(plan: &Plan) -> Vec<(ResetMethod, ResetMethod)> {
 
 const BOTH: [&str; 2] = ["43:00.0", "43:00.1"];
 
+/// A function that is alone on its bus is reset by the kernel's own bus reset: the same as a hot
+/// reset, and the kernel has tried it.
+#[test]
+fn a_function_without_siblings_needs_no_hot_reset() {
+    let mut host = server();
+    let lone = |methods: &[ResetMethod]| crate::host::PciFunction {
+        reset_methods: methods.to_vec(),
+        ..igb(Some(1), 20)
+    };
+    assign(&mut host, vec![("0000:43:00.0", lone(&[Bus]))]);
+    assert_eq!(resets(&with(&host, &["43:00.0"])), [(Bus, Bus)]);
+    *function(&mut host, "43:00.0") = lone(&[Pm, Bus]);
+    assert_eq!(resets(&with(&host, &["43:00.0"])), [(Hot, Pm)]);
+}
+
 #[test]
 fn functions_that_can_are_reset_by_themselves() {
     let plan = with(&card([&[Flr, Pm, Bus], &[Flr, Pm]]), &BOTH);
@@ -79,7 +94,7 @@ fn idle_members_of_the_guests_group_may_be_reset_too() {
 #[test]
 fn a_function_alone_on_its_bus_has_what_the_kernel_found() {
     let mut host = card([&[Pm, Bus], &[Pm]]);
-    host.addresses.retain(|address| *address != bdf("43:00.1"));
+    host.functions.addresses.retain(|address| *address != bdf("43:00.1"));
     assert_eq!(resets(&with(&host, &BOTH[..1])), [(Hot, Pm)]);
     function(&mut host, "0000:43:00.0").reset_methods = vec![Pm];
     assert_eq!(resets(&with(&host, &BOTH[..1])), [(Pm, Pm)]);

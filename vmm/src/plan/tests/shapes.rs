@@ -106,8 +106,9 @@ impl Shape {
             let gib = node.total >> 30;
             let _ = writeln!(text, "node {id}: CPUs {}, {gib} GiB", node.cpus);
         }
-        for (address, function) in &self.host.functions {
-            let place = function.node.map_or("no node".to_owned(), |node| format!("node {node}"));
+        for (address, found) in &self.host.functions.read {
+            let place =
+                found.function.node.map_or("no node".to_owned(), |node| format!("node {node}"));
             let _ = writeln!(text, "{address}: {place}");
         }
         text += "->\n";

@@ -1,0 +1,103 @@
+//! Whether a function may be taken from the host, and what stands against it.
+//!
+//! This is the only place that decides it. Commands word the verdict, and choose what to do about
+//! it: `--force` overrides what the host does with a function, and nothing else.
+
+use std::fmt;
+
+use berth_devices::pci::Bdf;
+
+use super::functions::{Depth, Functions};
+use super::host_use::HostUse;
+
+/// Whether a function may be taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Availability {
+    /// There is no such function.
+    Absent,
+    /// It is part of the host's own fabric.
+    Bridge,
+    /// The host or another process uses it.
+    InUse(Vec<HostUse>),
+    /// It has so many virtual functions, which would go with its driver.
+    HasVirtualFunctions(usize),
+    /// No IOMMU is in front of it.
+    NoIommu,
+    /// The host uses these others of its group.
+    GroupInUse(Vec<(Bdf, HostUse)>),
+    /// What would tell was not looked at.
+    Unknown,
+    /// It is bound to a VFIO driver, and nobody has it.
+    Ready,
+    /// The host does not use it: it may be bound.
+    Free,
+}
+
+impl Functions {
+    /// The verdict on the function at `address`. The obstacle that is hardest to overcome is the
+    /// one that is told.
+    pub fn availability(&self, address: Bdf) -> Availability {
+        let Some(found) = self.get(address) else { return Availability::Absent };
+        let function = &found.function;
+        if function.is_bridge() {
+            return Availability::Bridge;
+        }
+        let uses: Vec<HostUse> = found.uses.iter().cloned().chain(self.given(address)).collect();
+        if !uses.is_empty() {
+            return Availability::InUse(uses);
+        }
+        match found.functions_to_lose() {
+            0 => {}
+            count => return Availability::HasVirtualFunctions(count),
+        }
+        if function.group.is_none() {
+            return Availability::NoIommu;
+        }
+        let others = self.neighbours(address);
+        let others = others
+            .flat_map(|(other, found)| found.uses.iter().map(move |usage| (other, usage.clone())));
+        let others: Vec<(Bdf, HostUse)> = others.collect();
+        if !others.is_empty() {
+            return Availability::GroupInUse(others);
+        }
+        if found.depth == Depth::Guest {
+            return Availability::Unknown;
+        }
+        if function.is_bound_to_vfio() { Availability::Ready } else { Availability::Free }
+    }
+
+    /// Virtual functions of `address` that a guest has.
+    fn given(&self, address: Bdf) -> impl Iterator<Item = HostUse> {
+        let is_given = |uses: &[HostUse]| uses.iter().any(HostUse::is_vfio);
+        let given = self.virtual_functions(address);
+        let given = given.filter(move |(_, found)| is_given(&found.uses));
+        given.map(|(function, _)| HostUse::GuestHasVf { function })
+    }
+}
+
+/// What stands against taking it, as the rest of a sentence that begins with its address.
+impl fmt::Display for Availability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent => f.write_str("does not exist"),
+            Self::Bridge => f.write_str("is a bridge"),
+            Self::InUse(uses) => {
+                let uses: Vec<String> = uses.iter().map(ToString::to_string).collect();
+                f.write_str(&uses.join(", and "))
+            }
+            Self::HasVirtualFunctions(count) => {
+                write!(f, "has {count} virtual functions, which go when it changes hands")
+            }
+            Self::NoIommu => f.write_str("is behind no IOMMU that is on"),
+            Self::GroupInUse(others) => {
+                let others = others.iter();
+                let others = others.map(|(other, usage)| format!("{other}, which {usage}"));
+                let others: Vec<String> = others.collect();
+                write!(f, "shares its group with {}", others.join(", and with "))
+            }
+            Self::Unknown => f.write_str("was not looked at"),
+            Self::Ready => f.write_str("is ready"),
+            Self::Free => f.write_str("is free"),
+        }
+    }
+}
