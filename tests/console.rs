@@ -178,11 +178,12 @@ fn a_stalled_reader_does_not_keep_berth_from_its_end() -> Result<()> {
         .verbs("wait");
     host.run(&format!("rm -rf {folder}; mkdir {folder}; mkfifo {folder}/out"))?;
     host.write(&format!("{folder}/vm.json"), &config.to_string())?;
-    // The fifo is nearly full, and its other end is open in this shell, which never reads.
+    // The fifo holds 64 KiB and has room for a few words. Its other end is open in this shell, which
+    // never reads.
     let script = format!(
         "cd {folder}
          exec 3<>out
-         head -c 60000 /dev/zero >&3
+         head -c 65500 /dev/zero >&3
          yes | sh -c 'echo $$ >pid; exec {} run vm.json 2>stderr' >&3",
         host.berth()?
     );

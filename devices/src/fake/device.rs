@@ -1,6 +1,5 @@
 //! A vfio-pci device as the devices see it: what drivers/vfio/pci of Linux does with each call.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -10,27 +9,11 @@ use std::sync::MutexGuard;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::errno;
-use super::journal::{Call, Host, Journal, eventfd_id};
+use super::host::{Call, Device, VfioCall};
+use super::journal::{Host, Journal, eventfd_id};
 use crate::pci::Bar;
-use crate::pci::capability::capabilities;
-use crate::pci::regs::{
-    CAP_POWER, COMMAND, COMMAND_IO, COMMAND_MASTER, COMMAND_MEMORY, POWER_CONTROL, POWER_STATE,
-};
+use crate::pci::regs::{COMMAND_IO, COMMAND_MASTER, COMMAND_MEMORY};
 use crate::vfio::{Affected, DeviceProfile, FewerVectors, HostMapping, IrqKind, Region, VfioPort};
-
-/// A call through the door to VFIO; of reads, only those of the expansion ROM are logged.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum VfioCall {
-    ReadRom(Range<u64>),
-    Write(Region, u64, Vec<u8>),
-    /// For a reason that a healthy host can have.
-    Refused(IrqKind),
-    SetIrqs(IrqKind, u32, Vec<bool>),
-    UnmaskIntx,
-    DisableIrqs(IrqKind),
-    Reset,
-    HotReset,
-}
 
 /// A device whose configuration space is memory, and whose BARs read as their offsets.
 pub struct FakeDevice {
@@ -45,44 +28,6 @@ pub struct FakeDevice {
 pub struct DeviceLog {
     journal: Journal,
     number: usize,
-}
-
-/// What a device is like now.
-#[derive(Default)]
-pub(super) struct Device {
-    config: Vec<u8>,
-    /// The one type of interrupt that is enabled, and how many vectors it has.
-    enabled: Option<(IrqKind, u32)>,
-    unmask_bound: bool,
-    /// What the device signals now, by vector of the enabled type, and which eventfd it is.
-    pub(super) bound: BTreeMap<u32, (EventFd, u64)>,
-    /// Vectors of MSI that the host has; 0 for as many as the device.
-    host_msi_vectors: u32,
-    /// Why the host enables no interrupt of a kind.
-    refused: Option<(IrqKind, i32)>,
-    /// What a hot reset of this device resets.
-    affected: Vec<Affected>,
-    refuse_reset: Option<i32>,
-    pub(super) mappings: Vec<(Bar, Range<u64>, u64)>,
-}
-
-impl Device {
-    fn command(&self) -> u16 {
-        let at = usize::from(COMMAND);
-        u16::from_le_bytes([self.config[at], self.config[at + 1]])
-    }
-
-    /// Memory BARs answer: they are enabled, and the device is awake.
-    pub(super) fn answers(&self) -> bool {
-        self.command() & COMMAND_MEMORY != 0 && !self.sleeps()
-    }
-
-    /// In another power state than D0, in which Linux enables no MSI.
-    fn sleeps(&self) -> bool {
-        let power = capabilities(&self.config).into_iter().find(|found| found.id == CAP_POWER);
-        let state = power.map(|power| usize::from(power.offset + POWER_CONTROL));
-        state.is_some_and(|state| u16::from(self.config[state]) & POWER_STATE != 0)
-    }
 }
 
 impl DeviceLog {

@@ -1,27 +1,13 @@
 //! The IOMMU as the devices see it.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::errno;
-use super::journal::{Call, Journal};
+use super::host::{Call, DmaCall};
+use super::journal::Journal;
 use crate::vfio::DmaPort;
-
-/// A call through the door to the IOMMU.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DmaCall {
-    Map(Range<u64>),
-    Unmap(Range<u64>),
-}
-
-/// What is mapped.
-#[derive(Default)]
-pub(super) struct Dma {
-    /// Length and memory, by address.
-    pub(super) ranges: BTreeMap<u64, (u64, u64)>,
-}
 
 /// Address translation without a device.
 #[derive(Default)]

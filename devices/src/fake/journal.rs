@@ -7,18 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::device::{Device, VfioCall};
-use super::dma::{Dma, DmaCall};
 use super::errno;
-use super::port::{Kvm, KvmCall};
-
-/// A call through one of the doors.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Call {
-    Vfio(VfioCall),
-    Kvm(KvmCall),
-    Dma(DmaCall),
-}
+use super::host::{Call, Device, Dma, Kvm};
 
 /// A log of calls to every door, and the host behind them. Clones are the same.
 #[derive(Clone, Default)]

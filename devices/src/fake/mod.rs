@@ -18,21 +18,18 @@
 
 mod device;
 mod dma;
+mod host;
 mod journal;
 mod port;
 
+#[cfg(test)]
+pub use device::memory_file;
 pub use device::{DeviceLog, FakeDevice};
-#[cfg(test)]
-pub use device::{VfioCall, memory_file};
-#[cfg(test)]
-pub use dma::DmaCall;
 pub use dma::FakeDma;
 #[cfg(test)]
-pub use journal::Call;
+pub use host::{Call, DmaCall, KvmCall, VfioCall};
 pub use journal::Journal;
 pub use port::FakePort;
-#[cfg(test)]
-pub use port::KvmCall;
 
 #[cfg(test)]
 mod tests;

@@ -3,37 +3,15 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use vmm_sys_util::eventfd::EventFd;
 
 use super::errno;
-use super::journal::{Call, Host, Journal, eventfd_id};
+use super::host::{Call, KvmCall};
+use super::journal::{Host, Journal, eventfd_id};
 use crate::irq::{Gsi, MSI_GSIS, MsiMessage, VmPort};
-
-/// A call through the door to KVM.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KvmCall {
-    Routes(Vec<(Gsi, MsiMessage)>),
-    Attach(Gsi),
-    AttachLevel(Gsi),
-    Detach(Gsi),
-    Map { slot: u32, guest: u64, length: u64 },
-    Unmap(u32),
-}
-
-/// What a machine has of KVM.
-#[derive(Default)]
-pub(super) struct Kvm {
-    /// Guest addresses, and where the memory is.
-    pub(super) slots: BTreeMap<u32, (Range<u64>, u64)>,
-    /// By descriptor, as KVM knows them: where each leads, and which eventfd it is.
-    irqfds: BTreeMap<RawFd, (Gsi, u64)>,
-    routes: BTreeMap<Gsi, MsiMessage>,
-    /// The eventfd that led to a GSI last, which a detached vector still has.
-    last: BTreeMap<Gsi, u64>,
-}
 
 /// KVM without a guest.
 #[derive(Default)]

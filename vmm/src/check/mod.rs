@@ -6,6 +6,7 @@
 
 mod binding;
 mod cpu;
+mod cpu_power;
 mod device;
 mod display;
 pub mod fix;
@@ -136,7 +137,7 @@ fn ready(config: &Config, host: &HostProfile) -> HostProfile {
 }
 
 /// Every check, in the order in which a person would make them.
-const CHECKS: [fn(&Case) -> Vec<Finding>; 15] = [
+const CHECKS: [fn(&Case) -> Vec<Finding>; 16] = [
     |case| vec![cpu::capture(case), cpu::architecture(case)],
     cpu::check,
     kernel::check,
@@ -149,6 +150,7 @@ const CHECKS: [fn(&Case) -> Vec<Finding>; 15] = [
     memory::check,
     limits::check,
     placement::check,
+    cpu_power::check,
     host_interrupts::landing,
     memory::host,
     plan,

@@ -15,8 +15,13 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
             "/sys/devices/system/cpu/isolated",
             format!("the vCPUs' cores are isolated: CPUs {vcpus}"),
         ));
-        let plans_own =
-            [Code::CpuSharedByMachines, Code::CpuOfHost, Code::CpuOfVmm, Code::SmtHidden];
+        let plans_own = [
+            Code::CpuSharedByMachines,
+            Code::CpuPackagesSeveral,
+            Code::CpuOfHost,
+            Code::CpuOfVmm,
+            Code::SmtHidden,
+        ];
         let others = plan.shortfalls.iter().filter(|finding| plans_own.contains(&finding.code));
         findings.extend(others.cloned());
     }
@@ -32,6 +37,8 @@ fn allowed(case: &Case) -> Finding {
     }
     // The kernel leaves isolated CPUs out of every affinity that is not set on purpose.
     let denied = host.cpus.online.difference(&host.process.cpus).difference(&host.cpus.isolated);
+    // A partition's CPUs are for the processes in it.
+    let denied = denied.difference(&host.cpus.partitioned);
     if denied.is_empty() {
         return Finding::pass(code, SOURCE, format!("berth may use CPUs {}", host.process.cpus));
     }

@@ -8,6 +8,7 @@ use super::*;
 use crate::host::fixture::{Device, Fixture, NIC, golden};
 use crate::host::{Access, Holder, Query, Root};
 
+mod cpu_power;
 mod devices;
 mod every_code;
 mod host;

@@ -5,20 +5,32 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::HostError;
+use super::cpu_topology::{self, CoreKind};
+use super::cpusets::Partitions;
 use super::id_set::IdSet;
 use super::root::Root;
 
-const CPU: &str = "/sys/devices/system/cpu";
+pub(super) const CPU: &str = "/sys/devices/system/cpu";
 
 /// Host CPUs.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Cpus {
     /// CPUs that run.
     pub online: IdSet,
-    /// CPUs that the scheduler leaves alone (`isolcpus=`).
+    /// CPUs that the scheduler leaves alone (`isolcpus=`, isolated cpuset partitions).
     pub isolated: IdSet,
+    /// CPUs of cpuset partitions that this process is in none of: it cannot run there.
+    pub partitioned: IdSet,
+    /// CPUs without a periodic tick while one task runs (`nohz_full=`).
+    pub nohz_full: IdSet,
     /// CPUs of the same core as each online CPU, itself included.
     pub siblings: BTreeMap<u32, IdSet>,
+    /// CPUs that share an L3 cache, by lowest CPU; none where the kernel does not say.
+    pub l3_caches: Vec<IdSet>,
+    /// CPUs of each package (socket), by its number; none where the kernel does not say.
+    pub packages: BTreeMap<u32, IdSet>,
+    /// Kinds of cores, fastest first; one where all are alike, none where nothing tells.
+    pub core_kinds: Vec<CoreKind>,
     /// Who made them.
     pub vendor: CpuVendor,
     /// Whether they offer virtualization (`vmx` or `svm`); `None` when /proc/cpuinfo names no flags.
@@ -58,12 +70,20 @@ impl Cpus {
         if online.is_empty() {
             return Err(HostError::Absent { path: root.path(format!("{CPU}/online")) });
         }
+        let partitions = Partitions::read(root, &online);
+        // "(null)" of kernels without the parameter.
+        let nohz_full = root.glance(format!("{CPU}/nohz_full"));
         let mut cpus = Self {
             siblings: siblings(root, &online)?,
-            isolated: list("isolated")?,
+            isolated: list("isolated")?.union(&partitions.isolated),
+            partitioned: partitions.foreign,
+            nohz_full: nohz_full.and_then(|list| list.parse().ok()).unwrap_or_default(),
+            l3_caches: cpu_topology::l3_caches(root, &online),
+            packages: cpu_topology::packages(root, &online),
             online,
             ..Self::default()
         };
+        cpus.core_kinds = cpu_topology::core_kinds(root, &cpus.online, &cpus.cores());
         cpus.read_first_cpu(root)?;
         Ok(cpus)
     }
@@ -91,6 +111,15 @@ impl Cpus {
             }
         }
         Ok(())
+    }
+
+    /// Online CPUs of each core, by its lowest CPU.
+    fn cores(&self) -> BTreeMap<u32, IdSet> {
+        let mut cores: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        for cpu in self.online.iter() {
+            cores.entry(self.core_of(cpu)).or_default().push(cpu);
+        }
+        cores.into_values().map(|cpus| (cpus[0], cpus.into_iter().collect())).collect()
     }
 
     /// The core of `cpu`, by its lowest CPU.

@@ -6,8 +6,8 @@ use berth_devices::pci::Bdf;
 use serde::Serialize;
 
 use super::{
-    Functions, HostError, HostProfile, IOMMU_GROUPS, Modules, PCI_DRIVERS, Query, Root, Settings,
-    Taking, query::Candidates,
+    CpuPower, Functions, HostError, HostProfile, IOMMU_GROUPS, Modules, PCI_DRIVERS, Query, Root,
+    Settings, Taking, query::Candidates,
 };
 
 /// What `berth check` judges.
@@ -15,6 +15,8 @@ use super::{
 pub struct Facts {
     /// What a plan needs, with every function of the host.
     pub host: HostProfile,
+    /// What the kernel does to save power on CPUs.
+    pub cpu_power: CpuPower,
     /// Kernel modules.
     pub modules: Modules,
     /// The kernel's settings.
@@ -74,6 +76,7 @@ impl Facts {
         Ok(Self {
             modules: Modules::read(root, &host.system.release, &modaliases),
             settings: Settings::read(root, interrupts, groups),
+            cpu_power: CpuPower::read(root, &host.cpus.online),
             lacks: root.lacks(),
             has_empty_proc: root.has_empty_proc(),
             live: root.is_live(),

@@ -52,6 +52,23 @@ impl Fixture {
             let folder = format!("/sys/devices/system/cpu/cpu{cpu}/topology");
             let core = cpu % 8;
             host.file(&format!("{folder}/thread_siblings_list"), &format!("{core},{}", core + 8));
+            let node = core / 4;
+            let near = if node == 0 { "0-3,8-11" } else { "4-7,12-15" };
+            host.file(&format!("{folder}/physical_package_id"), &node.to_string());
+            host.file(&format!("{folder}/package_cpus_list"), near);
+            let folder = format!("/sys/devices/system/cpu/cpu{cpu}");
+            for (name, text) in [
+                ("cache/index3/level", "3"),
+                ("cache/index3/shared_cpu_list", near),
+                ("cpufreq/affected_cpus", &cpu.to_string()),
+                ("cpufreq/cpuinfo_max_freq", "3500000"),
+                ("cpufreq/scaling_driver", "intel_pstate"),
+                ("cpufreq/scaling_governor", "performance"),
+                ("cpuidle/state1/name", "C1"),
+                ("cpuidle/state1/latency", "2"),
+            ] {
+                host.file(&format!("{folder}/{name}"), text);
+            }
         }
         for node in 0..2 {
             let folder = format!("/sys/devices/system/node/node{node}");
@@ -130,6 +147,11 @@ impl Fixture {
     pub fn remove(&mut self, path: &str) -> &mut Self {
         self.0.remove(Path::new(path));
         self
+    }
+
+    /// Puts a file of a CPU there.
+    pub fn cpu(&mut self, cpu: u32, name: &str, text: &str) -> &mut Self {
+        self.file(&format!("/sys/devices/system/cpu/cpu{cpu}/{name}"), text)
     }
 
     /// Puts an attribute of a function there.
@@ -229,7 +251,7 @@ fn msix(vectors: u8) -> Vec<u8> {
     config
 }
 
-const SERVER: [(&str, &str); 33] = [
+const SERVER: [(&str, &str); 36] = [
     ("/etc/os-release", "ID=debian"),
     ("/etc/default/grub", "GRUB_CMDLINE_LINUX=\"\""),
     ("/etc/default/irqbalance", "IRQBALANCE_BANNED_CPULIST=4-7,12-15"),
@@ -265,6 +287,9 @@ const SERVER: [(&str, &str); 33] = [
     ("/proc/sys/kernel/osrelease", "6.12.9-amd64"),
     ("/sys/bus/pci/drivers/vfio-pci/bind", ""),
     ("/sys/class/iommu/dmar0/intel-iommu/cap", "d2008c222f0686"),
+    ("/sys/devices/system/cpu/cpuidle/current_driver", "intel_idle"),
+    ("/sys/devices/system/cpu/nohz_full", "4-7,12-15"),
+    ("/sys/fs/cgroup/cpuset.cpus.effective", "0-15"),
     ("/sys/devices/system/cpu/isolated", "4-7,12-15"),
     ("/sys/devices/system/cpu/online", "0-15"),
     ("/sys/devices/system/node/online", "0-1"),

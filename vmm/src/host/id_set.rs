@@ -71,6 +71,11 @@ impl IdSet {
         Self(&self.0 & &other.0)
     }
 
+    /// Ids in either set.
+    pub fn union(&self, other: &Self) -> Self {
+        Self(&self.0 | &other.0)
+    }
+
     /// Ids of this set that are not in the other.
     pub fn difference(&self, other: &Self) -> Self {
         Self(&self.0 - &other.0)

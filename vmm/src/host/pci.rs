@@ -7,7 +7,7 @@ use berth_devices::vfio::ResetMethod;
 use serde::Serialize;
 
 use super::root::Root;
-use super::{HostError, Unfit, link};
+use super::{HostError, Unfit, link, pci_node};
 use berth_devices::pci::BarKind;
 
 pub(super) const DEVICES: &str = "/sys/bus/pci/devices";
@@ -29,7 +29,7 @@ pub struct PciFunction {
     pub driver: Option<String>,
     /// The only driver that may bind to it, when one was set.
     pub driver_override: Option<String>,
-    /// NUMA node; `None` where the firmware names none (-1).
+    /// NUMA node: its own, or where that is -1, that of the bridges and the bus above it.
     pub node: Option<u32>,
     /// IOMMU group; `None` when no IOMMU is in front of it.
     pub group: Option<u32>,
@@ -119,7 +119,7 @@ impl PciFunction {
             class: root.hex(file("class"))?.unwrap_or(0) as u32,
             driver: root.link_name(file("driver")),
             driver_override,
-            node: u32::try_from(node).ok(),
+            node: u32::try_from(node).ok().or_else(|| pci_node::inherited(root, address)),
             group: group.and_then(|name| name.parse().ok()),
             iommu_unit: root.link_name(file("iommu")),
             device_file: device_file(root, &file("vfio-dev"))?,

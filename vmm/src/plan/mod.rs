@@ -12,14 +12,16 @@ mod error;
 mod interrupts;
 mod iommu;
 mod limits;
+mod locality;
 mod memory;
 mod note;
 mod numa;
 mod pci;
-mod peers;
+mod peer_to_peer;
 mod placement;
 mod query;
 mod resets;
+mod share;
 mod shortfalls;
 mod text;
 
@@ -34,9 +36,12 @@ pub use device_choice::choose;
 pub use error::{PlanError, Refusal};
 pub use iommu::IommuPlan;
 pub use limits::threads;
+pub use locality::{KindShare, Locality};
 pub use note::Note;
 pub use numa::NumaPlan;
 pub use pci::{BarPlan, FunctionPlan, PciPlan, PortPlan, RomPlan, RootPlan};
+
+use share::Share;
 
 use crate::advice::Finding;
 use crate::config::{Config, ConsoleConfig};
@@ -54,6 +59,8 @@ pub struct Plan {
     pub memory: MemoryPlan,
     /// One entry per vCPU, by index.
     pub vcpus: Vec<VcpuPlan>,
+    /// What the vCPUs' CPUs have in common.
+    pub locality: Locality,
     /// Host CPUs for berth's own threads.
     pub vmm_cpus: Vec<u32>,
     /// CPUs of the machine's nodes that it leaves to others.
@@ -101,13 +108,14 @@ impl Plan {
         let numa = NumaPlan::new(&memory.pages, &placement.vcpus, nodes);
         let mut pci = pci::plan(&assigned, host, &memory, &numa, &mut notes)?;
         iommu::note_out_of_reach(&iommu, host, &pci, &mut notes);
-        pci.largest_peer_bar = peers::largest_bar(config, host, &iommu);
-        peers::note(config, host, &pci, &mut notes);
+        pci.largest_peer_bar = peer_to_peer::largest_bar(config, host, &iommu);
+        peer_to_peer::note(config, host, &pci, &mut notes);
         let limits = limits::plan(config, host, &memory, &pci)?;
         let mut plan = Self {
             name: config.name.as_str().to_owned(),
             boot,
             memory,
+            locality: Locality::of(host, &placement.vcpus),
             vcpus: placement.vcpus,
             vmm_cpus: placement.vmm_cpus,
             avoided: placement.avoided,

@@ -19,6 +19,7 @@ pub(super) fn find(
     let vcpus: IdSet = plan.vcpus.iter().map(|vcpu| vcpu.cpu).collect();
     let mut found = far_devices(config, host, assigned, plan);
     found.extend(far_cpus(config, host, plan));
+    found.extend(plan.locality.shortfalls(config));
     found.extend(shared_with_machines(host, &vcpus));
     found.extend(first_core(host, plan, &vcpus));
     found.extend(own_threads(plan, &vcpus));
@@ -138,7 +139,7 @@ fn scheduler(config: &Config, host: &HostProfile, plan: &Plan, vcpus: &IdSet) ->
     }
     let seen = format!("the host may run others on the vCPUs' cores, CPUs {open}");
     let finding = Finding::warn(Code::CpuNotIsolated, SOURCE, seen);
-    let isolated = &host.cpus.isolated;
+    let isolated = &host.cpus.isolated.difference(&host.cpus.partitioned);
     // What is isolated already is the nearest remedy, where vCPUs can have it.
     if isolated.len() >= vcpus.len() && !vcpus.difference(isolated).is_empty() {
         return Some(match config.placement.cpus {

@@ -6,10 +6,12 @@ mod choice;
 mod hosts;
 mod iommu;
 mod pci;
+mod placement;
 mod properties;
 mod refusals;
 mod resets;
 mod shapes;
+mod topologies;
 
 use std::path::PathBuf;
 use std::{env, fs};

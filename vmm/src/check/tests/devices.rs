@@ -211,10 +211,19 @@ fn resets_links_and_nodes() {
         host.of(NIC.address, "current_link_speed", "2.5 GT/s PCIe");
     });
     warns(&link, "2.5 GT/s x4, and the device has 8.0 GT/s x4", "current_link_speed", "under load");
-    let node = fault(Code::NodeUnknown, |host| {
-        host.of(NIC.address, "numa_node", "-1");
-    });
+    let no_node = |host: &mut Fixture| {
+        host.of(NIC.address, "numa_node", "-1").of("0000:40:01.0", "numa_node", "-1");
+    };
+    let node = fault(Code::NodeUnknown, no_node);
     warns(&node, "does not say which node", "numa_node", "placement.node");
+    // The root bus may know.
+    let facts = facts(|host| {
+        no_node(host);
+        host.file("/sys/class/pci_bus/0000:40/cpulistaffinity", "4-7,12-15");
+    });
+    let report = Report::new(&facts, Some(&config("1G", 2048)));
+    let node = report.findings.iter().find(|finding| finding.code == Code::NodeUnknown);
+    assert_eq!(node.map(|finding| finding.severity), Some(Severity::Pass));
 }
 
 #[test]

@@ -132,7 +132,12 @@ fn faulty(code: Code) -> Option<(Facts, Config)> {
         Code::ResetNone => of_nic("reset_method", ""),
         Code::Rmrr => file("/sys/kernel/iommu_groups/14/reserved_regions", "0x1000 0x1fff direct"),
         Code::LinkReduced => of_nic("current_link_width", "1"),
-        Code::NodeUnknown => of_nic("numa_node", "-1"),
+        Code::NodeUnknown => (
+            facts(|host| {
+                host.of(NIC.address, "numa_node", "-1").of("0000:40:01.0", "numa_node", "-1");
+            }),
+            usual(),
+        ),
         Code::DmaFaults => file("/var/log/dmesg", "DMAR: [DMA Read] device [41:00.0] fault addr 0"),
         Code::HugepagesShort => (facts(|_| ()), config("1G", 32 << 10)),
         Code::HugepagesElsewhere => (
@@ -160,6 +165,26 @@ fn faulty(code: Code) -> Option<(Facts, Config)> {
             },
         ),
         Code::CpuNotIsolated => file("/sys/devices/system/cpu/isolated", ""),
+        Code::CpuGovernor => (
+            facts(|host| {
+                host.cpu(4, "cpufreq/scaling_driver", "acpi-cpufreq");
+                host.cpu(4, "cpufreq/scaling_governor", "powersave");
+            }),
+            usual(),
+        ),
+        Code::CpuIdleDeep => (
+            facts(|host| {
+                host.cpu(4, "cpuidle/state3/latency", "133");
+            }),
+            usual(),
+        ),
+        Code::CpuKindsMixed => (
+            facts(|host| {
+                host.file("/sys/devices/cpu_core/cpus", "0-11");
+                host.file("/sys/devices/cpu_atom/cpus", "12-15");
+            }),
+            usual(),
+        ),
         Code::IrqOnVcpu => file("/proc/irq/default_smp_affinity", "ffff"),
         Code::Irqbalance => (
             facts(|host| {
@@ -179,6 +204,7 @@ fn faulty(code: Code) -> Option<(Facts, Config)> {
         Code::NumaBalancing => file("/proc/sys/kernel/numa_balancing", "1"),
         Code::PlanRefused => on([4, 99]),
         Code::CpuSharedByMachines
+        | Code::CpuPackagesSeveral
         | Code::CpuOfHost
         | Code::CpuOfVmm
         | Code::SmtHidden

@@ -21,6 +21,7 @@ impl Plan {
         } else {
             self.fmt_many(f)?;
         }
+        writeln!(f, "  within   {}", self.locality)?;
         let own: IdSet = self.vmm_cpus.iter().copied().collect();
         writeln!(f, "  berth    CPU {own}")?;
         for Avoided { cpus, why } in &self.avoided {

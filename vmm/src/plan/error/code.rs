@@ -45,7 +45,7 @@ impl PlanError {
             Self::TooFewCpus { .. } => Code::CpusFew,
             Self::CpuCount { .. } => Code::CpuCount,
             Self::CpuNotOnline { .. } | Self::InterruptCpuNotOnline { .. } => Code::CpuOffline,
-            Self::CpuNotAllowed { .. } => Code::CpuNotAllowed,
+            Self::CpuNotAllowed { .. } | Self::CpuPartitioned { .. } => Code::CpuNotAllowed,
             Self::TooFewPages { need, free, others, .. } => {
                 let elsewhere: u64 = others.iter().map(|(_, free)| free).sum();
                 if free + elsewhere >= *need {

@@ -127,6 +127,11 @@ impl PlanError {
             Self::CpuNotOnline { cpu, .. } | Self::InterruptCpuNotOnline { cpu, .. } => one(
                 format!("if the host has it: `echo 1 > /sys/devices/system/cpu/cpu{cpu}/online`"),
             )?,
+            Self::CpuPartitioned { .. } => {
+                one("name other CPUs, or start berth in that partition's control group: `grep . \
+                 /sys/fs/cgroup/*/cpuset.cpus.partition` lists partitions"
+                    .to_owned())?
+            }
             Self::CpuNotAllowed { .. } => {
                 one("widen berth's affinity (taskset) or cpuset.cpus of its cgroup".to_owned())?
             }

@@ -170,6 +170,12 @@ pub enum PlanError {
     #[error("placement.cpus names CPU {cpu}, and this process may use {allowed}")]
     CpuNotAllowed { cpu: u32, allowed: IdSet },
 
+    /// A CPU is in a cpuset partition that berth is not in.
+    #[error(
+        "placement.cpus names CPU {cpu}, which a cpuset partition of other processes has to itself"
+    )]
+    CpuPartitioned { cpu: u32 },
+
     /// The kernel has no pools of this page size.
     #[error("the host's kernel has no pool of {size} pages")]
     NoPool { size: PageSize, gigabyte_pages: Option<bool> },

@@ -1,8 +1,9 @@
 //! Which host CPU each vCPU is pinned to, and which are left to others.
 
-use super::super::{Avoided, PlanError};
-use super::cores::{Core, cores, siblings};
-use super::{Share, taken_by_machines, usable};
+use super::super::{Avoided, PlanError, Share};
+use super::choose::choose;
+use super::cores::{cores, siblings};
+use super::{taken_by_machines, usable};
 use crate::config::{Config, CpuChoice, Smt};
 use crate::host::{HostProfile, IdSet};
 
@@ -30,12 +31,17 @@ fn named(config: &Config, host: &HostProfile, cpus: &[u32]) -> Result<Vec<u32>, 
     if cpus.len() != usize::from(config.vcpus.get()) {
         return Err(PlanError::CpuCount { cpus: cpus.len(), vcpus: config.vcpus.get() });
     }
+    let usable = usable(host);
+    let on_purpose = host.cpus.isolated.difference(&host.cpus.partitioned);
     for &cpu in cpus {
         if !host.cpus.online.contains(cpu) {
             return Err(PlanError::CpuNotOnline { cpu, online: host.cpus.online.clone() });
         }
-        if !host.process.cpus.contains(cpu) && !host.cpus.isolated.contains(cpu) {
-            return Err(PlanError::CpuNotAllowed { cpu, allowed: host.process.cpus.clone() });
+        if host.cpus.partitioned.contains(cpu) {
+            return Err(PlanError::CpuPartitioned { cpu });
+        }
+        if !usable.contains(cpu) && !on_purpose.contains(cpu) {
+            return Err(PlanError::CpuNotAllowed { cpu, allowed: usable });
         }
     }
     Ok(cpus.to_vec())
@@ -44,7 +50,10 @@ fn named(config: &Config, host: &HostProfile, cpus: &[u32]) -> Result<Vec<u32>, 
 /// What the config lets vCPUs take, of all nodes.
 fn pool(config: &Config, host: &HostProfile) -> IdSet {
     match config.placement.cpus {
-        CpuChoice::Isolated => host.cpus.isolated.intersection(&host.cpus.online),
+        CpuChoice::Isolated => {
+            let isolated = host.cpus.isolated.intersection(&host.cpus.online);
+            isolated.difference(&host.cpus.partitioned)
+        }
         CpuChoice::Auto | CpuChoice::Named(_) => usable(host),
     }
 }
@@ -70,7 +79,7 @@ fn of_node(
     let free = pool.difference(&taken_by_machines(host)).difference(&beside(config, host, taken));
     let here = free.intersection(&facts.cpus);
     let smt = config.placement.smt;
-    let chosen = choose(smt, cores(host, &here), share.vcpus);
+    let chosen = choose(smt, &cores(host, &here), share.vcpus);
     chosen.ok_or_else(|| PlanError::TooFewCpus {
         vcpus: share.vcpus,
         node: share.cpu_node,
@@ -91,40 +100,6 @@ fn of_node(
             here
         },
     })
-}
-
-/// `count` CPUs of `cores`, those of a core together; `None` when there are too few.
-///
-/// The core of CPU 0 comes last, because the host's own interrupts and timers start there, and
-/// cores where other machines have theirs come next to last.
-fn choose(smt: Smt, mut cores: Vec<Core>, count: usize) -> Option<Vec<u32>> {
-    match smt {
-        Smt::Siblings => cores
-            .sort_by_key(|core| (usize::MAX - core.threads.len(), core.is_first, core.is_shared)),
-        // What runs beside a vCPU on a core that is not all ours is not for berth to say.
-        Smt::Idle => cores.sort_by_key(|core| (!core.whole, core.is_first, core.is_shared)),
-        Smt::Auto => cores.sort_by_key(|core| (core.is_first, core.is_shared)),
-    }
-    // By core and thread: the order in which they are taken.
-    let mut order: Vec<(usize, u32)> = Vec::new();
-    for (index, core) in cores.iter().enumerate() {
-        order.extend(core.threads.iter().map(|&cpu| (index, cpu)));
-    }
-    let thread = |&(index, cpu): &(usize, u32)| {
-        cores[index].threads.iter().position(|other| *other == cpu).unwrap_or_default()
-    };
-    match smt {
-        Smt::Siblings => {}
-        Smt::Idle => order.retain(|place| thread(place) == 0),
-        Smt::Auto => order.sort_by_key(|place| (thread(place), place.0)),
-    }
-    if order.len() < count {
-        return None;
-    }
-    order.truncate(count);
-    // Siblings next to each other, and otherwise in the order of the host.
-    order.sort_by_key(|&(index, cpu)| (cores[index].threads[0], cpu));
-    Some(order.into_iter().map(|(_, cpu)| cpu).collect())
 }
 
 /// CPUs of the machine's nodes that are not its, and why. What the config names is nobody's choice.
@@ -155,6 +130,10 @@ pub(super) fn avoided(
         leave(machine.vcpus.clone(), format!("vCPUs of machine {name}, process {pid}"));
     }
     leave(taken_by_machines(host), "on cores of other machines' vCPUs".to_owned());
+    leave(
+        host.cpus.partitioned.clone(),
+        "of a cpuset partition that other processes have to themselves".to_owned(),
+    );
     let usable = usable(host);
     if config.placement.cpus == CpuChoice::Isolated {
         leave(
@@ -174,6 +153,11 @@ pub(super) fn avoided(
         let first = host.cpus.online.iter();
         let first = first.filter(|&cpu| host.cpus.core_of(cpu) == host.cpus.core_of(0));
         leave(first.collect(), "the core of CPU 0, where the host's own work starts".to_owned());
+    }
+    for kind in &host.cpus.core_kinds {
+        if kind.cpus.intersection(taken).is_empty() {
+            leave(kind.cpus.clone(), format!("{}: the vCPUs are on others", kind.name));
+        }
     }
     let beside = host.cpus.online.iter().filter(|&cpu| cores.contains(host.cpus.core_of(cpu)));
     leave(beside.collect(), "on the vCPUs' cores, not used".to_owned());

@@ -1,19 +1,19 @@
 //! Where a machine lives: nodes of its memory, CPUs of its vCPUs, of berth itself, and of the
 //! interrupts of its devices.
 
+mod choose;
 mod cores;
 mod cpus;
 mod nodes;
-mod own;
 mod topology;
+mod vmm_cpus;
 
 use super::devices::Assigned;
-use super::{Avoided, Note, PlanError, VcpuPlan};
+use super::{Avoided, Note, PlanError, Share, VcpuPlan};
 use crate::config::Config;
 use crate::host::{HostProfile, IdSet};
 
-pub(super) use nodes::Share;
-pub(super) use own::interrupt_cpus;
+pub(super) use vmm_cpus::interrupt_cpus;
 
 /// Where a machine lives.
 pub(super) struct Placement {
@@ -37,7 +37,7 @@ pub(super) fn place(
     let pins = cpus::pin(config, host, &shares)?;
     let vcpus = topology::arrange(host, &pins, config.placement.cpus.named().is_some());
     let taken: IdSet = vcpus.iter().map(|vcpu| vcpu.cpu).collect();
-    let vmm_cpus = own::cpus(config, host, shares[0].cpu_node, &taken);
+    let vmm_cpus = vmm_cpus::cpus(config, host, shares[0].cpu_node, &taken);
     let ours: IdSet = taken.iter().chain(vmm_cpus.iter().copied()).collect();
     Ok(Placement {
         avoided: cpus::avoided(config, host, &shares, &taken, &ours),
@@ -49,7 +49,7 @@ pub(super) fn place(
 
 /// What this process may run on.
 fn usable(host: &HostProfile) -> IdSet {
-    host.process.cpus.intersection(&host.cpus.online)
+    host.process.cpus.intersection(&host.cpus.online).difference(&host.cpus.partitioned)
 }
 
 /// CPUs that share a core with a vCPU of another machine: what one thread of a core does, the

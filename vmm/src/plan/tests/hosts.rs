@@ -130,12 +130,12 @@ fn cpus(cores: u32, threads: bool) -> Cpus {
     });
     Cpus {
         siblings: siblings.collect(),
-        isolated: IdSet::default(),
         vendor: CpuVendor::Intel,
         virtualization: Some(true),
         gigabyte_pages: Some(true),
         physical_bits: Some(46),
         online,
+        ..Cpus::default()
     }
 }
 
@@ -216,6 +216,9 @@ pub(super) fn server() -> HostProfile {
         reserved: BTreeMap::from([(PageSize::Size2M, 0), (PageSize::Size1G, 0)]),
     };
     let mut host = host(cpus(8, true), memory);
+    let sockets = host.memory.nodes.iter().map(|(id, node)| (*id, node.cpus.clone()));
+    host.cpus.packages = sockets.collect();
+    host.cpus.l3_caches = host.cpus.packages.values().cloned().collect();
     let port = PciFunction {
         class: 0x06_0400,
         driver: Some("pcieport".to_owned()),

@@ -57,6 +57,7 @@ variants!(PlanError:
     CpuNotOnline
     InterruptCpuNotOnline
     CpuNotAllowed
+    CpuPartitioned
     NoPool
     TooFewPages
     PagesPromised
@@ -280,6 +281,9 @@ fn refusals() -> Vec<Case> {
         }),
         ("too few CPUs named", json!({ "placement": { "cpus": [4] } }), |_| ()),
         ("CPU not online", json!({ "placement": { "cpus": [4, 99] } }), |_| ()),
+        ("CPU of another's partition", json!({ "placement": { "cpus": [4, 5] } }), |host| {
+            host.cpus.partitioned = IdSet::from_iter([5]);
+        }),
         ("CPU not allowed", json!({ "placement": { "cpus": [4, 5] } }), |host| {
             host.process.cpus = IdSet::from_iter(0..=4)
         }),

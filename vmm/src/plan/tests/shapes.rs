@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::hosts::{assign, host, igb, node};
 use super::{config, golden};
 use crate::advice::{Code, Finding};
-use crate::host::{CpuVendor, Cpus, HostProfile, IdSet, Memory, RunningMachine};
+use crate::host::{CoreKind, CpuVendor, Cpus, HostProfile, IdSet, Memory, RunningMachine};
 use crate::plan::Plan;
 use crate::units::{PageSize, Seen};
 
@@ -30,7 +30,7 @@ pub(super) struct Shape {
     fields: Value,
 }
 
-fn ids(text: &str) -> IdSet {
+pub(super) fn ids(text: &str) -> IdSet {
     text.parse().expect("a list of ids")
 }
 
@@ -45,6 +45,8 @@ impl Shape {
     ) -> Self {
         let online: IdSet =
             nodes.iter().flat_map(|(_, cpus, _)| ids(cpus).iter().collect::<Vec<_>>()).collect();
+        let with_cpus =
+            || nodes.iter().map(|(id, cpus, _)| (*id, ids(cpus))).filter(|(_, c)| !c.is_empty());
         let core = |cpu: u32| match smt {
             Smt::Off => cpu,
             Smt::Apart(distance) => cpu % distance,
@@ -55,12 +57,16 @@ impl Shape {
         });
         let cpus = Cpus {
             siblings: siblings.collect(),
-            isolated: IdSet::default(),
             vendor: CpuVendor::Amd,
             virtualization: Some(true),
             gigabyte_pages: Some(true),
             physical_bits: Some(48),
+            // As many servers are: a node is a socket with one cache.
+            l3_caches: with_cpus().map(|(_, cpus)| cpus).collect(),
+            packages: with_cpus().collect(),
+            core_kinds: vec![CoreKind { name: "cores".to_owned(), cpus: online.clone() }],
             online,
+            ..Cpus::default()
         };
         let facts = nodes.iter().map(|(id, cpus, gib)| {
             let mut facts = node(ids(cpus), (*gib).max(2), gib / 2);
@@ -89,18 +95,18 @@ impl Shape {
         self.host
     }
 
-    fn fields(mut self, fields: Value) -> Self {
+    pub(super) fn fields(mut self, fields: Value) -> Self {
         self.fields = fields;
         self
     }
 
-    fn change(mut self, change: impl FnOnce(&mut HostProfile)) -> Self {
+    pub(super) fn change(mut self, change: impl FnOnce(&mut HostProfile)) -> Self {
         change(&mut self.host);
         self
     }
 
     /// The shape and what placement makes of it, without the rest of the plan.
-    fn describe(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         let mut text = format!("# {}\n", self.name);
         for (id, node) in &self.host.memory.nodes {
             let gib = node.total >> 30;
@@ -142,16 +148,16 @@ impl Shape {
     }
 }
 
-fn vcpus(count: u8) -> Value {
+pub(super) fn vcpus(count: u8) -> Value {
     json!({ "vcpus": count })
 }
 
-fn smt(policy: &str, vcpus: u8) -> Value {
+pub(super) fn smt(policy: &str, vcpus: u8) -> Value {
     json!({ "vcpus": vcpus, "placement": { "smt": policy } })
 }
 
 /// A machine that runs already.
-fn machine(pid: u32, name: &str, vcpus: &str, own: &str) -> RunningMachine {
+pub(super) fn machine(pid: u32, name: &str, vcpus: &str, own: &str) -> RunningMachine {
     RunningMachine { pid, name: name.to_owned(), vcpus: ids(vcpus), own: ids(own) }
 }
 
@@ -265,7 +271,10 @@ fn shapes() -> Vec<Shape> {
         Shape::new("siblings with adjacent numbers", &[(0, "0-15", 64)], Smt::Adjacent, Some(0))
             .fields(vcpus(4)),
         Shape::new("EPYC NPS4: eight nodes on two sockets", &nps4, Smt::Apart(64), Some(5))
-            .fields(vcpus(8)),
+            .fields(vcpus(8))
+            .change(|host| {
+                host.cpus.packages = [(0, ids("0-31,64-95")), (1, ids("32-63,96-127"))].into();
+            }),
         Shape::new(
             "offline CPUs, some of them siblings",
             &[(0, "0-7,16-19", 64), (1, "9,11,13,15,24-26", 64)],

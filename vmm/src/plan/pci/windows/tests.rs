@@ -64,7 +64,7 @@ proptest! {
     ) {
         let blocks: Vec<Block> = blocks
             .into_iter()
-            .map(|(whole, bits, steps)| Block { size: whole * steps << bits, align: 1 << bits })
+            .map(|(whole, bits, steps)| Block { size: (whole * steps) << bits, align: 1 << bits })
             .collect();
         let (whole, offsets) = pack(&blocks, 1).expect("they are small");
         let ends = offsets.iter().zip(&blocks).map(|(start, block)| start + block.size);

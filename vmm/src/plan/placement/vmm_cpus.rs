@@ -28,8 +28,10 @@ pub(in crate::plan) fn interrupt_cpus(
 ) -> Option<Vec<u32>> {
     match &config.placement.interrupt_cpus {
         InterruptCpus::Auto => {
-            // Interrupts may go where this process may not run, but not to isolated CPUs.
+            // Interrupts may go where this process may not run, but neither to isolated CPUs nor
+            // to those of a cpuset partition, which somebody wants to have alone.
             let open = host.cpus.online.difference(&host.cpus.isolated);
+            let open = open.difference(&host.cpus.partitioned);
             near(config, host, node, vcpus, &usable(host))
                 .or_else(|| near(config, host, node, vcpus, &open))
         }
@@ -38,10 +40,14 @@ pub(in crate::plan) fn interrupt_cpus(
     }
 }
 
-/// A few of `usable` that are no machine's vCPU's: on `node` and on cores without vCPUs, else on
-/// the node, else anywhere. The core of CPU 0 is first choice, where the host's own work is
-/// anyway, then what other machines use for the same, then the highest: vCPUs begin with the
-/// lowest.
+/// A few of `usable` that are no machine's vCPU's: on `node` and in the vCPUs' package, on cores
+/// without vCPUs, else on the node, else anywhere; without `nohz_full=` where there are any, because
+/// a second task starts their ticks again.
+///
+/// The core of CPU 0 is first choice, where the host's own work is anyway, then what other machines
+/// use for the same, then cores of the vCPUs' own L3 caches, then of others that are not all free:
+/// what is whole stays so for machines that fill it. Then come the highest, because vCPUs begin with
+/// the lowest.
 fn near(
     config: &Config,
     host: &HostProfile,
@@ -58,20 +64,37 @@ fn near(
         .iter()
         .filter(|&cpu| !busy.contains(host.cpus.core_of(cpu)))
         .collect();
-    let here = |cpus: &IdSet| match host.memory.nodes.get(&node) {
+    let on_node = |cpus: &IdSet| match host.memory.nodes.get(&node) {
         Some(facts) => cpus.intersection(&facts.cpus),
         None => cpus.clone(),
     };
+    let in_packages = |cpus: &IdSet| cpus.intersection(&around(host.cpus.packages.values(), vcpus));
+    let here = on_node(&idle);
     // Siblings of vCPUs are to be idle, or else better than another node.
     let choices = match config.placement.smt {
-        Smt::Idle => vec![here(&idle), idle],
-        Smt::Auto | Smt::Siblings => vec![here(&idle), here(&free), idle, free],
+        Smt::Idle => vec![in_packages(&here), here, idle],
+        Smt::Auto | Smt::Siblings => {
+            vec![in_packages(&here), here, on_node(&free), idle, free]
+        }
     };
     let chosen = choices.into_iter().find(|cpus| !cpus.is_empty())?;
-    let mut cores = cores(host, &chosen);
-    cores.sort_by_key(|core| (!core.is_first, !core.is_shared, Reverse(core.threads[0])));
+    let ticking = chosen.difference(&host.cpus.nohz_full);
+    let mut cores = cores(host, if ticking.is_empty() { &chosen } else { &ticking });
+    let caches = |cpus: &IdSet| around(host.cpus.l3_caches.iter(), cpus);
+    let (own, begun) = (caches(vcpus), caches(&others.union(&IdSet::from_iter([0]))));
+    cores.sort_by_key(|core| {
+        let first = core.threads[0];
+        let cache = (!own.contains(first), !begun.contains(first));
+        (!core.is_first, !core.is_shared, cache, Reverse(first))
+    });
     cores.truncate(vcpus.len().div_ceil(VCPUS_PER_CORE));
     let mut cpus: Vec<u32> = cores.into_iter().flat_map(|core| core.threads).collect();
     cpus.sort_unstable();
     Some(cpus)
+}
+
+/// All CPUs of those `sets` that have one of `vcpus`.
+fn around<'a>(sets: impl Iterator<Item = &'a IdSet>, vcpus: &IdSet) -> IdSet {
+    let near = sets.filter(|set| set.iter().any(|cpu| vcpus.contains(cpu)));
+    near.flat_map(IdSet::iter).collect()
 }
