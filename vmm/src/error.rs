@@ -33,8 +33,8 @@ pub enum Error {
     /// A remedy did not work.
     #[error(transparent)]
     Fix(#[from] FixError),
-    /// A capture is no text.
-    #[error("a capture is an archive, and standard output is a terminal")]
+    /// A snapshot is no text.
+    #[error("a snapshot is an archive, and standard output is a terminal")]
     SnapshotToTerminal,
     /// Standard output takes no more.
     #[error("cannot write to standard output")]

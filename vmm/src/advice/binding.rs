@@ -3,7 +3,7 @@
 use berth_devices::pci::Bdf;
 
 use super::Steps;
-use crate::host::{HostProfile, HostUse};
+use crate::host::{Holder, HostProfile, HostUse};
 
 /// There is no such function; `near` are those with the most similar addresses.
 pub fn absent(near: &[Bdf]) -> Steps {
@@ -26,34 +26,65 @@ pub fn bridge(behind: &[Bdf]) -> Steps {
     }]
 }
 
-/// The host uses it.
+/// The host uses it: how that use ends.
 pub fn in_use(host: &HostProfile, usage: &HostUse) -> Steps {
+    let without = ", if the host can do without";
+    let other_way = || "give the host another way to its network first".to_owned();
     match usage {
         HostUse::Network { interface, master: Some(_), .. } => {
-            vec![format!("`ip link set {interface} nomaster`, if the host can do without")]
+            vec![format!("`ip link set {interface} nomaster`{without}")]
         }
         HostUse::Network { interface, .. } => vec![
-            "give the host another way to its network first".to_owned(),
+            other_way(),
             format!("`ip addr flush dev {interface} && ip link set {interface} down`"),
+        ],
+        HostUse::NetworkUpper { upper, .. } => vec![
+            other_way(),
+            format!("take {upper} apart (`ip -d link show {upper}` shows what it is)"),
+        ],
+        HostUse::NetworkElsewhere { .. } => vec![
+            "end the container or pod that has it; `lsns -t net` lists network namespaces"
+                .to_owned(),
+            "or choose another function".to_owned(),
         ],
         HostUse::Mounted { at, .. } if at == "swap" => {
             vec!["`swapoff` it, if the host has memory enough".to_owned()]
         }
-        HostUse::Mounted { at, .. } => vec![format!("`umount {at}`, if the host can do without")],
-        HostUse::Volume { of, .. } => vec![format!(
-            "take {of} apart or stop it, if the host can do without: `lsblk` shows what it is"
+        HostUse::Mounted { at, .. } => vec![format!("`umount {at}`{without}")],
+        HostUse::MountedElsewhere { at, holder: Holder { pid, .. }, .. } => vec![format!(
+            "end the container of process {pid}, or `nsenter -m -t {pid} umount {at}`"
         )],
+        HostUse::Volume { of, .. } => {
+            vec![format!("take {of} apart or stop it{without}: `lsblk` shows what it is")]
+        }
+        HostUse::Claimed { device } => {
+            vec![format!("`lsblk /dev/{device}` and `fuser -v /dev/{device}` tell what has it")]
+        }
+        HostUse::PoolMember { pools, .. } => vec![
+            "`zpool status -P` names the drives of each pool".to_owned(),
+            format!("`zpool export {}`{without}", pools.join(" ")),
+        ],
+        HostUse::OpenNode { holder: Holder { pid, .. }, .. } => {
+            vec![format!("end process {pid} first")]
+        }
+        HostUse::HasDomain { .. } => super::groups::behind_vmd(),
+        HostUse::GuestHasVf { function } => vec![format!("end the machine that has {function}")],
+        HostUse::Keyboard { .. } | HostUse::ConsolePort { .. } => {
+            vec!["log in over the network: the console goes with it".to_owned()]
+        }
         HostUse::BootDisplay | HostUse::Console => {
             let dark = "let the firmware start on another display, or log in over the network: the \
                         screen goes dark";
             let framebuffer = super::device::framebuffer(host);
             std::iter::once(dark.to_owned()).chain(framebuffer).collect()
         }
-        HostUse::GuestHasVf { function } => {
-            vec![format!("end the machine that has {function}")]
-        }
         HostUse::OpenVfio { .. } => vec!["end that process first".to_owned()],
     }
+}
+
+/// Whether the host uses it could not be seen.
+pub fn not_seen() -> Steps {
+    vec!["ask as root on the host itself, outside of a container".to_owned()]
 }
 
 /// Its virtual functions go with its driver.

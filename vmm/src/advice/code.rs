@@ -54,7 +54,7 @@ macro_rules! codes {
 codes! {
     HostForeign Finding "HOST-FOREIGN" "kind of host"
         "berth runs on x86-64 hosts only"
-    CaptureIncomplete Finding "CAPTURE-INCOMPLETE" "capture"
+    SnapshotIncomplete Finding "SNAPSHOT-INCOMPLETE" "snapshot"
         "what was not captured says nothing of the host"
     CpuNoVirt Finding "CPU-NO-VIRT" "CPU virtualization"
         "without it the CPUs cannot run a guest"
@@ -185,8 +185,8 @@ codes! {
         "a file of the host holds something else than the kernel writes"
     HostAbsent Refusal "HOST-ABSENT" "files of the host"
         "a file that every host has is not there"
-    CaptureInvalid Refusal "CAPTURE-INVALID" "capture"
-        "what was given is no capture of a host"
+    SnapshotInvalid Refusal "SNAPSHOT-INVALID" "snapshot"
+        "what was given is no snapshot of a host"
     FileUnusable Refusal "FILE-UNUSABLE" "kernel and initrd"
         "a file that the config names cannot be used"
     ConsoleFile Refusal "CONSOLE-FILE" "console's file"
@@ -282,7 +282,7 @@ codes! {
     SystemRefused Refusal "SYSTEM-REFUSED" "system calls"
         "the host's kernel refused a call"
     OutputTerminal Refusal "OUTPUT-TERMINAL" "standard output"
-        "a capture is an archive and no text"
+        "a snapshot is an archive and no text"
     OutputFailed Refusal "OUTPUT-FAILED" "standard output"
         "standard output takes no more"
 }

@@ -53,19 +53,10 @@ pub fn shared_ports(functions: &Functions, device: Bdf) -> BTreeSet<Bdf> {
 
 /// Others of the device's group are the host's.
 pub fn not_viable(device: Bdf, seat: Seat, culprits: &[Culprit]) -> Steps {
-    let vmd = culprits.iter().find(|culprit| culprit.driver == "vmd");
-    if let Some(vmd) = vmd {
-        return vec![
-            format!(
-                "it is behind the Intel VMD controller {}, which has every drive below it: turn VMD \
-                 off for this port in the firmware's setup",
-                vmd.address
-            ),
-            format!(
-                "or give the guest the controller itself, {}, with all its drives",
-                vmd.address
-            ),
-        ];
+    if let Some(vmd) = culprits.iter().find(|culprit| culprit.driver == "vmd") {
+        let behind =
+            format!("{device} is behind {}, Intel's Volume Management Device", vmd.address);
+        return std::iter::once(behind).chain(behind_vmd()).collect();
     }
     let mut steps: Steps = culprits
         .iter()
@@ -101,4 +92,14 @@ pub fn not_viable(device: Bdf, seat: Seat, culprits: &[Culprit]) -> Steps {
 /// Whether both are functions of one device.
 pub fn same_card(one: Bdf, other: Bdf) -> bool {
     one.slot() == other.slot()
+}
+
+/// A controller has drives behind it, each a function of a PCI domain of its own.
+pub fn behind_vmd() -> Steps {
+    vec![
+        "turn VMD off for these ports in the firmware's setup, and their drives are functions of \
+         their own"
+            .to_owned(),
+        "or give the guest the controller with all that is behind it".to_owned(),
+    ]
 }

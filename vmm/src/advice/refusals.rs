@@ -21,7 +21,7 @@ impl HostError {
             Self::Read { .. } => Code::HostUnreadable,
             Self::Malformed { .. } => Code::HostMalformed,
             Self::Absent { .. } => Code::HostAbsent,
-            Self::Archive { .. } | Self::NoSnapshot { .. } => Code::CaptureInvalid,
+            Self::Archive { .. } | Self::NoSnapshot { .. } => Code::SnapshotInvalid,
         }
     }
 

@@ -19,7 +19,7 @@ fn bound(case: &Case, device: Bdf, listed: &HostFunction) -> Finding {
     let source = format!("/sys/bus/pci/devices/{device}/driver");
     let function = &listed.function;
     if !case.facts.has_drivers() {
-        return Finding::unknown(code, source, "drivers are not in the capture");
+        return Finding::unknown(code, source, "drivers are not in the snapshot");
     }
     if function.is_bound_to_vfio() {
         let driver = function.driver.as_deref().unwrap_or_default();

@@ -23,10 +23,10 @@ pub(super) fn architecture(case: &Case) -> Finding {
     }
 }
 
-/// Whether a capture holds what berth reads.
-pub(super) fn capture(case: &Case) -> Finding {
+/// Whether a snapshot holds what berth reads.
+pub(super) fn snapshot(case: &Case) -> Finding {
     const SOURCE: &str = "/proc";
-    let code = Code::CaptureIncomplete;
+    let code = Code::SnapshotIncomplete;
     if case.facts.has_empty_proc {
         let seen = "files of /proc were captured empty: tar copies nothing of them, and `berth \
                     snapshot` or `cp -r` does";
@@ -64,7 +64,7 @@ fn kvm(case: &Case) -> Finding {
     };
     match &host.kvm {
         Access::Granted => Finding::pass(code, SOURCE, "/dev/kvm opens"),
-        Access::Unknown => Finding::unknown(code, SOURCE, "a capture has no device files"),
+        Access::Unknown => Finding::unknown(code, SOURCE, "a snapshot has no device files"),
         access => {
             let finding = Finding::fail(code, SOURCE, format!("/dev/kvm {access}"))
                 .steps(advice::cpu::kvm(host, state));

@@ -4,7 +4,7 @@ use berth_devices::pci::Bdf;
 
 use super::{Case, Code, Finding};
 use crate::advice;
-use crate::host::{CpuVendor, HostFunction, HostUse, LinuxVersion};
+use crate::host::{CpuVendor, HostFunction, LinuxVersion};
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 
@@ -96,29 +96,33 @@ fn held(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
     })
 }
 
-/// What the host uses it for; who has it open is the group's to say.
+/// What the host uses it for; who has it open through VFIO is the group's to say.
 fn idle(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
     let code = Code::DeviceInUse;
     let source = format!("{DEVICES}/{device}");
-    let usage = listed.uses.iter().find(|usage| !matches!(usage, HostUse::OpenVfio { .. }));
-    let Some(usage) = usage else {
-        return Some(match listed.functions_to_lose() {
-            0 => Finding::pass(code, source, "the host does not use it"),
-            count => {
-                let seen =
-                    format!("it has {count} virtual functions, which go when it changes hands");
-                Finding::fail(code, format!("{source}/sriov_numvfs"), seen)
-                    .steps(advice::binding::has_virtual_functions(device))
-            }
-        });
-    };
-    let seen = format!("it {usage}");
-    let found = match usage {
-        HostUse::OpenVfio { .. } => return None,
-        HostUse::BootDisplay | HostUse::Console => Finding::warn,
-        _ => Finding::fail,
-    };
-    Some(found(code, source, seen).steps(advice::binding::in_use(&case.facts.host, usage)))
+    let host = &case.facts.host;
+    let usage = host.functions.uses_of(device).into_iter().find(|usage| !usage.is_vfio());
+    if let Some(usage) = usage {
+        let found = if usage.is_consoles() { Finding::warn } else { Finding::fail };
+        let steps = advice::binding::in_use(host, &usage);
+        return Some(found(code, source, format!("it {usage}")).steps(steps));
+    }
+    Some(match (listed.functions_to_lose(), listed.unseen.as_slice()) {
+        (0, []) => Finding::pass(code, source, "the host does not use it"),
+        (0, _) if listed.function.is_bound_to_vfio() => {
+            Finding::pass(code, source, "the host does not use it")
+        }
+        (0, unseen) => {
+            let unseen: Vec<String> = unseen.iter().map(ToString::to_string).collect();
+            let seen = format!("it cannot be seen {}", unseen.join(", nor "));
+            Finding::unknown(code, source, seen).steps(advice::binding::not_seen())
+        }
+        (count, _) => {
+            let seen = format!("it has {count} virtual functions, which go when it changes hands");
+            Finding::fail(code, format!("{source}/sriov_numvfs"), seen)
+                .steps(advice::binding::has_virtual_functions(device))
+        }
+    })
 }
 
 fn behind_iommu(case: &Case, listed: &HostFunction) -> Option<Finding> {
@@ -214,7 +218,7 @@ fn faults(case: &Case, device: Bdf) -> Option<Finding> {
     let log = &case.facts.host.log;
     let Some(source) = &log.source else {
         let seen = "the kernel's log cannot be read by this user (kernel.dmesg_restrict)";
-        let seen = if case.facts.live { seen } else { "the kernel's log is not in the capture" };
+        let seen = if case.facts.live { seen } else { "the kernel's log is not in the snapshot" };
         return Some(Finding::unknown(code, "/dev/kmsg", seen));
     };
     let faults = advice::device::faults(&case.facts.host, device);

@@ -26,7 +26,7 @@ impl fmt::Display for Report {
             writeln!(f, "{style}good{style:#}  {}", wrapped(&passed.join(", "), 6))?;
         }
         if !self.lacks.is_empty() {
-            writeln!(f, "\nnot in the capture: {}", wrapped(&self.lacks.join(", "), 20))?;
+            writeln!(f, "\nnot in the snapshot: {}", wrapped(&self.lacks.join(", "), 20))?;
         }
         let count = |severity| of(severity).count();
         writeln!(

@@ -47,7 +47,7 @@ fn viable(
         .map(|(address, other)| Culprit {
             address: *address,
             driver: other.function.driver.clone().unwrap_or_default(),
-            uses: other.uses.clone(),
+            uses: case.facts.host.functions.uses_of(*address),
         })
         .collect();
     if culprits.is_empty() {

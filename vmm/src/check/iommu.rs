@@ -29,7 +29,7 @@ fn presence(case: &Case) -> Finding {
     }
     if !case.facts.has_groups() && !host.system.xen && advice::iommu::off_parameter(host).is_none()
     {
-        let seen = "the kernel's IOMMUs are not in the capture";
+        let seen = "the kernel's IOMMUs are not in the snapshot";
         return Finding::unknown(Code::IommuOff, UNITS, seen);
     }
     let (code, advice) = advice::iommu::off(host);

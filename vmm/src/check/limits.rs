@@ -14,7 +14,7 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
         return Vec::new();
     };
     if case.facts.lacks.contains(&SOURCE) {
-        let unknown = |code| Finding::unknown(code, SOURCE, "limits are not in the capture");
+        let unknown = |code| Finding::unknown(code, SOURCE, "limits are not in the snapshot");
         let mut findings = vec![unknown(Code::MemlockLow), unknown(Code::FilesLow)];
         findings.extend(cgroups(case, plan));
         return findings;

@@ -40,7 +40,7 @@ fn pages(case: &Case, size: PageSize, part: &NodePages) -> Finding {
     let source = size.pool(Some(node));
     let Some(pool) = memory.nodes.get(&node).and_then(|node| node.pools.get(&size)) else {
         if case.facts.lacks.contains(&"/sys/kernel/mm/hugepages") {
-            return Finding::unknown(code, source, "pools of huge pages are not in the capture");
+            return Finding::unknown(code, source, "pools of huge pages are not in the snapshot");
         }
         return Finding::fail(code, source, format!("the kernel has no pool of {size} pages"))
             .steps(advice::memory::no_pool(host, size));

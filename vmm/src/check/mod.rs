@@ -138,7 +138,7 @@ fn ready(config: &Config, host: &HostProfile) -> HostProfile {
 
 /// Every check, in the order in which a person would make them.
 const CHECKS: [fn(&Case) -> Vec<Finding>; 16] = [
-    |case| vec![cpu::capture(case), cpu::architecture(case)],
+    |case| vec![cpu::snapshot(case), cpu::architecture(case)],
     cpu::check,
     kernel::check,
     iommu::check,
@@ -169,10 +169,10 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// Faults that keep a machine from running. Device files are left out: no capture has them,
+    /// Faults that keep a machine from running. Device files are left out: no snapshot has them,
     /// and on the host itself they are opened.
     const DECIDES: [Code; 14] = [
-        Code::CaptureIncomplete,
+        Code::SnapshotIncomplete,
         Code::HostForeign,
         Code::CpuNoVirt,
         Code::KernelOld,

@@ -33,7 +33,7 @@ fn allowed(case: &Case) -> Finding {
     let code = Code::CpuNotAllowed;
     let host = &case.facts.host;
     if case.facts.lacks.contains(&SOURCE) {
-        return Finding::unknown(code, SOURCE, "what a process may use is not in the capture");
+        return Finding::unknown(code, SOURCE, "what a process may use is not in the snapshot");
     }
     // The kernel leaves isolated CPUs out of every affinity that is not set on purpose.
     let denied = host.cpus.online.difference(&host.process.cpus).difference(&host.cpus.isolated);

@@ -103,7 +103,7 @@ fn access(case: &Case, backend: IommuBackend) -> Option<Finding> {
     let failed = || Finding::fail(code, source, format!("{source} {access}"));
     Some(match (access, backend) {
         (Access::Granted, _) => Finding::pass(code, source, format!("{source} opens")),
-        (Access::Unknown, _) => Finding::unknown(code, source, "a capture has no device files"),
+        (Access::Unknown, _) => Finding::unknown(code, source, "a snapshot has no device files"),
         // The finding about modules tells.
         (Access::Missing, IommuBackend::Container)
             if case.facts.modules.vfio_pci == ModuleState::Available =>
@@ -119,7 +119,7 @@ fn held(case: &Case, source: String, access: &Access) -> Finding {
     match access {
         Access::Granted => Finding::pass(Code::GroupHeld, source, seen),
         Access::Unknown => {
-            Finding::unknown(Code::GroupHeld, source, "a capture has no device files")
+            Finding::unknown(Code::GroupHeld, source, "a snapshot has no device files")
         }
         _ => {
             let steps = advice::vfio::file(&case.facts.host, &source, access);

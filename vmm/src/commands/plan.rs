@@ -25,7 +25,7 @@ fn make(path: &Path, host: Option<&Path>) -> Result<Plan, Error> {
     let mut plan = Plan::new(&config, &host).map_err(|error| error.explained(&host))?;
     let lacks: Vec<String> = root.lacks_for_plan().into_iter().map(str::to_owned).collect();
     if !lacks.is_empty() {
-        plan.notes.push(Note::NotCaptured { lacks });
+        plan.notes.push(Note::NotInSnapshot { lacks });
     }
     Ok(plan)
 }

@@ -29,7 +29,7 @@ fn of_cpuinfo(text: &str) -> Option<&'static str> {
     if let Some(vendor) = value("vendor_id") {
         return match (vendor, value("flags")) {
             ("IBM/S390", _) => Some("s390x"),
-            // Captures may hold the vendor alone.
+            // Snapshots may hold the vendor alone.
             (_, Some(flags)) if flags.contains("fpu") && flags.split(' ').count() > 20 => {
                 Some(if is_long(flags) { X86_64 } else { "i686" })
             }

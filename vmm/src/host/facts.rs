@@ -25,7 +25,7 @@ pub struct Facts {
     pub devices: Vec<Bdf>,
     /// Whether this is the host that berth runs on.
     pub live: bool,
-    /// What a capture lacks of what berth reads.
+    /// What a snapshot lacks of what berth reads.
     pub lacks: Vec<&'static str>,
     /// Whether its files of procfs are there and empty, as tar makes them.
     pub has_empty_proc: bool,

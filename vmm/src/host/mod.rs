@@ -68,7 +68,7 @@ pub use error::HostError;
 pub use facts::Facts;
 pub use files::{FileFacts, FileState, KernelFacts, KernelFormat};
 pub use functions::{Depth, Functions, HostFunction, Sriov};
-pub use host_use::HostUse;
+pub use host_use::{HostUse, Unseen};
 pub use id_set::IdSet;
 pub use iommu::{Iommu, IommuGroup};
 pub use linux::LinuxVersion;
@@ -264,7 +264,7 @@ impl HostProfile {
         self
     }
 
-    /// Takes memory that a capture tells nothing of to be there, and its pools of huge pages where
+    /// Takes memory that a snapshot tells nothing of to be there, and its pools of huge pages where
     /// `has_pools` says that it has none.
     pub fn assume_memory(&mut self, has_pools: bool) {
         /// More than any host has.

@@ -169,9 +169,12 @@ fn check_takeable(
         | Availability::Bridge
         | Availability::NoIommu
         | Availability::GroupInUse(_)
-        | Availability::Unknown
         | Availability::Ready
         | Availability::Free => {}
+        // Binding refuses it, which is before anything changes; a plan may be for another host.
+        verdict @ Availability::Unknown(_) => {
+            notes.push(Note::NotSeen { device, why: verdict.to_string() })
+        }
     }
     notes.push(Note::Taken { device, driver, loads_vfio_pci: !host.functions.vfio_pci });
     Ok(())

@@ -74,6 +74,10 @@ impl Locality {
         let mut found = Vec::new();
         if let Some(mix) = self.mix() {
             let seen = format!("{mix}: the guest takes them to be alike");
+            let step = match config.placement.cpus.named() {
+                Some(_) => "set placement.cpus to \"auto\", or name CPUs of one kind",
+                None => step,
+            };
             found.push(Finding::warn(Code::CpuKindsMixed, KINDS, seen).step(step));
         }
         if self.packages.len() > self.nodes {

@@ -17,6 +17,8 @@ pub enum Note {
     NodeGuessed { node: u32 },
     /// berth takes a device from the host for the run.
     Taken { device: Bdf, driver: Option<String>, loads_vfio_pci: bool },
+    /// Whether the host uses a device cannot be seen.
+    NotSeen { device: Bdf, why: String },
     /// A device could send any interrupt, which the host allows.
     InterruptsUnsafe,
     /// A device cannot be reset.
@@ -43,8 +45,8 @@ pub enum Note {
     WithoutRoms,
     /// A device is behind no port.
     WithoutPort { device: Bdf, bar: u8, size: u64 },
-    /// A capture does not have all that plans are made from.
-    NotCaptured { lacks: Vec<String> },
+    /// A snapshot does not have all that plans are made from.
+    NotInSnapshot { lacks: Vec<String> },
 }
 
 impl Note {
@@ -53,6 +55,7 @@ impl Note {
         match self {
             Self::NodeGuessed { .. } => "NODE-GUESSED",
             Self::Taken { .. } => "DEVICE-TAKEN",
+            Self::NotSeen { .. } => "DEVICE-NOT-SEEN",
             Self::InterruptsUnsafe => "UNSAFE-INTERRUPTS",
             Self::ResetNone { .. } => "RESET-NONE",
             Self::ResetPoor { .. } => "RESET-POOR",
@@ -63,7 +66,7 @@ impl Note {
             Self::WithoutIo { .. } => "WITHOUT-IO",
             Self::WithoutRoms => "WITHOUT-ROMS",
             Self::WithoutPort { .. } => "WITHOUT-PORT",
-            Self::NotCaptured { .. } => "NOT-CAPTURED",
+            Self::NotInSnapshot { .. } => "NOT-IN-SNAPSHOT",
         }
     }
 
@@ -71,6 +74,7 @@ impl Note {
     pub fn device(&self) -> Option<Bdf> {
         match self {
             Self::Taken { device, .. }
+            | Self::NotSeen { device, .. }
             | Self::ResetNone { device, .. }
             | Self::ResetPoor { device, .. }
             | Self::BarOutOfReach { device, .. }
@@ -82,7 +86,7 @@ impl Note {
             Self::NodeGuessed { .. }
             | Self::InterruptsUnsafe
             | Self::WithoutRoms
-            | Self::NotCaptured { .. } => None,
+            | Self::NotInSnapshot { .. } => None,
         }
     }
 }
@@ -100,6 +104,7 @@ impl fmt::Display for Note {
                 }
                 f.write_str(if *loads_vfio_pci { ", and loads vfio-pci" } else { "" })
             }
+            Self::NotSeen { device, why } => write!(f, "{device} {why}"),
             Self::InterruptsUnsafe => f.write_str(
                 "the host does not remap interrupts and allows it: trust this guest as you trust \
                  the host",
@@ -145,8 +150,8 @@ impl fmt::Display for Note {
                  {bar} of {}, 64-bit but not prefetchable, below 4 GiB only, where room is short",
                 Bytes(*size)
             ),
-            Self::NotCaptured { lacks } => {
-                write!(f, "not in the capture, and taken to be as needed: {}", list(lacks))
+            Self::NotInSnapshot { lacks } => {
+                write!(f, "not in the snapshot, and taken to be as needed: {}", list(lacks))
             }
         }
     }

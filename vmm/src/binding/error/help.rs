@@ -20,7 +20,9 @@ impl BindingError {
             Self::NoGroup { .. } => Code::DeviceNoIommu,
             Self::NoVfioPci(_) => Code::VfioNoModule,
             Self::NotAtBoot { .. } => Code::PersistVf,
-            Self::InUse { .. } | Self::HasVirtualFunctions { .. } => Code::DeviceInUse,
+            Self::InUse { .. } | Self::NotSeen { .. } | Self::HasVirtualFunctions { .. } => {
+                Code::DeviceInUse
+            }
             Self::NoSriov { .. } => Code::SriovAbsent,
             Self::TooManyVirtualFunctions { .. } => Code::SriovFew,
             Self::NoSuchIndex { .. } => Code::VfAbsent,
@@ -82,6 +84,11 @@ impl BindingError {
                 if !matches!(&uses[..], [HostUse::OpenVfio { .. }]) {
                     steps.push("or take the function all the same with --force".to_owned());
                 }
+                steps
+            }
+            Self::NotSeen { .. } => {
+                let mut steps = binding::not_seen();
+                steps.push("or take the function all the same with --force".to_owned());
                 steps
             }
             Self::HasVirtualFunctions { device, .. } => binding::has_virtual_functions(*device),

@@ -10,7 +10,7 @@ use berth_devices::pci::Bdf;
 
 use super::module::ModuleError;
 use super::setting::{Goal, Setting, Value};
-use crate::host::{HostError, HostUse};
+use crate::host::{HostError, HostUse, Unseen};
 
 /// Why functions do not change hands.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +37,9 @@ pub enum BindingError {
     /// The host or another process uses it.
     #[error("{device} is in use: {}", listed(uses))]
     InUse { device: Bdf, uses: Vec<HostUse> },
+    /// Whether somebody uses it cannot be seen.
+    #[error("{device} may be in use: it cannot be seen {}", unseen.iter().map(ToString::to_string).collect::<Vec<_>>().join(", nor "))]
+    NotSeen { device: Bdf, unseen: Vec<Unseen> },
     /// Its driver is what its virtual functions hang on.
     #[error("{device} has {count} virtual functions, which go with its driver")]
     HasVirtualFunctions { device: Bdf, count: usize },

@@ -6,7 +6,7 @@ use std::io;
 use super::*;
 use crate::binding::setting::{Goal, Value};
 use crate::host::fixture::{Fixture, golden};
-use crate::host::{Holder, HostProfile, Query};
+use crate::host::{Holder, HostProfile, Query, Unseen};
 use crate::units::{Failure, PageSize, variants};
 
 variants!(BindingError:
@@ -17,6 +17,7 @@ variants!(BindingError:
     NoVfioPci
     NotAtBoot
     InUse
+    NotSeen
     HasVirtualFunctions
     NoSriov
     TooManyVirtualFunctions
@@ -55,6 +56,7 @@ fn refusals() -> Vec<BindingError> {
             device,
             uses: vec![HostUse::Mounted { device: "nvme0n1p1".into(), at: "/".into() }],
         },
+        BindingError::NotSeen { device, unseen: vec![Unseen::OpenFiles] },
         BindingError::HasVirtualFunctions { device, count: 4 },
         BindingError::NoSriov { device, is_virtual: true },
         BindingError::TooManyVirtualFunctions { device, count: 9, max: 7 },

@@ -258,5 +258,5 @@ fn faults_in_the_log() {
         host.remove("/var/log/dmesg");
     });
     assert_eq!(unseen.severity, Severity::Unknown);
-    assert!(unseen.seen.contains("not in the capture"), "{unseen:?}");
+    assert!(unseen.seen.contains("not in the snapshot"), "{unseen:?}");
 }

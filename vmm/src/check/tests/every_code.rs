@@ -62,7 +62,7 @@ fn faulty(code: Code) -> Option<(Facts, Config)> {
     };
     Some(match code {
         Code::HostForeign => file("/proc/cpuinfo", "CPU implementer\t: 0x41"),
-        Code::CaptureIncomplete => return None,
+        Code::SnapshotIncomplete => return None,
         Code::DeviceUnreachable => unfit(Unfit::Unreachable),
         Code::BarUnassigned => of_nic("resource", "0x0 0x3fff 0x20140204"),
         Code::BarHeld => {
@@ -213,7 +213,7 @@ fn faulty(code: Code) -> Option<(Facts, Config)> {
         | Code::HostUnreadable
         | Code::HostMalformed
         | Code::HostAbsent
-        | Code::CaptureInvalid
+        | Code::SnapshotInvalid
         | Code::FileUnusable
         | Code::ConsoleFile
         | Code::KernelFormat
@@ -274,8 +274,8 @@ fn has(report: &Report, code: Code, is: impl Fn(Severity) -> bool) -> bool {
 fn every_code_has_a_fault() {
     for &code in Code::ALL {
         let Some((facts, config)) = faulty(code) else {
-            // What is not in a capture is unknown at most.
-            let is_unknown = code == Code::CaptureIncomplete;
+            // What is not in a snapshot is unknown at most.
+            let is_unknown = code == Code::SnapshotIncomplete;
             assert!(is_unknown || code.kind() != Kind::Finding, "{code} has no host with it");
             continue;
         };

@@ -76,7 +76,7 @@ fn words(text: &str) -> Vec<String> {
     words.filter(|word| is_plain(word)).map(str::to_owned).collect()
 }
 
-/// Whether a capture's file is one of these.
+/// Whether a snapshot's file is one of these.
 pub fn is_boot_file(path: &Path) -> bool {
     const FILES: [&str; 10] = [
         "/etc/default/grub",

@@ -50,7 +50,7 @@ impl KernelConfig {
         let options = options.filter(|(name, _)| OPTIONS.contains(name));
         let options: BTreeMap<String, String> =
             options.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        // A capture keeps what is asked for, as text.
+        // A snapshot keeps what is asked for, as text.
         let kept: String =
             options.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
         let plain = format!("/boot/config-{release}");

@@ -76,11 +76,7 @@ impl PlanError {
                 let of = |(address, driver): &(_, String)| Culprit {
                     address: *address,
                     driver: driver.clone(),
-                    uses: host
-                        .functions
-                        .get(*address)
-                        .map(|found| found.uses.clone())
-                        .unwrap_or_default(),
+                    uses: host.functions.uses_of(*address),
                 };
                 let culprits: Vec<Culprit> = culprits.iter().map(of).collect();
                 let seat = groups::seat(&host.functions, *device);
