@@ -5,6 +5,9 @@ use crate::binding::BindingError;
 
 const POOL: &str = "/sys/devices/system/node/node1/hugepages/hugepages-1048576kB/free_hugepages";
 
+/// A fault, and the change of a good server that makes it.
+type Faulty = (Code, fn(&mut Fixture));
+
 fn without_group(host: &mut Fixture) {
     host.without(NIC.address, "iommu_group");
 }
@@ -16,7 +19,7 @@ fn off(host: &mut Fixture) {
 
 #[test]
 fn a_refusal_has_the_code_and_the_remedy_of_its_finding() {
-    let cases: [(Code, fn(&mut Fixture)); 12] = [
+    let cases: [Faulty; 12] = [
         (Code::IommuOff, off),
         (Code::IommuOff, |host| {
             off(host);

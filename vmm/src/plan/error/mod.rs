@@ -230,7 +230,7 @@ pub enum PlanError {
 #[error("{error}")]
 pub struct Refusal {
     /// Why.
-    pub error: PlanError,
+    pub error: Box<PlanError>,
     /// What to do about it, step by step; commands stand in backticks.
     pub help: Steps,
 }
@@ -238,6 +238,6 @@ pub struct Refusal {
 impl PlanError {
     /// With what to do about it on `host`, which has been [looked around](HostProfile::look_around).
     pub fn explained(self, host: &HostProfile) -> Refusal {
-        Refusal { help: self.help(host), error: self }
+        Refusal { help: self.help(host), error: Box::new(self) }
     }
 }
