@@ -20,15 +20,20 @@ use berth::sriov;
 use clap::Parser;
 
 use cli::{Cli, Command};
-use print::print;
+use print::{Refused, print};
 
 /// Parses the command line, executes it and reports what failed.
 pub fn main() -> Outcome {
     let cli = Cli::parse();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    let json = cli.command.json();
     execute(cli.command).unwrap_or_else(|error| {
-        // Without standard error nobody is left to tell.
-        let _ = error.report(&mut io::stderr().lock());
+        // Without an output nobody is left to tell.
+        if json {
+            let _ = print(&Refused { error: error.failure() }, true);
+        } else {
+            let _ = error.report(&mut io::stderr().lock());
+        }
         error.outcome()
     })
 }

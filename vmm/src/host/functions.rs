@@ -39,11 +39,11 @@ pub struct HostFunction {
     pub function: PciFunction,
     /// The physical function that it is part of, and its index there.
     pub virtual_of: Option<(Bdf, u32)>,
+    /// Bridges between the root and it, the root port first.
+    pub path: Vec<Bdf>,
     /// How far it was looked at; what follows is empty of one that was read for a guest only.
     #[serde(skip)]
     pub depth: Depth,
-    /// Bridges between the root and it, the root port first.
-    pub path: Vec<Bdf>,
     /// Its virtual functions, if it can have some.
     pub sriov: Option<Sriov>,
     /// What the host does with it.
@@ -269,7 +269,11 @@ impl<'a> Reader<'a> {
             self.functions.groups.insert(group, IommuGroup::read(self.root, group)?);
         }
         let virtual_of = if function.is_virtual { self.virtual_of(address) } else { None };
-        let mut found = HostFunction { virtual_of, ..HostFunction::of(function) };
+        // "../../../devices/pci0000:20/0000:20:00.0/0000:21:00.0"
+        let target = self.root.link(format!("{DEVICES}/{address}")).unwrap_or_default();
+        let path = target.components().filter_map(|part| part.as_os_str().to_str()?.parse().ok());
+        let path = path.filter(|bridge: &Bdf| *bridge != address).collect();
+        let mut found = HostFunction { virtual_of, path, ..HostFunction::of(function) };
         if depth > Depth::Guest {
             self.look(address, &mut found, depth)?;
         }
@@ -287,10 +291,6 @@ impl<'a> Reader<'a> {
         let root = self.root;
         let folder = format!("{DEVICES}/{address}");
         let file = |name: &str| format!("{folder}/{name}");
-        // "../../../devices/pci0000:20/0000:20:00.0/0000:21:00.0"
-        let target = root.link(&folder).unwrap_or_default();
-        let path = target.components().filter_map(|part| part.as_os_str().to_str()?.parse().ok());
-        found.path = path.filter(|bridge: &Bdf| *bridge != address).collect();
         found.sriov = self.sriov(address)?;
         let seen = self.usage.of(root, address, &found.function, depth);
         (found.uses, found.unseen) = (seen.uses, seen.unseen);

@@ -46,6 +46,7 @@ pub use error::{BuildError, RunError};
 use hierarchy::Fabric;
 use watch::{Watch, Watched};
 
+use crate::advice::Code;
 use crate::exit::Exit;
 use crate::placement_lock::PlacementLock;
 use crate::plan::{BootPlan, FunctionPlan, PciPlan, Plan, VcpuPlan};
@@ -98,6 +99,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// As scripts see it.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Build(error) => error.code(),
+            Self::Run(error) => error.code(),
+        }
+    }
+
     /// What to do about it.
     pub fn help(&self) -> Option<String> {
         match self {

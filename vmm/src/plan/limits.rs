@@ -1,6 +1,7 @@
 //! What the process needs from its resource limits.
 
 use super::{Limits, MemoryPlan, PciPlan, PlanError};
+use crate::advice::limits::{cgroup_limit, cgroup_needs};
 use crate::config::Config;
 use crate::host::{Capability, HostProfile};
 
@@ -20,6 +21,14 @@ const FILES_PER_VCPU: u64 = 2;
 /// Standard streams, logs, KVM, the VM, the container, the memfd, epoll, timers, console and
 /// control, the guest's files at boot, libraries' own.
 const FILES_FIXED: u64 = 64;
+
+/// Control, console, and the two children that give devices back and steer interrupts.
+const THREADS_FIXED: u64 = 8;
+
+/// Threads that a machine has at most.
+pub fn threads(vcpus: u64) -> u64 {
+    THREADS_FIXED + vcpus
+}
 
 pub(super) fn plan(
     config: &Config,
@@ -41,6 +50,12 @@ pub(super) fn plan(
             + FILES_PER_HOT_PLUG_SLOT * hot_plug_slots
             + FILES_PER_VECTOR * vectors,
     };
+    let threads = threads(config.vcpus.get().into());
+    for (resource, need) in cgroup_needs(memory.page_size, memory.size, threads) {
+        if let Some(limit) = cgroup_limit(host, resource).filter(|limit| limit.room < need) {
+            return Err(PlanError::CgroupLimit { resource, need, limit: limit.clone() });
+        }
+    }
     let process = &host.process;
     let short = |need: u64, limit: Option<u64>| limit.filter(|limit| *limit < need);
     if !process.has(Capability::IpcLock)

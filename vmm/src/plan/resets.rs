@@ -3,8 +3,8 @@
 use berth_devices::pci::Bdf;
 use berth_devices::vfio::ResetMethod;
 
+use super::Note;
 use super::devices::Assigned;
-use super::text::list;
 use crate::host::HostProfile;
 
 /// What a hot reset of a function would hit.
@@ -17,7 +17,7 @@ struct HotReset {
 
 /// Chooses the way of each function. Functions of one card are reset together when one of them
 /// cannot be reset by itself.
-pub(super) fn choose(assigned: &mut [Assigned], host: &HostProfile, notes: &mut Vec<String>) {
+pub(super) fn choose(assigned: &mut [Assigned], host: &HostProfile, notes: &mut Vec<Note>) {
     let chosen: Vec<ResetMethod> = assigned
         .iter()
         .map(|device| {
@@ -61,21 +61,12 @@ fn hot_reset(device: &Assigned, assigned: &[Assigned], host: &HostProfile) -> Ho
     HotReset { possible: resettable && !function.is_virtual, foreign: foreign.copied().collect() }
 }
 
-fn note(device: &Assigned, method: ResetMethod, hot: &HotReset) -> Option<String> {
-    let address = device.address;
-    let others = match hot.foreign.as_slice() {
-        others if !hot.possible || others.is_empty() => String::new(),
-        others => {
-            format!("; a hot reset would hit {}, not assigned to this guest", list(others))
-        }
-    };
+fn note(device: &Assigned, method: ResetMethod, hot: &HotReset) -> Option<Note> {
+    let device = device.address;
+    let bystanders = if hot.possible { hot.foreign.clone() } else { Vec::new() };
     match method {
-        ResetMethod::None => Some(format!(
-            "{address} has no reset: the guest finds it as its last user left it{others}"
-        )),
-        ResetMethod::Pm if !others.is_empty() => {
-            Some(format!("{address} has no better reset than a PM reset{others}"))
-        }
+        ResetMethod::None => Some(Note::ResetNone { device, bystanders }),
+        ResetMethod::Pm if !bystanders.is_empty() => Some(Note::ResetPoor { device, bystanders }),
         _ => None,
     }
 }

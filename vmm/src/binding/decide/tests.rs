@@ -24,8 +24,8 @@ pub(crate) fn candidate(address: Bdf, driver: Option<&str>) -> HostFunction {
         interrupt_pin: 0,
         bars: Vec::new(),
         rom_size: 0,
+        unfit: Vec::new(),
         msix_vectors: None,
-        unfit: None,
         reset_methods: Vec::new(),
     };
     HostFunction { depth: Depth::Take, ..HostFunction::of(function) }

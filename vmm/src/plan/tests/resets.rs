@@ -67,7 +67,7 @@ fn a_part_of_a_card_leaves_the_others_alone() {
     let plan = with(&card([&[Pm, Bus], &[Pm]]), &BOTH[1..]);
     assert_eq!(resets(&plan), [(Pm, Pm)]);
     assert_eq!(
-        plan.notes,
+        super::notes(&plan),
         ["0000:43:00.1 has no better reset than a PM reset; a hot reset would hit 0000:43:00.0, \
           not assigned to this guest"]
     );
@@ -75,7 +75,7 @@ fn a_part_of_a_card_leaves_the_others_alone() {
     assert_eq!(resets(&plan), [(ResetMethod::None, ResetMethod::None)]);
     assert!(plan.to_string().contains(", no reset\n"));
     assert_eq!(
-        plan.notes,
+        super::notes(&plan),
         ["0000:43:00.1 has no reset: the guest finds it as its last user left it; a hot reset \
           would hit 0000:43:00.0, not assigned to this guest"]
     );
@@ -103,7 +103,7 @@ fn a_function_alone_on_its_bus_has_what_the_kernel_found() {
     let plan = with(&host, &["42:10.0"]);
     assert_eq!(resets(&plan), [(ResetMethod::None, ResetMethod::None)]);
     assert_eq!(
-        plan.notes,
+        super::notes(&plan),
         ["0000:42:10.0 has no reset: the guest finds it as its last user left it"]
     );
 }
@@ -147,7 +147,7 @@ fn nothing_is_unplugged_from_a_root_bus() {
     let plan = plan(json!({ "devices": devices }), &host);
     assert_eq!(plan.pci.functions[0].on_removal, OnRemoval::Stop);
     assert_eq!(
-        plan.notes,
+        super::notes(&plan),
         ["0000:41:00.0 is behind no port, where nothing can be unplugged: when the host wants it \
           back, the machine ends"]
     );
