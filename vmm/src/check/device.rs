@@ -92,6 +92,10 @@ fn held(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
     }
     Some(match advice::device::bar_held(&case.facts.host, device, holder) {
         Some(advice) => Finding::failed(code, advice),
+        None if case.facts.host.log.source.is_none() => {
+            let seen = "the kernel's log, which would say who holds its memory, was not seen";
+            Finding::unknown(code, "/dev/kmsg", seen)
+        }
         None => Finding::pass(code, "/proc/iomem", "nothing else was found to hold its memory"),
     })
 }
@@ -165,6 +169,10 @@ fn reserved_memory(case: &Case, listed: &HostFunction) -> Option<Finding> {
     let number = listed.function.group?;
     let group = case.facts.host.functions.groups.get(&number)?;
     let source = format!("/sys/kernel/iommu_groups/{number}/reserved_regions");
+    if !group.is_seen() {
+        let seen = "what the firmware keeps for it was not seen";
+        return Some(Finding::unknown(code, source, seen));
+    }
     let Some(region) = group.reserved.iter().find(|region| region.kind == "direct") else {
         return Some(Finding::pass(code, source, "the firmware keeps no memory for it"));
     };

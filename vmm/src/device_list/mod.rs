@@ -18,6 +18,9 @@ use crate::host::{Availability, Functions, HostFunction, HostUse, Sriov};
 pub struct DeviceList {
     /// In the order of their addresses.
     pub devices: Vec<Device>,
+    /// What kind of machine the host is, where that is known to be none that berth runs on. Nothing
+    /// is ready there.
+    pub foreign: Option<String>,
     /// What a snapshot lacks of what berth reads.
     pub lacks: Vec<&'static str>,
 }
@@ -135,7 +138,19 @@ impl DeviceList {
         let all = functions.read.iter();
         let endpoints = all.filter(|(_, listed)| !listed.function.is_bridge());
         let devices = endpoints.map(|(address, listed)| device(*address, listed, functions, names));
-        Self { devices: devices.collect(), lacks }
+        Self { devices: devices.collect(), foreign: None, lacks }
+    }
+
+    /// The same, of a host that berth does not run on where `foreign` says what it is.
+    #[must_use]
+    pub fn on(mut self, foreign: Option<String>) -> Self {
+        let takeable = |device: &&mut Device| matches!(device.state, State::Ready | State::Free);
+        if foreign.is_some() {
+            for device in self.devices.iter_mut().filter(takeable) {
+                device.state = State::Unknown;
+            }
+        }
+        Self { foreign, ..self }
     }
 }
 

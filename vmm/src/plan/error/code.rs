@@ -17,7 +17,7 @@ impl PlanError {
             Self::CommandLineTooLong { .. } => Code::CmdlineLong,
             Self::MemoryTooSmall { .. } => Code::GuestMemorySmall,
             Self::NoVirtualization => Code::CpuNoVirt,
-            Self::Kvm { .. } => Code::KvmUnavailable,
+            Self::Kvm { .. } | Self::KvmRefuses { .. } => Code::KvmUnavailable,
             Self::NoSuchDevice { .. } => Code::DeviceAbsent,
             Self::Bridge { .. } => Code::DeviceBridge,
             Self::NoIommu => Code::IommuAbsent,

@@ -90,6 +90,7 @@ impl PlanError {
     /// Device files.
     fn files(&self, host: &HostProfile) -> Option<Steps> {
         Some(match self {
+            Self::KvmRefuses { .. } => cpu::refusal(host),
             Self::Kvm { .. } => cpu::kvm(host, ModuleState::Unknown),
             Self::Vfio { access } => vfio::shared_file(host, IommuBackend::Container, access),
             Self::Group { group, access, .. } => vfio::file(host, &group_file(*group), access),

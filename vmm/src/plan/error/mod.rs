@@ -49,6 +49,9 @@ pub enum PlanError {
     /// KVM cannot be used.
     #[error("/dev/kvm {access}")]
     Kvm { access: Access },
+    /// KVM makes no virtual machine.
+    #[error("/dev/kvm opens, and KVM makes no virtual machine: {reason}")]
+    KvmRefuses { reason: String },
 
     /// A device of the config is not there.
     #[error("there is no PCI function {device} on this host")]

@@ -11,7 +11,7 @@ use crate::host::memory::Pool;
 use crate::host::{
     Access, Cgroup, CommandLine, CpuVendor, Cpus, Depth, FileFacts, FileState, Functions, HostBar,
     HostFunction, HostProfile, IdSet, Iommu, IommuGroup, KernelFacts, KernelFormat, KernelLog,
-    LinuxVersion, Memory, Node, PciFunction, Process, System,
+    KvmAnswer, LinuxVersion, Memory, Node, PciFunction, Process, System,
 };
 use crate::units::{PageSize, Seen};
 
@@ -167,9 +167,10 @@ pub(super) fn host(cpus: Cpus, memory: Memory) -> HostProfile {
         },
         machines: Vec::new(),
         irqbalance: Seen::No,
-        system: System::default(),
+        system: System { id: "linux".to_owned(), ..System::default() },
         log: KernelLog::default(),
         command_line: CommandLine::from("quiet"),
+        kvm_answer: KvmAnswer::Unknown,
         functions: Functions { vfio_pci: true, ..Functions::default() },
         environment: BTreeMap::new(),
         kvm: Access::Granted,

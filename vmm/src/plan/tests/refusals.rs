@@ -11,7 +11,7 @@ use crate::host::iommu::ReservedRegion;
 use crate::host::memory::Pool;
 use crate::host::{
     Access, CgroupLimit, CommandLine, Container, CpuVendor, FileState, Holder, HostFunction,
-    HostProfile, HostUse, IdSet, KernelFacts, KernelFormat, Sriov, Unfit,
+    HostProfile, HostUse, IdSet, KernelFacts, KernelFormat, KvmAnswer, Sriov, Unfit,
 };
 use crate::plan::{Plan, PlanError};
 use crate::units::{Failure, PageSize, variants};
@@ -26,6 +26,7 @@ variants!(PlanError:
     CommandLineTooLong
     MemoryTooSmall
     NoVirtualization
+    KvmRefuses
     Kvm
     NoSuchDevice
     Bridge
@@ -130,6 +131,10 @@ fn refusals() -> Vec<Case> {
         ),
         ("KVM not loaded", none(), |host| host.kvm = Access::Missing),
         ("KVM denied", none(), |host| host.kvm = Access::Denied),
+        ("KVM makes no machine", none(), |host| {
+            host.kvm_answer =
+                KvmAnswer::Refused("Device or resource busy (os error 16)".to_owned());
+        }),
         ("no virtualization", none(), |host| {
             host.kvm = Access::Missing;
             host.cpus.virtualization = Some(false);
