@@ -33,12 +33,26 @@ pub struct DeviceConfig {
     /// Whether frames from other MACs than its own are dropped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spoof_check: Option<bool>,
+    /// Whether there is no machine unless the device can be reset.
+    #[serde(default)]
+    pub reset: DeviceReset,
     /// What follows when it reports an uncorrectable error.
     #[serde(default)]
     pub on_error: OnError,
     /// What follows when the host wants it back.
     #[serde(default)]
     pub on_removal: OnRemoval,
+}
+
+/// What a machine asks for of the reset of a device, before the guest has it and after.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceReset {
+    /// The best that there is on this host, which may be none: that is said.
+    #[default]
+    Best,
+    /// There is no machine unless the device can be reset, and is when the machine starts.
+    Required,
 }
 
 /// What follows when a device reports an uncorrectable error.

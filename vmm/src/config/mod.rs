@@ -15,7 +15,7 @@ use std::path::{self, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use device::{BindMode, DeviceAddress, DeviceConfig, OnError, OnRemoval};
+pub use device::{BindMode, DeviceAddress, DeviceConfig, DeviceReset, OnError, OnRemoval};
 pub use error::ConfigError;
 pub use fields::{CommandLine, MemorySize, Name, ShutdownTimeout, UnplugTimeout, VcpuCount};
 pub use placement::{CpuChoice, InterruptCpus, PlacementConfig, SeveralNodes, Smt};

@@ -90,6 +90,13 @@ fn policies_are_words() {
     let config =
         parse(&device(r#""0000:21:00.0", "on_error": "reset", "on_removal": "unplug""#)).devices;
     assert_eq!((config[0].on_error, config[0].on_removal), (OnError::Reset, OnRemoval::Unplug));
+    assert_eq!(config[0].reset, DeviceReset::Best);
+    let config = parse(&device(r#""0000:21:00.0", "reset": "required""#)).devices;
+    assert_eq!(config[0].reset, DeviceReset::Required);
+    assert_eq!(
+        message(&device(r#""0000:21:00.0", "reset": "none""#)),
+        "vm.json:7:48: devices[0].reset: unknown variant `none`, expected `best` or `required`"
+    );
     assert_eq!(
         message(&device(r#""0000:21:00.0", "on_error": "ignore""#)),
         "vm.json:7:53: devices[0].on_error: unknown variant `ignore`, expected one of `stop`, \

@@ -39,11 +39,11 @@ pub struct HostFunction {
     pub function: PciFunction,
     /// The physical function that it is part of, and its index there.
     pub virtual_of: Option<(Bdf, u32)>,
+    /// Bridges between the root and it, the root port first.
+    pub path: Vec<Bdf>,
     /// How far it was looked at; what follows is empty of one that was read for a guest only.
     #[serde(skip)]
     pub depth: Depth,
-    /// Bridges between the root and it, the root port first.
-    pub path: Vec<Bdf>,
     /// Its virtual functions, if it can have some.
     pub sriov: Option<Sriov>,
     /// What the host does with it.
@@ -261,7 +261,8 @@ impl<'a> Reader<'a> {
             self.functions.groups.insert(group, IommuGroup::read(self.root, group)?);
         }
         let virtual_of = if function.is_virtual { self.virtual_of(address) } else { None };
-        let mut found = HostFunction { virtual_of, ..HostFunction::of(function) };
+        let path = bridges_above(self.root, address);
+        let mut found = HostFunction { virtual_of, path, ..HostFunction::of(function) };
         if depth > Depth::Guest {
             self.look(address, &mut found, depth)?;
         }
@@ -279,10 +280,6 @@ impl<'a> Reader<'a> {
         let root = self.root;
         let folder = format!("{DEVICES}/{address}");
         let file = |name: &str| format!("{folder}/{name}");
-        // "../../../devices/pci0000:20/0000:20:00.0/0000:21:00.0"
-        let target = root.link(&folder).unwrap_or_default();
-        let path = target.components().filter_map(|part| part.as_os_str().to_str()?.parse().ok());
-        found.path = path.filter(|bridge: &Bdf| *bridge != address).collect();
         found.sriov = self.sriov(address)?;
         let usage = self.usage.get_or_insert_with(|| Usage::read(root));
         found.uses = usage.of(root, address, &found.function, depth);
@@ -324,6 +321,14 @@ impl<'a> Reader<'a> {
         let all = self.virtual_functions.entry(physical);
         all.or_insert_with(|| virtual_functions(root, physical))
     }
+}
+
+/// The bridges between the root and the function at `address`, the root port first.
+fn bridges_above(root: &Root, address: Bdf) -> Vec<Bdf> {
+    // "../../../devices/pci0000:20/0000:20:00.0/0000:21:00.0"
+    let target = root.link(format!("{DEVICES}/{address}")).unwrap_or_default();
+    let path = target.components().filter_map(|part| part.as_os_str().to_str()?.parse().ok());
+    path.filter(|bridge: &Bdf| *bridge != address).collect()
 }
 
 /// The links `virtfn0`, `virtfn1`, ... in the order of the indexes.

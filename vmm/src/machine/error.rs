@@ -88,6 +88,12 @@ pub enum BuildError {
         #[source]
         source: io::Error,
     },
+    /// A device that has to be reset was not; a warning has said what the kernel says.
+    #[error("{bdf} was not reset, and \"reset\": \"required\" asks for it")]
+    NotReset {
+        /// The device.
+        bdf: Bdf,
+    },
     /// A device cannot be put into the machine.
     #[error("cannot put {bdf} into the machine")]
     Function {
@@ -134,6 +140,9 @@ impl BuildError {
             // The plan looks at all of these; what is left changed between plan and build.
             Self::Open { file, .. } => Some(format!(
                 "`ls -l {file}` and `fuser -v {file}` show who may open it and who has it"
+            )),
+            Self::NotReset { bdf } => Some(format!(
+                "look for {bdf} in the host's kernel log; the next power cycle of the host resets it"
             )),
             Self::Unusable { .. } => Some(
                 "lower memory.size_mib so that it fits; the kernel's files in /sys/class/iommu and \

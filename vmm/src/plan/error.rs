@@ -140,6 +140,14 @@ pub enum PlanError {
         /// Its address.
         device: Bdf,
     },
+    /// A device that has to be reset cannot be.
+    #[error("{device} has no reset, and \"reset\": \"required\" asks for one{hit}", hit = hit(others))]
+    NoReset {
+        /// Its address.
+        device: Bdf,
+        /// What a hot reset of it would hit; empty when there is none.
+        others: Vec<Bdf>,
+    },
     /// No virtual function is free.
     #[error("none of the {count} VFs of {physical} is free")]
     NoFreeVf {
@@ -454,6 +462,13 @@ fn by(parameter: &Option<String>) -> String {
 
 fn of(device: &Option<Bdf>) -> String {
     device.map_or_else(String::new, |device| format!(", and {device} is on it"))
+}
+
+fn hit(others: &[Bdf]) -> String {
+    match others {
+        [] => String::new(),
+        others => format!("; a hot reset would hit {}", list(others)),
+    }
 }
 
 fn what(whole_cores: bool, only_isolated: bool) -> &'static str {

@@ -50,6 +50,16 @@ impl PlanError {
             Self::NotVirtual { .. } => {
                 Some("leave these fields out, or name a virtual function".to_owned())
             }
+            Self::NoReset { others, .. } => Some(match others.as_slice() {
+                [] => "choose another device; or, for guests that trust each other, set its \"reset\" \
+                       to \"best\""
+                    .to_owned(),
+                others => format!(
+                    "give the guest {} too; or, for guests that trust each other, set its \"reset\" \
+                     to \"best\"",
+                    list(others)
+                ),
+            }),
             Self::NoFreeVf { physical, exists: false, .. } => {
                 Some(format!("there is no {physical}; `lspci -D` lists the host's functions"))
             }

@@ -3,6 +3,7 @@
 mod through_ports;
 
 use super::*;
+use crate::pci::regs::CAP_POWER;
 
 use ResetMethod::{AfFlr, Bus, DeviceSpecific, Flr, Hot, None, Pm};
 

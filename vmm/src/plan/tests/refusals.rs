@@ -1,6 +1,7 @@
 //! Every refusal with its remedy, in one text.
 
 use berth_devices::pci::BarKind;
+use berth_devices::vfio::ResetMethod;
 use serde_json::{Value, json};
 
 use super::hosts::{function, member, server};
@@ -123,6 +124,13 @@ fn refusals() -> Vec<Case> {
             device_file(host, Access::Granted);
             host.iommu.interrupt_remapping = Some(false);
         }),
+        ("no reset where one is required", required(), |host| {
+            function(host, "0000:41:00.0").reset_methods.clear();
+            function(host, "0000:41:00.0").link = None;
+        }),
+        ("a hot reset would hit others where one is required", required(), |host| {
+            function(host, "0000:41:00.0").reset_methods = vec![ResetMethod::Bus];
+        }),
         ("no such node", json!({ "placement": { "node": 7 } }), |_| ()),
         ("node without memory", json!({ "placement": { "node": 1 } }), |host| {
             host.memory.nodes.get_mut(&1).expect("node 1").total = 0;
@@ -185,6 +193,10 @@ fn refusals() -> Vec<Case> {
             host.process.open_files = Some(64);
         }),
     ]
+}
+
+fn required() -> Value {
+    json!({ "devices": [{ "address": "41:00.0", "reset": "required" }] })
 }
 
 fn device_file(host: &mut HostProfile, access: Access) {
