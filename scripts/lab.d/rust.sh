@@ -97,11 +97,18 @@ need_rust_lints() {
 cargo_has() { cargo "$1" --version >/dev/null 2>&1; }
 
 # L1 has no libraries, so berth is linked statically; RUSTFLAGS without --target would hit build
-# scripts and proc macros too, which cannot be static. Sets BERTH_BIN; the probe of guests and hosts
-# (tests/probe) comes to lie beside it.
+# scripts and proc macros too, which cannot be static.
+static_cargo() { # static_cargo build|test ARGUMENT...
+    (cd "$repo" && RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" \
+        cargo "$1" --locked --release --target "$RUST_TARGET" "${@:2}")
+}
+
+# What scripts/demo and scripts/lab run: built as berth is, it shares all dependencies.
+lab_tool() { static_cargo test -q -p berth --test lab_tool -- "$@"; }
+
+# Sets BERTH_BIN; the probe of guests and hosts (tests/probe) comes to lie beside it.
 build_static_berth() {
     say "building berth (release, static)"
-    (cd "$repo" && RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" \
-        cargo build --locked --release --target "$RUST_TARGET" -p berth -p berth-probe)
+    static_cargo build -p berth -p berth-probe
     export BERTH_BIN=${CARGO_TARGET_DIR:-$repo/target}/$RUST_TARGET/release/berth
 }

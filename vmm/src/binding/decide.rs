@@ -171,17 +171,19 @@ pub fn check_free(host: &Functions, device: Bdf, force: bool) -> Result<(), Bind
         Availability::Absent => Err(BindingError::NoSuchDevice { device }),
         Availability::Bridge => Err(BindingError::Bridge { device }),
         Availability::InUse(uses) if !force => Err(BindingError::InUse { device, uses }),
+        Availability::Unknown(unseen) if !force => Err(BindingError::NotSeen { device, unseen }),
         Availability::HasVirtualFunctions(count) => {
             Err(BindingError::HasVirtualFunctions { device, count })
         }
-        Availability::InUse(_) => match find(host, device)?.functions_to_lose() {
-            0 => Ok(()),
-            count => Err(BindingError::HasVirtualFunctions { device, count }),
-        },
+        Availability::InUse(_) | Availability::Unknown(_) => {
+            match find(host, device)?.functions_to_lose() {
+                0 => Ok(()),
+                count => Err(BindingError::HasVirtualFunctions { device, count }),
+            }
+        }
         // To change hands is one thing, to go to a guest another.
         Availability::NoIommu
         | Availability::GroupInUse(_)
-        | Availability::Unknown
         | Availability::Ready
         | Availability::Free => Ok(()),
     }
@@ -190,7 +192,7 @@ pub fn check_free(host: &Functions, device: Bdf, force: bool) -> Result<(), Bind
 /// What `--force` overrides, a line for each function.
 pub fn overridden(host: &Functions, devices: &BTreeSet<Bdf>) -> Vec<String> {
     let of = |&device: &Bdf| match host.availability(device) {
-        verdict @ Availability::InUse(_) => {
+        verdict @ (Availability::InUse(_) | Availability::Unknown(_)) => {
             let bound = host.pci(device).is_some_and(PciFunction::is_bound_to_vfio);
             (!bound).then(|| format!("--force takes {device}, although it {verdict}"))
         }

@@ -8,7 +8,7 @@ use berth_devices::pci::Bdf;
 
 use super::module::ModuleError;
 use super::setting::{Goal, Setting, Value};
-use crate::host::{HostError, HostUse};
+use crate::host::{HostError, HostUse, Unseen};
 
 /// Why functions do not change hands.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +52,14 @@ pub enum BindingError {
         device: Bdf,
         /// What it is used for.
         uses: Vec<HostUse>,
+    },
+    /// Whether somebody uses it cannot be seen.
+    #[error("{device} may be in use: it cannot be seen {}", unseen.iter().map(ToString::to_string).collect::<Vec<_>>().join(", nor "))]
+    NotSeen {
+        /// The function.
+        device: Bdf,
+        /// What would tell.
+        unseen: Vec<Unseen>,
     },
     /// Its driver is what its virtual functions hang on.
     #[error("{device} has {count} virtual functions, which go with its driver")]
@@ -224,6 +232,7 @@ impl BindingError {
                 [HostUse::OpenVfio { .. }] => "end that process first".to_owned(),
                 _ => "end that use first, or take the function all the same with --force".to_owned(),
             },
+            Self::NotSeen { .. } => "ask as root, outside of a container; or take the function all the same with --force".to_owned(),
             Self::HasVirtualFunctions { device, .. } => {
                 format!("`berth sriov {device} 0` removes them")
             }

@@ -4,7 +4,7 @@ use berth_devices::pci::Bdf;
 
 use super::code::Code;
 use super::{Case, Finding};
-use crate::host::{CpuVendor, HostFunction, HostUse, LinuxVersion};
+use crate::host::{CpuVendor, Holder, HostFunction, HostUse, LinuxVersion};
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 
@@ -36,7 +36,7 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
                 format!("{DEVICES}/{device}/class"),
                 "it is an endpoint",
             )),
-            idle(device, listed),
+            idle(case, device, listed),
             behind_iommu(case, listed),
             Some(reset(case, device)),
             reserved_memory(case, listed),
@@ -62,44 +62,83 @@ fn instead_of(case: &Case, bridge: Bdf) -> String {
     }
 }
 
-/// What the host uses it for; who has it open is the group's to say.
-fn idle(device: Bdf, listed: &HostFunction) -> Option<Finding> {
+/// What the host uses it for; who has it open through VFIO is the group's to say.
+fn idle(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
     let code = Code::DeviceInUse;
     let source = format!("{DEVICES}/{device}");
-    let usage = listed.uses.iter().find(|usage| !matches!(usage, HostUse::OpenVfio { .. }));
-    let Some(usage) = usage else {
-        return Some(match listed.functions_to_lose() {
-            0 => Finding::pass(code, source, "the host does not use it"),
-            count => {
-                let seen =
-                    format!("it has {count} virtual functions, which go when it changes hands");
-                Finding::fail(code, format!("{source}/sriov_numvfs"), seen)
-                    .step(format!("`berth sriov {device} 0`, when nobody needs them"))
-                    .step("or give a guest one of them: \"address\": { \"free_vf_of\": ... }")
-            }
-        });
-    };
+    let functions = &case.facts.host.functions;
+    let usage = functions.uses_of(device).into_iter().find(|usage| !usage.is_vfio());
+    if let Some(usage) = usage {
+        return Some(end_of_use(&usage, source));
+    }
+    Some(match (listed.functions_to_lose(), listed.unseen.as_slice()) {
+        (0, []) => Finding::pass(code, source, "the host does not use it"),
+        (0, _) if listed.function.is_bound_to_vfio() => {
+            Finding::pass(code, source, "the host does not use it")
+        }
+        (0, unseen) => {
+            let unseen: Vec<String> = unseen.iter().map(ToString::to_string).collect();
+            let seen = format!("it cannot be seen {}", unseen.join(", nor "));
+            Finding::unknown(code, source, seen).step("ask as root on the host itself")
+        }
+        (count, _) => {
+            let seen = format!("it has {count} virtual functions, which go when it changes hands");
+            Finding::fail(code, format!("{source}/sriov_numvfs"), seen)
+                .step(format!("`berth sriov {device} 0`, when nobody needs them"))
+                .step("or give a guest one of them: \"address\": { \"free_vf_of\": ... }")
+        }
+    })
+}
+
+/// How each use ends.
+fn end_of_use(usage: &HostUse, source: String) -> Finding {
     let seen = format!("it {usage}");
-    Some(match usage {
-        HostUse::Network { interface, master: Some(_), .. } => Finding::fail(code, source, seen)
-            .step(format!("`ip link set {interface} nomaster`, if the host can do without")),
-        HostUse::Network { interface, .. } => Finding::fail(code, source, seen)
+    let fail = || Finding::fail(Code::DeviceInUse, source.clone(), seen.clone());
+    let without = ", if the host can do without";
+    match usage {
+        HostUse::Network { interface, master: Some(_), .. } => {
+            fail().step(format!("`ip link set {interface} nomaster`{without}"))
+        }
+        HostUse::Network { interface, .. } => fail()
             .step("give the host another way to its network first")
             .step(format!("`ip addr flush dev {interface} && ip link set {interface} down`")),
+        HostUse::NetworkUpper { upper, .. } => fail()
+            .step("give the host another way to its network first")
+            .step(format!("take {upper} apart (`ip -d link show {upper}` shows what it is)")),
+        HostUse::NetworkElsewhere { .. } => fail()
+            .step("end the container or pod that has it; `lsns -t net` lists network namespaces")
+            .step("or choose another function"),
         HostUse::Mounted { at, .. } if at == "swap" => {
-            Finding::fail(code, source, seen).step("`swapoff` it, if the host has memory enough")
+            fail().step("`swapoff` it, if the host has memory enough")
         }
-        HostUse::Mounted { at, .. } => Finding::fail(code, source, seen)
-            .step(format!("`umount {at}`, if the host can do without")),
-        HostUse::Volume { of, .. } => Finding::fail(code, source, seen)
-            .step(format!("take {of} apart or stop it, if the host can do without: `lsblk` shows what it is")),
-        HostUse::BootDisplay | HostUse::Console => Finding::warn(code, source, seen)
+        HostUse::Mounted { at, .. } => fail().step(format!("`umount {at}`{without}")),
+        HostUse::MountedElsewhere { at, holder: Holder { pid, .. }, .. } => fail()
+            .step(format!("end the container of process {pid}, or `nsenter -m -t {pid} umount {at}`")),
+        HostUse::Volume { of, .. } => fail()
+            .step(format!("take {of} apart or stop it{without}: `lsblk` shows what it is")),
+        HostUse::Claimed { device } => fail()
+            .step(format!("`lsblk /dev/{device}` and `fuser -v /dev/{device}` tell what has it")),
+        HostUse::PoolMember { pools, .. } => fail()
+            .step("`zpool status -P` names the drives of each pool")
+            .step(format!("`zpool export {}`{without}", pools.join(" "))),
+        HostUse::OpenNode { holder: Holder { pid, .. }, .. } => {
+            fail().step(format!("end process {pid} first"))
+        }
+        HostUse::HasDomain { .. } => fail().step(
+            "turn VMD off for these ports in the firmware's setup, and their drives are functions \
+             of their own; or give the guest the controller with all that is behind it",
+        ),
+        HostUse::GuestHasVf { function } => fail().step(format!("end the machine that has {function}")),
+        HostUse::Keyboard { .. } | HostUse::ConsolePort { .. } => {
+            Finding::warn(Code::DeviceInUse, source, seen)
+                .step("log in over the network: the console goes with it")
+        }
+        HostUse::BootDisplay | HostUse::Console => Finding::warn(Code::DeviceInUse, source, seen)
             .step("let the firmware start on another display, or log in over the network: the screen goes dark")
             .step("boot the host with `video=efifb:off`, or its driver keeps the memory of the display"),
-        HostUse::GuestHasVf { function } => Finding::fail(code, source, seen)
-            .step(format!("end the machine that has {function}")),
-        HostUse::OpenVfio { .. } => return None,
-    })
+        // Not told here.
+        HostUse::OpenVfio { .. } => fail(),
+    }
 }
 
 fn behind_iommu(case: &Case, listed: &HostFunction) -> Option<Finding> {

@@ -6,7 +6,7 @@ use berth_devices::pci::Bdf;
 
 use super::code::Code;
 use super::{Case, Finding};
-use crate::host::{Acs, HostFunction};
+use crate::host::{Acs, HostFunction, HostUse};
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -51,14 +51,25 @@ fn viable(case: &Case, device: Bdf, group: u32, others: &[(Bdf, &HostFunction)])
     });
     let named = named.collect::<Vec<_>>().join(", ");
     let finding = Finding::fail(code, source, format!("it shares its group with {named}"));
-    let steps = culprits.iter().map(|(address, listed)| match listed.uses.first() {
+    let functions = &case.facts.host.functions;
+    let uses = |address: Bdf| functions.uses_of(address).into_iter().next();
+    let steps = culprits.iter().map(|(address, _)| match uses(*address) {
+        Some(HostUse::HasDomain { .. }) => format!(
+            "{device} is behind {address}, Intel's Volume Management Device: turn VMD off for its \
+             port in the firmware's setup, or give the guest {address} with all that is behind it"
+        ),
         Some(usage) => format!("{address} {usage}: the host cannot do without it as it is"),
         None => format!("`berth bind {address}`: take it from the host too"),
     });
-    let all_idle = culprits.iter().all(|(_, listed)| listed.uses.is_empty());
+    let all_idle = culprits.iter().all(|(address, _)| uses(*address).is_none());
+    let is_behind = culprits
+        .iter()
+        .any(|(address, _)| matches!(uses(*address), Some(HostUse::HasDomain { .. })));
     let finding = finding.steps(steps);
     if all_idle {
         finding.step(format!("or all at once: `berth bind {device} --group`"))
+    } else if is_behind {
+        finding
     } else {
         finding.step("or move the card to a slot whose group it has alone")
     }

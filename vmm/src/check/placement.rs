@@ -25,6 +25,8 @@ fn allowed(case: &Case) -> Finding {
     }
     // The kernel leaves isolated CPUs out of every affinity that is not set on purpose.
     let denied = host.cpus.online.difference(&host.process.cpus).difference(&host.cpus.isolated);
+    // A partition's CPUs are for the processes in it.
+    let denied = denied.difference(&host.cpus.partitioned);
     if denied.is_empty() {
         return Finding::pass(code, SOURCE, format!("berth may use CPUs {}", host.process.cpus));
     }
@@ -109,11 +111,12 @@ fn isolated(case: &Case, vcpus: &IdSet) -> Finding {
     if open.is_empty() {
         return Finding::pass(code, SOURCE, format!("the vCPUs' CPUs {vcpus} are isolated"));
     }
-    if !cpus.isolated.is_empty() {
-        let seen = format!("CPUs {} are isolated, and vCPUs are on {open}", cpus.isolated);
+    let ours = cpus.isolated.difference(&cpus.partitioned);
+    if !ours.is_empty() {
+        let seen = format!("CPUs {ours} are isolated, and vCPUs are on {open}");
         return Finding::warn(code, SOURCE, seen)
             .step("set placement.cpus to \"isolated\"")
-            .step(format!("or name isolated CPUs in placement.cpus: {}", cpus.isolated));
+            .step(format!("or name isolated CPUs in placement.cpus: {ours}"));
     }
     let parameters =
         format!("isolcpus=managed_irq,domain,{vcpus} nohz_full={vcpus} rcu_nocbs={vcpus}");

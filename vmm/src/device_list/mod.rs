@@ -180,7 +180,7 @@ fn judge(verdict: &Availability) -> (State, Vec<String>) {
         }
         Availability::HasVirtualFunctions(_) => (State::HasVfs, vec![verdict.to_string()]),
         Availability::NoIommu => (State::NoIommu, vec![verdict.to_string()]),
-        Availability::Absent | Availability::Bridge | Availability::Unknown => {
+        Availability::Absent | Availability::Bridge | Availability::Unknown(_) => {
             (State::Unknown, vec![verdict.to_string()])
         }
         Availability::Ready => (State::Ready, Vec::new()),

@@ -7,8 +7,8 @@ use std::fmt;
 
 use berth_devices::pci::Bdf;
 
-use super::functions::{Depth, Functions};
-use super::host_use::HostUse;
+use super::functions::{Depth, Functions, HostFunction};
+use super::host_use::{HostUse, Unseen};
 
 /// Whether a function may be taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,8 +25,8 @@ pub enum Availability {
     NoIommu,
     /// The host uses these others of its group.
     GroupInUse(Vec<(Bdf, HostUse)>),
-    /// What would tell was not looked at.
-    Unknown,
+    /// What would tell could not be seen.
+    Unknown(Vec<Unseen>),
     /// It is bound to a VFIO driver, and nobody has it.
     Ready,
     /// The host does not use it: it may be bound.
@@ -42,7 +42,7 @@ impl Functions {
         if function.is_bridge() {
             return Availability::Bridge;
         }
-        let uses: Vec<HostUse> = found.uses.iter().cloned().chain(self.given(address)).collect();
+        let uses = self.uses_of(address);
         if !uses.is_empty() {
             return Availability::InUse(uses);
         }
@@ -54,16 +54,46 @@ impl Functions {
             return Availability::NoIommu;
         }
         let others = self.neighbours(address);
-        let others = others
-            .flat_map(|(other, found)| found.uses.iter().map(move |usage| (other, usage.clone())));
+        let others = others.flat_map(|(other, _)| {
+            self.uses_of(other).into_iter().map(move |usage| (other, usage))
+        });
         let others: Vec<(Bdf, HostUse)> = others.collect();
         if !others.is_empty() {
             return Availability::GroupInUse(others);
         }
-        if found.depth == Depth::Guest {
-            return Availability::Unknown;
+        if function.is_bound_to_vfio() && found.depth > Depth::Guest {
+            return Availability::Ready;
         }
-        if function.is_bound_to_vfio() { Availability::Ready } else { Availability::Free }
+        match found.unseen.as_slice() {
+            _ if found.depth == Depth::Guest => Availability::Unknown(vec![Unseen::Everything]),
+            [] => Availability::Free,
+            unseen => Availability::Unknown(unseen.to_vec()),
+        }
+    }
+
+    /// What the function at `address` is used for: by itself, and by what goes with it.
+    pub fn uses_of(&self, address: Bdf) -> Vec<HostUse> {
+        let own = self.get(address).into_iter().flat_map(|found| &found.uses).cloned();
+        own.chain(self.given(address)).chain(self.domain_of(address)).collect()
+    }
+
+    /// A function that `address` is the controller of. Intel's Volume Management Device makes a
+    /// PCI domain of what is behind it, numbered from 10000h (drivers/pci/controller/vmd.c).
+    fn domain_of(&self, address: Bdf) -> Option<HostUse> {
+        const FIRST: u32 = 0x1_0000;
+
+        let found = self.get(address)?;
+        if found.function.driver.as_deref() != Some("vmd") {
+            return None;
+        }
+        let is_behind = |(other, behind): &(&Bdf, &HostFunction)| {
+            let group = behind.function.group.is_some_and(|g| Some(g) == found.function.group);
+            other.domain() >= FIRST
+                && !behind.function.is_bridge()
+                && (behind.path.contains(&address) || group)
+        };
+        let (&function, _) = self.read.iter().find(is_behind)?;
+        Some(HostUse::HasDomain { function })
     }
 
     /// Virtual functions of `address` that a guest has.
@@ -95,7 +125,10 @@ impl fmt::Display for Availability {
                 let others: Vec<String> = others.collect();
                 write!(f, "shares its group with {}", others.join(", and with "))
             }
-            Self::Unknown => f.write_str("was not looked at"),
+            Self::Unknown(unseen) => {
+                let unseen: Vec<String> = unseen.iter().map(ToString::to_string).collect();
+                write!(f, "may be in use: it cannot be seen {}", unseen.join(", nor "))
+            }
             Self::Ready => f.write_str("is ready"),
             Self::Free => f.write_str("is free"),
         }

@@ -172,7 +172,15 @@ impl Fixture {
         if driver.is_empty() {
             return self.remove(&link);
         }
-        self.link(&link, &format!("/sys/bus/pci/drivers/{driver}"))
+        self.link(&link, &format!("/sys/bus/pci/drivers/{driver}"));
+        // What drives a NIC makes an interface of it, unless that is somewhere else.
+        let class = format!("{}/class", self.folder(address));
+        let is_nic = matches!(self.0.get(Path::new(&class)), Some(Found::File(text)) if text.starts_with(b"0x02"));
+        let name = format!("net/en{}", address.replace([':', '.'], ""));
+        match is_nic && !driver.contains("vfio") {
+            true => self.of(address, &format!("{name}/ifindex"), "9"),
+            false => self,
+        }
     }
 
     /// Adds a function.

@@ -16,7 +16,7 @@ use super::pci::{self, DEVICES, VFIO_PCI};
 use super::query::Candidates;
 use super::root::Root;
 use super::usage::Usage;
-use super::{HostError, HostUse, IOMMU_GROUPS, PciFunction, Taking};
+use super::{HostError, HostUse, IOMMU_GROUPS, PciFunction, Taking, Unseen};
 
 /// PCI functions of the host, as far as somebody asked for them.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -48,6 +48,8 @@ pub struct HostFunction {
     pub sriov: Option<Sriov>,
     /// What the host does with it.
     pub uses: Vec<HostUse>,
+    /// What would tell more of that, and could not be seen.
+    pub unseen: Vec<Unseen>,
     /// Access control services, of a bridge.
     pub acs: Acs,
     /// What drivers recognize it by.
@@ -96,6 +98,7 @@ impl HostFunction {
             path: Vec::new(),
             sriov: None,
             uses: Vec::new(),
+            unseen: Vec::new(),
             acs: Acs::Unknown,
             modalias: String::new(),
             is_driver_built_in: false,
@@ -221,7 +224,7 @@ impl Functions {
 /// Adds functions one by one.
 struct Reader<'a> {
     root: &'a Root,
-    usage: Option<Usage>,
+    usage: Usage,
     functions: Functions,
     /// Virtual functions of physical ones: a card has hundreds, and each asks for its index.
     virtual_functions: BTreeMap<Bdf, Vec<Bdf>>,
@@ -230,7 +233,7 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn new(root: &'a Root, virtual_functions: BTreeMap<Bdf, Vec<Bdf>>) -> Self {
         let functions = Functions { vfio_pci: root.exists(VFIO_PCI), ..Functions::default() };
-        Self { root, usage: None, functions, virtual_functions }
+        Self { root, usage: Usage::default(), functions, virtual_functions }
     }
 
     /// Adds a function with all that decides whether it may be taken: its virtual functions and
@@ -281,8 +284,8 @@ impl<'a> Reader<'a> {
         let folder = format!("{DEVICES}/{address}");
         let file = |name: &str| format!("{folder}/{name}");
         found.sriov = self.sriov(address)?;
-        let usage = self.usage.get_or_insert_with(|| Usage::read(root));
-        found.uses = usage.of(root, address, &found.function, depth);
+        let seen = self.usage.of(root, address, &found.function, depth);
+        (found.uses, found.unseen) = (seen.uses, seen.unseen);
         if found.function.is_bridge() {
             found.acs = acs::read(root, &file("config"));
         }

@@ -24,6 +24,23 @@ pub enum HostUse {
         /// The bridge or bond that it belongs to.
         master: Option<String>,
     },
+    /// A network interface below another one (VLAN, macvlan, bridge, bond), at any depth.
+    NetworkUpper {
+        /// The function's interface.
+        interface: String,
+        /// The one on it.
+        upper: String,
+        /// That one's addresses, as above.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        addresses: Vec<String>,
+        /// Whether the default route leads through it.
+        default_route: bool,
+    },
+    /// A network interface that is in another network namespace, as of a container.
+    NetworkElsewhere {
+        /// The driver that made it.
+        driver: String,
+    },
     /// A block device with a mounted file system or swap.
     Mounted {
         /// The block device that is mounted, such as `sda1` or `dm-0`, or a shared one's tag.
@@ -37,6 +54,49 @@ pub enum HostUse {
         device: String,
         /// The volume.
         of: String,
+    },
+    /// A block device with a file system that is mounted in another mount namespace.
+    MountedElsewhere {
+        /// The block device.
+        device: String,
+        /// Where.
+        at: String,
+        /// A process that sees it there.
+        holder: Holder,
+    },
+    /// A disk that the kernel or a program has claimed for itself.
+    Claimed {
+        /// The disk.
+        device: String,
+    },
+    /// A disk that an imported ZFS pool may have, which cannot be seen.
+    PoolMember {
+        /// The disk.
+        device: String,
+        /// The pools.
+        pools: Vec<String>,
+    },
+    /// A process has one of its device nodes open.
+    OpenNode {
+        /// The node.
+        file: String,
+        /// The process.
+        holder: Holder,
+    },
+    /// A keyboard of the console.
+    Keyboard {
+        /// What it calls itself.
+        name: String,
+    },
+    /// A serial port that the console writes to.
+    ConsolePort {
+        /// The port.
+        name: String,
+    },
+    /// A controller with functions behind it that have a PCI domain of their own.
+    HasDomain {
+        /// One of them.
+        function: Bdf,
     },
     /// The display that the firmware started on.
     BootDisplay,
@@ -52,6 +112,33 @@ pub enum HostUse {
         /// The process, when it can be seen.
         holder: Option<Holder>,
     },
+}
+
+/// What would tell whether a function is in use, and could not be seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Unseen {
+    /// It was not looked at.
+    Everything,
+    /// What other processes have open: this one is in a container, is not root's, or a snapshot
+    /// has none of it.
+    OpenFiles,
+    /// Whether a disk can be opened for oneself.
+    Claims {
+        /// The disk.
+        device: String,
+    },
+}
+
+/// As the rest of a sentence that begins with "it cannot be seen".
+impl fmt::Display for Unseen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Everything => f.write_str("what the host does with it"),
+            Self::OpenFiles => f.write_str("whether a process has it open"),
+            Self::Claims { device } => write!(f, "whether {device} is claimed"),
+        }
+    }
 }
 
 impl HostUse {
@@ -78,6 +165,38 @@ impl fmt::Display for HostUse {
                     }
                     None => Ok(()),
                 }
+            }
+            Self::NetworkUpper { interface, upper, addresses, default_route } => {
+                write!(f, "is {interface}, below {upper}")?;
+                if !addresses.is_empty() {
+                    write!(f, " with {}", addresses.join(", "))?;
+                }
+                if *default_route { f.write_str(", which the default route uses") } else { Ok(()) }
+            }
+            Self::NetworkElsewhere { driver } => write!(
+                f,
+                "has no interface here although {driver} drives it: it is in another network \
+                 namespace"
+            ),
+            Self::MountedElsewhere { device, at, holder: Holder { pid, comm } } => write!(
+                f,
+                "holds {device}, mounted on {at} in the mount namespace of process {pid} ({comm})"
+            ),
+            Self::Claimed { device } => {
+                write!(f, "holds {device}, which a mount, a volume or a program has claimed")
+            }
+            Self::PoolMember { device, pools } => write!(
+                f,
+                "holds {device}, which may be in the imported ZFS pool {} (`zpool status -P`)",
+                pools.join(" or ")
+            ),
+            Self::OpenNode { file, holder: Holder { pid, comm } } => {
+                write!(f, "is open as {file} in process {pid} ({comm})")
+            }
+            Self::Keyboard { name } => write!(f, "has the console's keyboard, {name}"),
+            Self::ConsolePort { name } => write!(f, "carries the console on {name}"),
+            Self::HasDomain { function } => {
+                write!(f, "is the controller of {function}, which goes with it")
             }
             Self::Mounted { device, at } if at == "swap" => {
                 write!(f, "holds {device}, used as swap")

@@ -29,12 +29,17 @@ pub struct RunningMachine {
 impl RunningMachine {
     /// All but the one that this process is to become.
     pub(super) fn read_all(root: &Root) -> Vec<Self> {
+        Self::read_others(root, root.is_live().then(std::process::id))
+    }
+
+    /// All but the one of process `own`.
+    fn read_others(root: &Root, own: Option<u32>) -> Vec<Self> {
         // Other programs' processes belong in no snapshot.
         let quiet = Root::live();
         let look = if root.is_live() { &quiet } else { root };
         let names = look.names("/proc").unwrap_or_default();
         let pids = names.iter().filter_map(|name| name.parse().ok());
-        let is_other = |pid: &u32| !root.is_live() || *pid != std::process::id();
+        let is_other = |pid: &u32| own != Some(*pid);
         let is_berth = |pid: &u32| {
             let comm = look.glance(format!("/proc/{pid}/comm")).unwrap_or_default();
             comm.starts_with(PROGRAM)
@@ -120,5 +125,7 @@ mod tests {
             own: list("7,15"),
         };
         assert_eq!(RunningMachine::read_all(&host.root()), [only]);
+        // berth itself, which has started its vCPUs already, is none of the others.
+        assert_eq!(RunningMachine::read_others(&host.root(), Some(70)), []);
     }
 }

@@ -109,6 +109,19 @@ impl Memory {
 }
 
 impl Node {
+    /// Whether it has `bytes` of memory in such pages.
+    pub fn has_room(&self, size: PageSize, bytes: u64) -> bool {
+        self.free_pages(size) >= bytes / size.bytes()
+    }
+
+    /// Pages that are free, or can be freed without swapping.
+    pub fn free_pages(&self, size: PageSize) -> u64 {
+        match size {
+            PageSize::Size4K => self.available / size.bytes(),
+            size => self.pools.get(&size).map_or(0, |pool| pool.free),
+        }
+    }
+
     /// How far it is to `other`: what the firmware says, else farther than itself.
     pub fn distance(&self, other: u32) -> u32 {
         self.distances.get(&other).copied().unwrap_or(u32::MAX)

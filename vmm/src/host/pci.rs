@@ -75,6 +75,12 @@ impl PciFunction {
         matches!(self.class >> 8, 0x0600 | 0x0601 | 0x0604 | 0x0609)
     }
 
+    /// Whether it is a network card, Ethernet or wireless (class 02h, subclasses 00h and 80h): its
+    /// driver makes an interface of it.
+    pub fn is_network(&self) -> bool {
+        matches!(self.class >> 8, 0x0200 | 0x0280)
+    }
+
     /// Whether a VFIO driver has it: vfio-pci or a vendor's variant, such as `mlx5_vfio_pci`.
     pub fn is_bound_to_vfio(&self) -> bool {
         self.driver.as_deref().is_some_and(|driver| driver.replace('_', "-").ends_with("vfio-pci"))

@@ -95,5 +95,12 @@ mod tests {
             );
         }
         assert_eq!(node(|_| ()), None);
+        // Nor does that of a host with one node, where the firmware had nothing to name.
+        let one_node = |host: &mut Fixture| {
+            host.file("/sys/devices/system/node/online", "0");
+            host.file("/sys/devices/system/node/node0/cpulist", "0-15");
+            host.file(AFFINITY, "0-15");
+        };
+        assert_eq!(node(one_node), None);
     }
 }

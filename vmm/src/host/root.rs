@@ -108,6 +108,11 @@ impl Root {
         }
     }
 
+    /// Whether there is a folder at `path`.
+    pub(super) fn is_folder(&self, path: impl AsRef<Path>) -> bool {
+        matches!(self.kind(path), Ok(Kind::Folder))
+    }
+
     pub(super) fn exists(&self, path: impl AsRef<Path>) -> bool {
         self.kind(path).is_ok()
     }

@@ -180,6 +180,13 @@ mod tests {
         for (part, facts) in before.as_object().expect("an object") {
             assert_eq!(facts, &after[part], "{part}");
         }
+        // What placement reads is there to be told.
+        for told in ["l3_caches", "packages", "core_kinds", "nohz_full"] {
+            let facts = &after["host"]["cpus"][told];
+            assert!(facts.as_array().map_or(2, Vec::len) > 0, "{told}: {facts}");
+            assert_ne!(*facts, serde_json::json!({}), "{told}");
+        }
+        assert_eq!(after["cpu_power"]["policies"].as_array().map(Vec::len), Some(16));
     }
 
     #[test]

@@ -80,7 +80,7 @@ fn free(host: &HostProfile, physical: Bdf, taken: &BTreeSet<Bdf>) -> Result<Bdf,
             // The plan then names what it shares its group with.
             Availability::GroupInUse(_) => Some(2),
             // Nothing of a snapshot refuses by its absence.
-            Availability::Unknown => Some(3),
+            Availability::Unknown(_) => Some(3),
             Availability::Absent
             | Availability::Bridge
             | Availability::InUse(_)

@@ -166,9 +166,10 @@ fn check_takeable(
         | Availability::Bridge
         | Availability::NoIommu
         | Availability::GroupInUse(_)
-        | Availability::Unknown
         | Availability::Ready
         | Availability::Free => {}
+        // Binding refuses it, which is before anything changes; a plan may be for another host.
+        verdict @ Availability::Unknown(_) => notes.push(format!("{device} {verdict}")),
     }
     let load = if host.functions.vfio_pci { "" } else { ", and loads vfio-pci" };
     notes.push(match driver {

@@ -6,10 +6,9 @@ use std::ops::Range;
 use berth_arch::ram;
 
 use super::devices::Assigned;
-use super::placement::Share;
-use super::{MemoryPlan, NodePages, PlanError, RamRegion};
+use super::{MemoryPlan, NodePages, PlanError, RamRegion, Share};
 use crate::config::Config;
-use crate::host::{HostProfile, Node};
+use crate::host::HostProfile;
 use crate::units::PageSize;
 
 /// Nested paging with four levels, which hosts use unless they need five, translates 48 bits.
@@ -76,7 +75,7 @@ pub(super) fn plan(
             .map(|share| NodePages {
                 node: bound(share.node),
                 pages: share.memory / page_size.bytes(),
-                free: free(page_size, &host.memory.nodes[&share.node]),
+                free: host.memory.nodes[&share.node].free_pages(page_size),
             })
             .collect(),
         locked: page_size == PageSize::Size4K && config.devices.is_empty(),
@@ -101,19 +100,6 @@ pub(super) fn holes(host: &HostProfile, groups: impl Iterator<Item = u32>) -> Ve
         .collect()
 }
 
-/// Whether `node` has `bytes` of memory in such pages.
-pub(super) fn has_room(size: PageSize, bytes: u64, node: &Node) -> bool {
-    free(size, node) >= bytes / size.bytes()
-}
-
-/// Free pages of a node.
-fn free(size: PageSize, node: &Node) -> u64 {
-    match size {
-        PageSize::Size4K => node.available / size.bytes(),
-        size => node.pools.get(&size).map_or(0, |pool| pool.free),
-    }
-}
-
 /// `all` is the number of pages of the whole guest.
 fn check_room(
     size: PageSize,
@@ -125,7 +111,7 @@ fn check_room(
     let need = bytes / size.bytes();
     let node = &host.memory.nodes[&id];
     if size == PageSize::Size4K {
-        return if has_room(size, bytes, node) {
+        return if node.has_room(size, bytes) {
             Ok(())
         } else {
             Err(PlanError::TooLittleMemory { need: bytes, node: id, available: node.available })

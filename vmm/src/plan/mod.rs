@@ -21,6 +21,7 @@ mod peer_to_peer;
 mod placement;
 mod query;
 mod resets;
+mod share;
 mod shortfalls;
 mod text;
 
@@ -38,6 +39,8 @@ pub use locality::{KindShare, Locality};
 pub use numa::NumaPlan;
 pub use pci::{BarPlan, FunctionPlan, PciPlan, PortPlan, RomPlan, RootPlan};
 pub use shortfalls::Shortfall;
+
+use share::Share;
 
 use crate::config::{Config, ConsoleConfig};
 use crate::host::HostProfile;

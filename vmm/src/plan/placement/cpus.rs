@@ -1,9 +1,9 @@
 //! Which host CPU each vCPU is pinned to, and which are left to others.
 
-use super::super::{Avoided, PlanError};
+use super::super::{Avoided, PlanError, Share};
 use super::choose::choose;
 use super::cores::{cores, siblings};
-use super::{Share, taken_by_machines, usable};
+use super::{taken_by_machines, usable};
 use crate::config::{Config, CpuChoice, Smt};
 use crate::host::{HostProfile, IdSet};
 

@@ -9,11 +9,10 @@ mod topology;
 mod vmm_cpus;
 
 use super::devices::Assigned;
-use super::{Avoided, PlanError, VcpuPlan};
+use super::{Avoided, PlanError, Share, VcpuPlan};
 use crate::config::Config;
 use crate::host::{HostProfile, IdSet};
 
-pub(super) use nodes::Share;
 pub(super) use vmm_cpus::interrupt_cpus;
 
 /// Where a machine lives.

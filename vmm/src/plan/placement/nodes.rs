@@ -7,23 +7,10 @@ use std::collections::BTreeMap;
 use berth_devices::pci::Bdf;
 
 use super::super::devices::Assigned;
-use super::super::{PlanError, memory};
+use super::super::{PlanError, Share};
 use super::{node_of, usable};
 use crate::config::{Config, SeveralNodes};
 use crate::host::{HostProfile, IdSet, Node};
-
-/// What one node has of the machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::plan) struct Share {
-    /// The node of the memory.
-    pub(in crate::plan) node: u32,
-    /// The node of the vCPUs: the same, if it has CPUs.
-    pub(in crate::plan) cpu_node: u32,
-    /// Bytes of guest memory.
-    pub(in crate::plan) memory: u64,
-    /// vCPUs, when the config names no CPUs.
-    pub(in crate::plan) vcpus: usize,
-}
 
 /// At least one.
 pub(super) fn shares(
@@ -165,7 +152,7 @@ fn roomiest(config: &Config, host: &HostProfile) -> u32 {
             node.total > 0 && may_use_memory(host, id),
             // Memory without CPUs, such as CXL's, is slower: for those who name it.
             !node.cpus.is_empty(),
-            memory::has_room(config.memory.page_size, size, node),
+            node.has_room(config.memory.page_size, size),
             cpus >= usize::from(config.vcpus.get()),
             Reverse(id),
         )

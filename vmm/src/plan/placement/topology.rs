@@ -18,15 +18,18 @@ pub(super) fn arrange(host: &HostProfile, pins: &[u32], named: bool) -> Vec<Vcpu
     let node = |cpu: u32| node_of(host, cpu).filter(|_| host.memory.numa);
     let mut places = Vec::new();
     let mut sockets: Vec<Option<u32>> = Vec::new();
+    let mut number_of_sockets = 0;
     // By socket and the host's core: the guest's core, and threads so far.
     let mut cores: BTreeMap<(u32, u32), (u32, u32)> = BTreeMap::new();
     let mut cores_of_socket: BTreeMap<u32, u32> = BTreeMap::new();
     for &cpu in pins {
         let node = node(cpu);
-        let socket = sockets.iter().position(|other| *other == node).unwrap_or_else(|| {
+        let known = (0..).zip(&sockets).find(|(_, other)| **other == node);
+        let socket = known.map_or(number_of_sockets, |(socket, _)| socket);
+        if socket == number_of_sockets {
             sockets.push(node);
-            sockets.len() - 1
-        }) as u32;
+            number_of_sockets += 1;
+        }
         let (core, threads) = cores.entry((socket, host.cpus.core_of(cpu))).or_insert_with(|| {
             let next = cores_of_socket.entry(socket).or_default();
             *next += 1;
@@ -37,15 +40,15 @@ pub(super) fn arrange(host: &HostProfile, pins: &[u32], named: bool) -> Vec<Vcpu
     }
     let mut topology = Topology::of(places);
     if topology.apic_ids().iter().any(|id| *id > LAST_APIC_ID) {
-        topology = Topology::flat(pins.len() as u32);
+        topology = Topology::flat(u32::try_from(pins.len()).unwrap_or(u32::MAX));
     }
     let taken: IdSet = pins.iter().copied().collect();
-    let plan = |(index, &cpu): (usize, &u32)| {
+    let plan = |(index, &cpu): (u8, &u32)| {
         let beside = siblings(host, cpu).difference(&IdSet::from_iter([cpu]));
-        let index = index as u8;
+        let apic_id = u8::try_from(topology.apic_id(index.into()));
         VcpuPlan {
             index,
-            apic_id: topology.apic_id(index.into()) as u8,
+            apic_id: apic_id.expect("flat IDs are indices, others end at LAST_APIC_ID"),
             place: topology.place(index.into()),
             cpu,
             node: node(cpu),
@@ -59,5 +62,5 @@ pub(super) fn arrange(host: &HostProfile, pins: &[u32], named: bool) -> Vec<Vcpu
             siblings: beside.iter().collect(),
         }
     };
-    pins.iter().enumerate().map(plan).collect()
+    (0..).zip(pins).map(plan).collect()
 }

@@ -174,6 +174,14 @@ fn the_smallest_cache_with_room_is_taken() {
     assert_eq!(pins(&plan(vcpus(4), &partly)), [6, 7, 8, 9]);
 }
 
+/// Threads of another machine that may run on any CPU are on none in particular.
+#[test]
+fn threads_that_may_run_anywhere_have_no_place() {
+    let busy = |own: &str| three_caches(|host| host.machines = vec![machine(9, "m", "9", own)]);
+    assert_eq!(pins(&plan(vcpus(2), &busy("0-9"))), [6, 7]);
+    assert_eq!(pins(&plan(vcpus(2), &busy("0,6-8"))), [2, 3]);
+}
+
 #[test]
 fn berth_stays_in_the_vcpus_cache_and_leaves_others_whole() {
     let host = three_caches(|host| host.process.cpus = ids("2-9"));

@@ -1,0 +1,74 @@
+//! Device nodes below functions, by which processes may have them open.
+
+use std::collections::BTreeMap;
+
+use berth_devices::pci::Bdf;
+
+use super::super::pci::DEVICES;
+use super::super::root::Root;
+use super::functions_of;
+
+/// A device node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Node {
+    /// What the kernel calls it, such as `card1`.
+    pub(super) name: String,
+    /// Its number, such as `226:1`.
+    pub(super) number: String,
+}
+
+/// Device nodes by the functions that they are below.
+#[derive(Debug, Default)]
+pub(super) struct Nodes {
+    /// `None` where the kernel's index of all nodes is not there.
+    indexed: Option<BTreeMap<Bdf, Vec<Node>>>,
+}
+
+impl Nodes {
+    /// From the kernel's own index, which has a link for each number.
+    pub(super) fn read(root: &Root) -> Self {
+        let mut all = BTreeMap::<Bdf, Vec<Node>>::new();
+        let mut is_there = false;
+        for index in ["/sys/dev/char", "/sys/dev/block"] {
+            for number in root.names(index).unwrap_or_default() {
+                is_there = true;
+                let Some(target) = root.link(format!("{index}/{number}")) else { continue };
+                let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                for function in functions_of(root, &target) {
+                    let node = Node { name: name.clone(), number: number.clone() };
+                    all.entry(function).or_default().push(node);
+                }
+            }
+        }
+        Self { indexed: is_there.then_some(all) }
+    }
+
+    /// Those below `function`.
+    pub(super) fn below(&self, root: &Root, function: Bdf) -> Vec<Node> {
+        match &self.indexed {
+            Some(all) => all.get(&function).cloned().unwrap_or_default(),
+            None => {
+                let mut nodes = Vec::new();
+                walk(root, &format!("{DEVICES}/{function}"), 0, &mut nodes);
+                nodes
+            }
+        }
+    }
+}
+
+/// Of a snapshot without that index: files called `dev` in the folder and below, links left out.
+fn walk(root: &Root, folder: &str, depth: u8, nodes: &mut Vec<Node>) {
+    /// A partition of a disk on a USB hub is ten folders down.
+    const DEEPEST: u8 = 16;
+
+    for name in root.names(folder).unwrap_or_default() {
+        let path = format!("{folder}/{name}");
+        if name == "dev" {
+            let number = root.glance(&path);
+            let name = folder.rsplit('/').next().unwrap_or_default().to_owned();
+            nodes.extend(number.map(|number| Node { name, number }));
+        } else if depth < DEEPEST && root.link(&path).is_none() && root.is_folder(&path) {
+            walk(root, &path, depth + 1, nodes);
+        }
+    }
+}
