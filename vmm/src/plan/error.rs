@@ -141,7 +141,7 @@ pub enum PlanError {
         device: Bdf,
     },
     /// A device that has to be reset cannot be.
-    #[error("{device} has no reset, and \"reset\": \"required\" asks for one{hit}", hit = hit(others))]
+    #[error("{device} has no reset, and \"reset\": \"required\" asks for one")]
     NoReset {
         /// Its address.
         device: Bdf,
@@ -462,13 +462,6 @@ fn by(parameter: &Option<String>) -> String {
 
 fn of(device: &Option<Bdf>) -> String {
     device.map_or_else(String::new, |device| format!(", and {device} is on it"))
-}
-
-fn hit(others: &[Bdf]) -> String {
-    match others {
-        [] => String::new(),
-        others => format!("; a hot reset would hit {}", list(others)),
-    }
 }
 
 fn what(whole_cores: bool, only_isolated: bool) -> &'static str {

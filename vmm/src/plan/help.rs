@@ -55,7 +55,7 @@ impl PlanError {
                        to \"best\""
                     .to_owned(),
                 others => format!(
-                    "give the guest {} too; or, for guests that trust each other, set its \"reset\" \
+                    "give the guest {} too, which a reset of the bus would hit; or, for guests that trust each other, set its \"reset\" \
                      to \"best\"",
                     list(others)
                 ),
