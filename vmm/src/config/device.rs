@@ -7,7 +7,7 @@ use berth_devices::pci::Bdf;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::visit::{Distinct, bounded, parsed};
+use super::visit::{Distinct, Object, bounded, parsed};
 use crate::units::{Mac, VfPortChange};
 
 const ADDRESS: &str = "a PCI address such as \"0000:41:00.0\"";
@@ -179,8 +179,9 @@ impl fmt::Display for Key {
 pub(super) fn devices<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Vec<DeviceConfig>, D::Error> {
-    let key = |device: &DeviceConfig| Key(device.address.clone());
-    deserializer.deserialize_seq(Distinct { expected: "a list of devices", key })
+    let key = |device: &Object<DeviceConfig>| Key(device.0.address.clone());
+    let devices = deserializer.deserialize_seq(Distinct { expected: "a list of devices", key })?;
+    Ok(devices.into_iter().map(|Object(device)| device).collect())
 }
 
 fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bdf, D::Error> {

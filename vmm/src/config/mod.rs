@@ -21,6 +21,7 @@ pub use fields::{CommandLine, MemorySize, Name, ShutdownTimeout, UnplugTimeout, 
 pub use placement::{CpuChoice, InterruptCpus, PlacementConfig, SeveralNodes, Smt};
 
 use crate::units::PageSize;
+use visit::Object;
 
 /// One machine, as its user describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +41,7 @@ pub struct Config {
     /// Number of vCPUs.
     pub vcpus: VcpuCount,
     /// Guest RAM.
+    #[serde(deserialize_with = "visit::object")]
     pub memory: MemoryConfig,
     /// PCI functions of the host that the guest gets; may be empty.
     #[serde(default, deserialize_with = "device::devices")]
@@ -54,7 +56,7 @@ pub struct Config {
     #[serde(default)]
     pub console: ConsoleConfig,
     /// Where on the host the machine lives.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "visit::object")]
     pub placement: PlacementConfig,
     /// Seconds between the power button and the end.
     #[serde(default)]
@@ -133,7 +135,8 @@ impl Config {
     /// Reads `text`; errors name `path` as its origin.
     fn parse(path: &Path, text: &[u8]) -> Result<Self, ConfigError> {
         let mut json = serde_json::Deserializer::from_slice(text);
-        let config = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let read = serde_path_to_error::deserialize(&mut json);
+        let Object(config) = read.map_err(|error| {
             let field = error.path().to_string();
             ConfigError::invalid(path, &field, &error.into_inner())
         })?;

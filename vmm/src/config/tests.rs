@@ -108,6 +108,27 @@ fn policies_are_words() {
     );
 }
 
+/// What is derived takes a list for an object, member by member, and speaks of Rust's types.
+#[test]
+fn a_list_is_no_object() {
+    let object = "expected an object: { \"field\": value, ... }";
+    assert_eq!(
+        message(r#"["vm", "vmlinuz", null, ""]"#),
+        format!("vm.json:1:0: invalid type: sequence, {object}")
+    );
+    for (text, field) in [
+        (GOOD.replace(r#"{ "size_mib": 2048 }"#, r#"[2048, "1G"]"#), "memory"),
+        (GOOD.replace(r#"{ "address": "0000:21:00.0" }"#, r#"["0000:21:00.0"]"#), "devices[0]"),
+        (with(r#""placement": ["auto"]"#), "placement"),
+    ] {
+        let message = message(&text);
+        assert!(
+            message.contains(&format!("{field}: invalid type: sequence, {object}")),
+            "{message}"
+        );
+    }
+}
+
 #[test]
 fn relative_paths_start_at_the_files_folder() {
     let mut config = parse(&with(r#""initrd": "/boot/initrd", "console": {"file": "log"}"#));
