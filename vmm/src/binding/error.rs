@@ -98,10 +98,12 @@ pub enum BindingError {
         count: u32,
     },
     /// Ports are set through the physical function's interface.
-    #[error("the ports of {device} cannot be set: it has no network interface")]
+    #[error("the ports of {device} cannot be set: it {}", if *.is_network { "has no network interface" } else { "is no network function" })]
     NoInterface {
         /// The physical function.
         device: Bdf,
+        /// Whether it could have one.
+        is_network: bool,
     },
     /// Only virtual functions have ports.
     #[error(
@@ -241,8 +243,12 @@ impl BindingError {
                 .to_owned(),
             Self::TooManyVirtualFunctions { max, .. } => format!("ask for {max} or fewer"),
             Self::NoSuchIndex { .. } => "indexes of --vf begin at 0".to_owned(),
-            Self::NoInterface { device } => {
+            Self::NoInterface { device, is_network: true } => {
                 format!("its network driver sets them: `berth unbind {device}`")
+            }
+            Self::NoInterface { is_network: false, .. } => {
+                "leave --vf out: only network functions have a mac, vlan, trust and spoof_check"
+                    .to_owned()
             }
             Self::NotVirtual { .. } => {
                 "leave these fields out, or name a virtual function".to_owned()
@@ -288,6 +294,11 @@ fn listed(uses: &[HostUse]) -> String {
 fn refused(setting: &Setting, source: &io::Error) -> Option<String> {
     match (setting, source.kind()) {
         (_, io::ErrorKind::PermissionDenied) => Some("only root can change drivers".to_owned()),
+        (_, io::ErrorKind::ReadOnlyFilesystem) => Some(
+            "/sys is read-only here, as in a container or with ProtectKernelTunables= of a unit: \
+             make it writable, or `berth bind` the functions outside"
+                .to_owned(),
+        ),
         (Setting::Driver(_), io::ErrorKind::NotFound) => {
             Some("the driver is not loaded: `modprobe` it".to_owned())
         }

@@ -3,6 +3,7 @@
 use super::code::Code;
 use super::{Case, Finding};
 use crate::host::Capability;
+use crate::plan::Bytes;
 
 const SOURCE: &str = "/proc/self/limits";
 
@@ -21,15 +22,14 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
 fn memlock(case: &Case, need: u64) -> Finding {
     let code = Code::MemlockLow;
     let process = &case.facts.host.process;
-    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     if process.has(Capability::IpcLock) {
-        let seen = format!("{} MiB are locked, and CAP_IPC_LOCK lifts the limit", mib(need));
+        let seen = format!("{} are locked, and CAP_IPC_LOCK lifts the limit", Bytes(need));
         return Finding::pass(code, "/proc/self/status", seen);
     }
     match process.memlock {
         Some(limit) if limit < need => {
             let seen =
-                format!("{} MiB are locked, and RLIMIT_MEMLOCK is {} MiB", mib(need), mib(limit));
+                format!("{} are locked, and RLIMIT_MEMLOCK is {}", Bytes(need), Bytes(limit));
             Finding::fail(code, SOURCE, seen)
                 .step(format!("`ulimit -l {}`, from a shell that may", need.div_ceil(1024)))
                 .step(format!("or `LimitMEMLOCK={need}` in berth's systemd unit"))
@@ -38,7 +38,7 @@ fn memlock(case: &Case, need: u64) -> Finding {
                     need.div_ceil(1024)
                 ))
         }
-        _ => Finding::pass(code, SOURCE, format!("{} MiB may be locked", mib(need))),
+        _ => Finding::pass(code, SOURCE, format!("{} may be locked", Bytes(need))),
     }
 }
 

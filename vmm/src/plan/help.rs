@@ -8,7 +8,7 @@ use berth_devices::vfio::IommuBackend;
 use super::PlanError;
 use super::memory::GUEST_RAM;
 use super::text::list;
-use crate::host::{Access, CpuVendor, FileState, Holder, group_file};
+use crate::host::{Access, CpuVendor, FileState, Holder, IdSet, group_file};
 use crate::units::PageSize;
 
 impl PlanError {
@@ -113,8 +113,9 @@ impl PlanError {
                     .to_owned(),
             ),
             Self::TooFewCpus {
-                cpus, isolated, elsewhere, whole_cores, only_isolated, ..
+                vcpus, cpus, isolated, elsewhere, whole_cores, only_isolated, ..
             } => {
+                let is_enough = |set: &IdSet| set.len() >= *vcpus as usize;
                 let mut ways = Vec::new();
                 if !cpus.is_empty() {
                     ways.push(format!("lower vcpus to {}", cpus.len()));
@@ -124,12 +125,12 @@ impl PlanError {
                 }
                 if *only_isolated {
                     ways.push("set placement.cpus to \"auto\"".to_owned());
-                } else if !isolated.is_empty() {
+                } else if is_enough(isolated) {
                     ways.push(format!(
                         "set placement.cpus to \"isolated\": the node has {isolated}"
                     ));
                 }
-                if elsewhere != cpus {
+                if elsewhere != cpus && is_enough(elsewhere) {
                     ways.push(format!("name any of CPUs {elsewhere} in placement.cpus"));
                 }
                 Some(ways.join(", or "))

@@ -39,6 +39,7 @@ pub use locality::{KindShare, Locality};
 pub use numa::NumaPlan;
 pub use pci::{BarPlan, FunctionPlan, PciPlan, PortPlan, RomPlan, RootPlan};
 pub use shortfalls::Shortfall;
+pub use text::Bytes;
 
 use share::Share;
 

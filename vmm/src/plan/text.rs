@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// Bytes in the largest binary unit that divides them, as `2 GiB`.
-pub(super) struct Bytes(pub(super) u64);
+pub struct Bytes(pub u64);
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -139,6 +139,7 @@ fn refusals() -> Vec<Case> {
             host.process.nodes = IdSet::from_iter([0]);
         }),
         ("more vCPUs than CPUs", json!({ "vcpus": 9 }), |_| ()),
+        ("more vCPUs than the whole host has CPUs", json!({ "vcpus": 64 }), |_| ()),
         ("CPUs isolated", json!({ "vcpus": 4 }), |host| {
             host.cpus.isolated = IdSet::from_iter([5, 6, 7, 13, 14, 15]);
             host.process.cpus = host.process.cpus.difference(&host.cpus.isolated);
