@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::harness::{self, GuestConfig, Host, Process};
 use crate::postconditions::{kernel_is_content, nic_is_free};
 
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(240);
 const PEER: &str = "0000:02:00.0";
 const ECHO_REQUEST: u8 = 8;
 const ECHO_REPLY: u8 = 0;

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::harness::{self, GuestConfig, Host};
 
 const STATE: &str = "/tmp/berth-state";
-const GUEST_LIMIT: Duration = Duration::from_secs(120);
+const GUEST_LIMIT: Duration = Duration::from_secs(240);
 
 /// A host whose NIC its own driver has, with a journal of the test's own.
 fn host() -> Result<harness::HostGuard> {

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::harness::{self, GuestConfig, Host, Process};
 
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(240);
 const PORT: u16 = 2323;
 
 #[test]

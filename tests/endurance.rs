@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use crate::harness::{self, GuestConfig, Host};
 use crate::postconditions;
 
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(240);
 const RUNS: u32 = 20;
 
 /// How a run ends.

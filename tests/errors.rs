@@ -9,7 +9,7 @@ use crate::harness::{self, GuestConfig, Host, Process};
 use crate::postconditions;
 
 /// A guest boots, or an error makes its way from the device to berth.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(240);
 
 fn guest<'host>(host: &'host Host, policy: &str) -> Result<Process<'host>> {
     host.bind_vfio()?;

@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use crate::harness::{self, GuestConfig, Host, Process};
 use crate::{postconditions, removal};
 
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(240);
 
 /// A guest that has its NIC up before it does what `verbs` say.
 fn guest<'host>(

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::harness::{self, Frame, GuestConfig, Host, Process};
 
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(240);
 const PINGS: usize = 100;
 const ECHO_REQUEST: u8 = 8;
 const ECHO_REPLY: u8 = 0;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use crate::harness::{self, GuestConfig, Host, Process};
 use crate::postconditions;
 
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(240);
 
 /// The CPUs of a kernel list such as `0-3,8`.
 pub fn cpus(list: &str) -> BTreeSet<u32> {

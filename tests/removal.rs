@@ -9,7 +9,7 @@ use crate::harness::{self, GuestConfig, Host, Process};
 use crate::postconditions;
 
 /// A guest boots, or is asked for a device and lets go of it.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(240);
 
 /// Has QEMU pull the NIC out, which the host's kernel then waits for.
 pub fn pull(host: &Host) -> Result<()> {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::harness::{self, GuestConfig, Host, Process};
 use crate::postconditions;
 
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(240);
 
 /// `berth run` that says how it resets devices.
 fn run<'host>(host: &'host Host, config: &GuestConfig) -> Result<Process<'host>> {

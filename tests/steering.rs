@@ -10,7 +10,7 @@ use crate::harness::{self, GuestConfig, Host};
 use crate::placement::cpus;
 use crate::postconditions;
 
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(240);
 
 /// An interrupt of the host.
 #[derive(Debug)]

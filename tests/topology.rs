@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::harness::{self, GuestConfig, Host};
 
 /// A guest that is given up.
-const GUEST_LIMIT: Duration = Duration::from_secs(120);
+const GUEST_LIMIT: Duration = Duration::from_secs(240);
 
 /// What a Linux kernel says of a hierarchy that firmware left wrong.
 const COMPLAINTS: &str = "can't claim|can't assign|failed to assign|no compatible bridge window|no space for|\

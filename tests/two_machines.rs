@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::harness::{self, GuestConfig, Host, Process};
 use crate::placement::{nic_node, ram, threads};
 
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(240);
 
 /// A machine with that name on the NIC's node, without devices.
 fn neighbour<'host>(host: &'host Host, name: &str, placement: &Value) -> Result<Process<'host>> {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use super::{STATE, report};
 use crate::harness::{self, GuestConfig, Host};
 
-const GUEST_LIMIT: Duration = Duration::from_secs(120);
+const GUEST_LIMIT: Duration = Duration::from_secs(240);
 
 /// Drivers, overrides, pages.
 fn state(host: &Host) -> Result<String> {

@@ -42,7 +42,7 @@ pub use setting::{Goal, Setting, Step, Value};
 pub use target::Target;
 pub use virtual_functions::{no_ports, ports, sriov};
 
-use crate::host::{Functions, HostUse, Root};
+use crate::host::{Functions, HostUse, Identity, Persisted, Root};
 use crate::units::PageSize;
 use host_control::LiveHost;
 use journal::{Entry, Journal};
@@ -85,8 +85,12 @@ pub fn bind(target: &Target, asked: &[Bdf], options: BindOptions) -> Result<Repo
         session.run(&steps)?;
     }
     if options.persist {
-        let rivals = devices.iter().map(|&device| (device, session.rivals(&host, device)));
-        report.files = persist::add(target.folder(), rivals.collect(), options.dry_run)?;
+        let persisted = devices.iter().map(|&address| Persisted {
+            address,
+            identity: Identity::read(&session.root, address),
+            modules: session.rivals(&host, address),
+        });
+        report.files = persist::add(target.folder(), persisted.collect(), options.dry_run)?;
         report.notes.extend(decide::early_notes(&host, &devices));
     }
     report.look(&session, &devices)?;

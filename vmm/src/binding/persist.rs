@@ -1,7 +1,7 @@
 //! `--persist`: functions go to vfio-pci at boot, before their own drivers can have them.
 //!
-//! By address, not by ID as `options vfio-pci ids=` would, which takes every card of a kind. The
-//! file of modprobe.d sets `driver_override` whenever vfio-pci or a driver that would have the
+//! By address, not by ID as `options vfio-pci ids=` would, which takes every card of a kind; and
+//! only while the card that was meant is there, since an address is that of a slot. The file of modprobe.d sets `driver_override` whenever vfio-pci or a driver that would have the
 //! functions is loaded, whichever comes first, and makes these drivers load vfio-pci before
 //! themselves. So it holds in an initramfs that lacks one of them, and with a vfio-pci that is
 //! part of the kernel. The file is generated from the list of functions in its comments, so that
@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 use berth_devices::pci::Bdf;
 
 use super::BindingError;
+use crate::host::Persisted;
+use crate::host::persisted::IDENTITY_FILES;
 
 const MODPROBE: &str = "etc/modprobe.d/berth.conf";
 /// Loads vfio-pci even when no driver's softdep does.
@@ -33,17 +35,21 @@ const BEGIN: &str = "# berth begin";
 /// The same where the line before had no end, which is gone again with the block.
 const BEGIN_AFTER_UNENDED: &str = "# berth begin (the line before had no end)";
 const END: &str = "# berth end";
-const FUNCTION: &str = "# berth function ";
 
-/// Functions with the modules that would have them.
-pub type Functions = BTreeMap<Bdf, BTreeSet<String>>;
+/// Functions that go to vfio-pci at boot.
+pub type Functions = BTreeMap<Bdf, Persisted>;
 
 /// Adds functions; the files that change are returned.
-pub fn add(root: &Path, new: Functions, dry_run: bool) -> Result<Vec<String>, BindingError> {
+pub fn add(root: &Path, new: Vec<Persisted>, dry_run: bool) -> Result<Vec<String>, BindingError> {
     let mut all = listed(root)?;
-    for (address, modules) in new {
+    for mut one in new {
         // What was found out once may not show any more, as when a module's files are gone.
-        all.entry(address).or_default().extend(modules);
+        if let Some(earlier) = all.remove(&one.address)
+            && (earlier.identity.is_none() || earlier.identity == one.identity)
+        {
+            one.modules.extend(earlier.modules);
+        }
+        all.insert(one.address, one);
     }
     write_all(root, &all, dry_run)
 }
@@ -74,12 +80,8 @@ pub fn note(device: Bdf) -> String {
 
 fn listed(root: &Path) -> Result<Functions, BindingError> {
     let text = read(&root.join(MODPROBE))?.unwrap_or_default();
-    Ok(text.lines().filter_map(parse).collect())
-}
-
-fn parse(line: &str) -> Option<(Bdf, BTreeSet<String>)> {
-    let mut words = line.strip_prefix(FUNCTION)?.split_whitespace();
-    Some((words.next()?.parse().ok()?, words.map(str::to_owned).collect()))
+    let all = text.lines().filter_map(|line| line.parse::<Persisted>().ok());
+    Ok(all.map(|one| (one.address, one)).collect())
 }
 
 fn write_all(root: &Path, all: &Functions, dry_run: bool) -> Result<Vec<String>, BindingError> {
@@ -130,18 +132,24 @@ fn modprobe(all: &Functions) -> String {
     let mut text = "# Written by `berth bind --persist`; `berth unbind --persist` removes it.\n\
                     # These functions go to vfio-pci, before their own drivers can have them.\n"
         .to_owned();
-    for (address, modules) in all {
-        let modules: String = modules.iter().map(|module| format!(" {module}")).collect();
+    for one in all.values() {
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{FUNCTION}{address}{modules}");
+        let _ = writeln!(text, "{one}");
     }
-    let addresses: Vec<String> = all.keys().map(Bdf::to_string).collect();
+    // One whose card is not known is none that may be bound.
+    let known = all.values().filter_map(|one| Some((one.address, one.identity.as_ref()?)));
+    let known: Vec<String> =
+        known.map(|(address, identity)| format!("{address}={identity}")).collect();
     let reserve = format!(
-        "for f in {}; do d=/sys/bus/pci/devices/$f; [ ! -e $d ] || [ -e $d/driver ] || \
+        "for c in {}; do f=${{c%=*}}; d=/sys/bus/pci/devices/$f; [ -e $d ] || continue; i=; \
+         for n in {}; do read v < $d/$n; i=$i:${{v#0x}}; done; \
+         [ $i != :${{c#*=}} ] || [ -e $d/driver ] || \
          {{ echo vfio-pci > $d/driver_override; echo $f > /sys/bus/pci/drivers_probe; }}; done",
-        addresses.join(" ")
+        known.join(" "),
+        IDENTITY_FILES.join(" "),
     );
-    let rivals: BTreeSet<&str> = all.values().flatten().map(String::as_str).collect();
+    let rivals: BTreeSet<&str> =
+        all.values().flat_map(|one| &one.modules).map(String::as_str).collect();
     for module in &rivals {
         let _ = writeln!(text, "softdep {module} pre: vfio-pci");
     }
@@ -212,8 +220,9 @@ mod tests {
         text.parse().expect("an address")
     }
 
-    fn nic(address: &str) -> Functions {
-        Functions::from([(bdf(address), BTreeSet::from(["igb".to_owned()]))])
+    fn nic(address: &str) -> Vec<Persisted> {
+        let line = format!("# berth function {} 8086:10c9:8086:a03c igb", bdf(address));
+        vec![line.parse().expect("a line of the file")]
     }
 
     fn file(root: &Path, name: &str) -> Option<String> {
@@ -234,15 +243,19 @@ mod tests {
             file(root, MODPROBE).expect("written"),
             "# Written by `berth bind --persist`; `berth unbind --persist` removes it.\n\
              # These functions go to vfio-pci, before their own drivers can have them.\n\
-             # berth function 0000:21:00.0 igb\n\
+             # berth function 0000:21:00.0 8086:10c9:8086:a03c igb\n\
              softdep igb pre: vfio-pci\n\
-             install vfio-pci for f in 0000:21:00.0; do d=/sys/bus/pci/devices/$f; \
-             [ ! -e $d ] || [ -e $d/driver ] || { echo vfio-pci > $d/driver_override; \
-             echo $f > /sys/bus/pci/drivers_probe; }; done; \
+             install vfio-pci for c in 0000:21:00.0=8086:10c9:8086:a03c; do f=${c%=*}; \
+             d=/sys/bus/pci/devices/$f; [ -e $d ] || continue; i=; \
+             for n in vendor device subsystem_vendor subsystem_device; do read v < $d/$n; \
+             i=$i:${v#0x}; done; [ $i != :${c#*=} ] || [ -e $d/driver ] || \
+             { echo vfio-pci > $d/driver_override; echo $f > /sys/bus/pci/drivers_probe; }; done; \
              /sbin/modprobe --ignore-install vfio-pci $CMDLINE_OPTS\n\
-             install igb for f in 0000:21:00.0; do d=/sys/bus/pci/devices/$f; \
-             [ ! -e $d ] || [ -e $d/driver ] || { echo vfio-pci > $d/driver_override; \
-             echo $f > /sys/bus/pci/drivers_probe; }; done; \
+             install igb for c in 0000:21:00.0=8086:10c9:8086:a03c; do f=${c%=*}; \
+             d=/sys/bus/pci/devices/$f; [ -e $d ] || continue; i=; \
+             for n in vendor device subsystem_vendor subsystem_device; do read v < $d/$n; \
+             i=$i:${v#0x}; done; [ $i != :${c#*=} ] || [ -e $d/driver ] || \
+             { echo vfio-pci > $d/driver_override; echo $f > /sys/bus/pci/drivers_probe; }; done; \
              /sbin/modprobe --ignore-install igb $CMDLINE_OPTS\n"
         );
         assert_eq!(
@@ -251,7 +264,8 @@ mod tests {
              # berth end\n"
         );
         // Its modules are not known any more.
-        let bound = Functions::from([(bdf("21:00.0"), BTreeSet::new())]);
+        let mut bound = nic("21:00.0");
+        bound[0].modules.clear();
         assert_eq!(add(root, bound, false).expect("room"), [""; 0]);
 
         add(root, nic("41:00.0"), false).expect("room");
@@ -277,5 +291,47 @@ mod tests {
             ["wrote /etc/modprobe.d/berth.conf", "wrote /etc/modules-load.d/berth.conf"]
         );
         assert!(!folder.path().join("etc").exists());
+    }
+    /// The generated line, as a shell runs it, on a folder in the place of sysfs.
+    #[test]
+    fn only_the_card_that_was_meant_is_reserved() {
+        let sysfs = tempfile::tempdir().expect("a folder");
+        let put = |address: &str, device: &str| {
+            let folder = sysfs.path().join("devices").join(address);
+            fs::create_dir_all(&folder).expect("a folder");
+            let ids = ["0x8086", device, "0x8086", "0xa03c"];
+            for (name, text) in IDENTITY_FILES.iter().zip(ids) {
+                fs::write(folder.join(name), format!("{text}\n")).expect("a file");
+            }
+        };
+        put("0000:21:00.0", "0x10c9");
+        // Another card has come to this slot, nothing to the third; of the last no card is known.
+        put("0000:22:00.0", "0xa80a");
+        put("0000:24:00.0", "0x10c9");
+        let mut all: Functions = ["21:00.0", "22:00.0", "23:00.0"]
+            .iter()
+            .flat_map(|address| nic(address))
+            .map(|one| (one.address, one))
+            .collect();
+        let old: Persisted = "# berth function 0000:24:00.0 igb".parse().expect("an old line");
+        all.insert(old.address, old);
+        let text = modprobe(&all);
+        let line = text.lines().find_map(|line| line.strip_prefix("install vfio-pci "));
+        let script =
+            line.expect("a line").replace("/sys/bus/pci", &sysfs.path().display().to_string());
+        let script = script.replace("/sbin/modprobe", "true");
+        let run =
+            std::process::Command::new("sh").arg("-c").arg(&script).output().expect("a shell");
+        assert!(run.status.success() && run.stderr.is_empty(), "{run:?}");
+        let bound = |address: &str| {
+            fs::read_to_string(sysfs.path().join("devices").join(address).join("driver_override"))
+                .ok()
+        };
+        assert_eq!(bound("0000:21:00.0").as_deref(), Some("vfio-pci\n"));
+        for other in ["0000:22:00.0", "0000:23:00.0", "0000:24:00.0"] {
+            assert_eq!(bound(other), None, "{other}");
+        }
+        let probed = fs::read_to_string(sysfs.path().join("drivers_probe")).expect("probed");
+        assert_eq!(probed, "0000:21:00.0\n");
     }
 }

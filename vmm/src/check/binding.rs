@@ -5,6 +5,7 @@ use berth_devices::pci::Bdf;
 use super::code::Code;
 use super::remedy::initramfs;
 use super::{Case, Finding, Fix};
+use crate::host::persisted::FILE;
 use crate::host::{Availability, HostFunction, ModuleState};
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
@@ -12,7 +13,7 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
         let findings = [Some(bound(case, device, listed)), kept(case, device, listed)];
         findings.into_iter().flatten().map(move |finding| finding.of(device))
     });
-    each.collect()
+    each.chain(moved(case)).collect()
 }
 
 fn bound(case: &Case, device: Bdf, listed: &HostFunction) -> Finding {
@@ -49,6 +50,55 @@ fn bound(case: &Case, device: Bdf, listed: &HostFunction) -> Finding {
         Availability::Free | Availability::GroupInUse(_) => finding.fix(Fix::Bind { device }),
         _ => finding,
     }
+}
+
+/// Whether the cards that `berth bind --persist` keeps are where they were.
+fn moved(case: &Case) -> Vec<Finding> {
+    let code = Code::PersistMoved;
+    if case.facts.persisted.is_empty() {
+        return vec![Finding::pass(code, FILE, "berth keeps no card for VFIO at boot")];
+    }
+    let functions = &case.facts.host.functions;
+    let each = case.facts.persisted.iter().map(|(persisted, now)| {
+        let device = persisted.address;
+        let unkept = || format!("`berth unbind --persist {device}`, and `berth bind --persist` the card where it is now");
+        let found = functions.get(device);
+        let driver = found.and_then(|found| found.function.driver.as_deref());
+        let uses = functions.uses_of(device);
+        let is_now = || {
+            let driver = driver.map_or("no driver has".to_owned(), |name| format!("{name} has"));
+            let uses: String = uses.iter().map(|one| format!("; it {one}")).collect();
+            format!("{driver} what is there now{uses}")
+        };
+        let finding = match (&persisted.identity, now) {
+            _ if found.is_none() => {
+                let seen = "no card is there any more";
+                Finding::warn(code, FILE, seen).step(format!("`berth unbind --persist {device}`"))
+            }
+            (Some(meant), Some(now)) if meant != now => {
+                let seen = format!("another card is there: {now}, not {meant}; {}", is_now());
+                Finding::warn(code, FILE, seen).step(unkept())
+            }
+            (Some(_), None) => {
+                Finding::unknown(code, FILE, "which card is there now cannot be seen")
+            }
+            // Its file of an older berth's names drivers only.
+            (None, _) if driver.is_some_and(|driver| {
+                !driver.contains("vfio") && !persisted.modules.iter().any(|module| module == driver)
+            }) => {
+                let was: Vec<&str> = persisted.modules.iter().map(String::as_str).collect();
+                let seen = format!("it was one of {}'s, and {}", was.join(" or "), is_now());
+                Finding::warn(code, FILE, seen).step(unkept())
+            }
+            (None, _) => {
+                let seen = "the file is an older berth's, which did not note the card";
+                Finding::warn(code, FILE, seen).step(format!("`berth bind --persist {device}`"))
+            }
+            _ => Finding::pass(code, FILE, "the card that was meant is there"),
+        };
+        finding.of(device)
+    });
+    each.collect()
 }
 
 /// What would have the device after a reboot, when nothing keeps it for VFIO.

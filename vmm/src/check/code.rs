@@ -71,6 +71,8 @@ codes! {
         "VFIO hands over only what vfio-pci is bound to"
     DeviceTakenBack "DEVICE-TAKEN-BACK" "binding kept"
         "what binds first after a reboot or a rescan has the device"
+    PersistMoved "PERSIST-MOVED" "cards kept at boot"
+        "an address that another card has now is not bound at boot, and the card meant is elsewhere"
     GroupNotViable "GROUP-NOT-VIABLE" "IOMMU group viable"
         "functions of a group reach each other's memory: a guest gets all of them or none"
     GroupHeld "GROUP-HELD" "IOMMU group free"

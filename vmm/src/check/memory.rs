@@ -142,9 +142,7 @@ fn small_pages(case: &Case) -> Finding {
 fn holes(case: &Case) -> Option<Finding> {
     let code = Code::IovaHoles;
     let source = "/sys/kernel/iommu_groups/*/reserved_regions";
-    if case.groups().next().is_none() {
-        return None;
-    }
+    case.groups().next()?;
     let interrupts = 0xfee0_0000..=0xfeef_ffff;
     let regions =
         case.groups().flat_map(|group| &group.reserved).filter(|region| region.excludes_ram());

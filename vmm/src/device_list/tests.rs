@@ -1,5 +1,7 @@
 //! Listings of snapshots made by hand.
 
+mod in_use;
+
 use super::*;
 use crate::host::fixture::{Device as Function, Fixture, NIC, golden};
 

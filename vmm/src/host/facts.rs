@@ -6,8 +6,8 @@ use berth_devices::pci::Bdf;
 use serde::Serialize;
 
 use super::{
-    CpuPower, Functions, HostError, HostProfile, IOMMU_GROUPS, KernelLog, Modules, PCI_DRIVERS,
-    Query, Root, Settings, System, Taking, query::Candidates,
+    CpuPower, Functions, HostError, HostProfile, IOMMU_GROUPS, Identity, KernelLog, Modules,
+    PCI_DRIVERS, Persisted, Query, Root, Settings, System, Taking, persisted, query::Candidates,
 };
 
 /// What `berth check` judges.
@@ -25,6 +25,8 @@ pub struct Facts {
     pub settings: Settings,
     /// What the kernel said.
     pub log: KernelLog,
+    /// Functions that go to vfio-pci at boot, each with the card that is at its address now.
+    pub persisted: Vec<(Persisted, Option<Identity>)>,
     /// Devices that were asked about by name.
     pub devices: Vec<Bdf>,
     /// Whether this is the host that berth runs on.
@@ -78,6 +80,13 @@ impl Facts {
         Ok(Self {
             modules: Modules::read(root, &system.release, &modaliases),
             settings: Settings::read(root, interrupts, groups),
+            persisted: persisted::read(root)
+                .into_iter()
+                .map(|one| {
+                    let now = Identity::read(root, one.address);
+                    (one, now)
+                })
+                .collect(),
             log: KernelLog::read(root),
             cpu_power: CpuPower::read(root, &host.cpus.online),
             lacks: root.lacks(),

@@ -192,6 +192,8 @@ impl Fixture {
         for (name, text) in [
             ("vendor", format!("{vendor:#06x}")),
             ("device", format!("{device:#06x}")),
+            ("subsystem_vendor", format!("{vendor:#06x}")),
+            ("subsystem_device", "0xa03c".to_owned()),
             ("class", format!("{class:#08x}")),
             ("numa_node", node.to_string()),
             ("reset_method", "flr bus".to_owned()),

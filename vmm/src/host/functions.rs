@@ -244,8 +244,13 @@ impl<'a> Reader<'a> {
         let mut company = found.sriov.clone().unwrap_or_default().functions;
         let group = found.function.group.and_then(|group| self.functions.groups.get(&group));
         company.extend(group.into_iter().flat_map(|group| &group.members));
+        let physical = found.virtual_of.map(|(physical, _)| physical);
         for member in company {
             self.add(member, depth)?;
+        }
+        // Whose driver decides whether its virtual functions can be opened.
+        if let Some(physical) = physical {
+            self.add(physical, Depth::Guest)?;
         }
         Ok(())
     }

@@ -68,6 +68,9 @@ pub(super) fn check<'a>(
         if !wish.port().is_empty() && !function.is_virtual {
             return Err(PlanError::NotVirtual { device });
         }
+        if let Some(physical) = host.functions.token_owner(device) {
+            return Err(PlanError::VfToken { device, physical });
+        }
         let take = ours.contains(&device) && !function.is_bound_to_vfio();
         if take {
             check_takeable(device, function, host, notes)?;

@@ -132,6 +132,16 @@ pub enum PlanError {
         /// How many.
         count: usize,
     },
+    /// A virtual function whose physical function is VFIO's needs a token to be opened.
+    #[error(
+        "{device} is a virtual function of {physical}, which vfio-pci has: to open it takes a VF token, and berth has none"
+    )]
+    VfToken {
+        /// Its address.
+        device: Bdf,
+        /// The physical function.
+        physical: Bdf,
+    },
     /// A device that is no virtual function has no port in a card's switch.
     #[error(
         "{device} is no virtual function, and only these have mac, vlan, trust and spoof_check"

@@ -43,6 +43,9 @@ impl PlanError {
                 Some("move the card to another slot, or choose another function".to_owned())
             }
             Self::NotBound { device, .. } => Some(bind(*device)),
+            Self::VfToken { physical, .. } => Some(format!(
+                "give {physical} back to its own driver (`berth unbind {physical}`) or to pci-pf-stub"
+            )),
             Self::HasVirtualFunctions { device, .. } => Some(format!(
                 "`berth sriov {device} 0` removes them; or give the guest one of them"
             )),

@@ -96,6 +96,10 @@ fn faulty(code: Code) -> (Facts, Config) {
             usual(),
         ),
         Code::DeviceTakenBack => without("/etc/modprobe.d/vfio.conf"),
+        Code::PersistMoved => file(
+            "/etc/modprobe.d/berth.conf",
+            "# berth function 0000:01:00.0 8086:10c9:8086:a03c igb",
+        ),
         Code::GroupNotViable => with_neighbour("igb"),
         Code::GroupHeld => {
             changed(&|facts| drop(facts.host.group_files.insert(14, Access::Busy(None))))

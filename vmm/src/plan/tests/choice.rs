@@ -134,3 +134,14 @@ fn only_virtual_functions_have_ports() {
     let devices = json!([{ "address": "41:00.0", "vlan": 7 }]);
     assert!(refusal(devices, &server()).starts_with("0000:41:00.0 is no virtual function"));
 }
+
+#[test]
+fn a_vf_whose_physical_function_is_vfios_needs_a_token() {
+    let mut host = card();
+    found(&mut host, "42:10.0").virtual_of = Some((bdf(PHYSICAL), 0));
+    let vf = json!([{ "address": "42:10.0" }]);
+    let refused = refusal(vf.clone(), &host);
+    assert!(refused.contains("of 0000:42:00.0, which vfio-pci has"), "{refused}");
+    function(&mut host, PHYSICAL).driver = Some("pci-pf-stub".to_owned());
+    assert_eq!(chosen(vf, &host), ["0000:42:10.0"]);
+}
