@@ -154,6 +154,9 @@ impl BuildError {
                  cgroup), or its address space (`ulimit -v`)"
                     .to_owned(),
             ),
+            Self::Memory(MemoryError::Map { .. }) => Some(
+                "raise what limits its address space (`ulimit -v`, LimitAS= of its unit)".to_owned(),
+            ),
             Self::Memory(MemoryError::Populate { .. }) => Some(
                 "another process took the pages after berth had counted them; `berth plan` counts again".to_owned(),
             ),

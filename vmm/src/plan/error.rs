@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use berth_devices::pci::Bdf;
 use berth_devices::vfio::IommuBackend;
 
+use super::limits::SizeLimit;
 use super::text::{Bytes, list, range};
 use crate::host::{Access, CpuVendor, FileState, HostUse, IdSet};
 use crate::units::PageSize;
@@ -462,6 +463,16 @@ pub enum PlanError {
         /// Files needed.
         need: u64,
         /// Hard limit.
+        limit: u64,
+    },
+    /// A size that the machine needs is more than the process may have.
+    #[error("{resource} {need}, and {} is {limit}", resource.name(), need = Bytes(*need), limit = Bytes(*limit))]
+    SizeLimit {
+        /// Which.
+        resource: SizeLimit,
+        /// Bytes needed.
+        need: u64,
+        /// Hard limit in bytes.
         limit: u64,
     },
 }

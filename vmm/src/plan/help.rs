@@ -176,6 +176,7 @@ impl PlanError {
                 "`ulimit -l {}`, `LimitMEMLOCK={need}` in a systemd unit, or give berth CAP_IPC_LOCK",
                 need >> 10
             )),
+            Self::SizeLimit { resource, need, .. } => Some(resource.help(*need)),
             Self::OpenFilesLimit { need, .. } => {
                 Some(format!("`ulimit -n {need}`, or `LimitNOFILE={need}` in a systemd unit"))
             }

@@ -1,5 +1,9 @@
 //! What the process needs from its resource limits.
 
+use std::fmt;
+
+use berth_devices::pci::BarKind;
+
 use super::{Limits, MemoryPlan, PciPlan, PlanError};
 use crate::config::Config;
 use crate::host::{Capability, HostProfile};
@@ -21,15 +25,63 @@ const FILES_PER_VCPU: u64 = 2;
 /// control, the guest's files at boot, libraries' own.
 const FILES_FIXED: u64 = 64;
 
+/// A limit of the process that guest memory counts against whatever it is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SizeLimit {
+    /// RLIMIT_FSIZE: guest memory is a file, and the kernel kills who makes one larger.
+    File,
+    /// RLIMIT_AS: guest memory and the devices' memory are mapped.
+    AddressSpace,
+}
+
+impl SizeLimit {
+    /// As getrlimit(2) calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::File => "RLIMIT_FSIZE",
+            Self::AddressSpace => "RLIMIT_AS",
+        }
+    }
+
+    /// How it is raised to `need` bytes.
+    pub fn help(self, need: u64) -> String {
+        let (flag, unit) = match self {
+            Self::File => ("f", "LimitFSIZE"),
+            Self::AddressSpace => ("v", "LimitAS"),
+        };
+        let (kib, bytes) = match self {
+            Self::File => (need.div_ceil(1024), need),
+            // berth's own code, stacks and buffers come on top.
+            Self::AddressSpace => ((need + OWN_ADDRESSES).div_ceil(1024), need + OWN_ADDRESSES),
+        };
+        format!("`ulimit -{flag} {kib}` in bash, or `{unit}={bytes}` in a systemd unit")
+    }
+}
+
+impl fmt::Display for SizeLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::File => "guest memory is a file of",
+            Self::AddressSpace => "guest memory and the memory of the devices take addresses of",
+        })
+    }
+}
+
+/// Addresses that berth takes beside guest memory, at most: its code, and a stack for each thread.
+const OWN_ADDRESSES: u64 = 1 << 30;
+
 pub(super) fn plan(
     config: &Config,
     host: &HostProfile,
     memory: &MemoryPlan,
     pci: &PciPlan,
+    notes: &mut Vec<String>,
 ) -> Result<Limits, PlanError> {
     let vectors: u64 = pci.functions.iter().map(|f| u64::from(f.msix_vectors)).sum();
     let ports = pci.roots.iter().flat_map(|root| &root.ports);
     let hot_plug_slots = ports.filter(|port| port.hot_plug).count() as u64;
+    let bars = pci.functions.iter().flat_map(|function| &function.bars);
+    let bars = bars.filter(|bar| bar.kind != BarKind::Io).map(|bar| bar.size);
     let limits = Limits {
         // VFIO pins all RAM and counts every page of it, hugetlb or not, against the limit that
         // mlock(2) has; BARs are reserved pages, which it does not count
@@ -40,6 +92,8 @@ pub(super) fn plan(
             + FILES_PER_FUNCTION * pci.functions.len() as u64
             + FILES_PER_HOT_PLUG_SLOT * hot_plug_slots
             + FILES_PER_VECTOR * vectors,
+        file_size: memory.size,
+        address_space: memory.size + bars.sum::<u64>(),
     };
     let process = &host.process;
     let short = |need: u64, limit: Option<u64>| limit.filter(|limit| *limit < need);
@@ -50,6 +104,19 @@ pub(super) fn plan(
     }
     if let Some(limit) = short(limits.open_files, process.open_files) {
         return Err(PlanError::OpenFilesLimit { need: limits.open_files, limit });
+    }
+    for (resource, need, limit) in [
+        (SizeLimit::File, limits.file_size, process.file_size),
+        (SizeLimit::AddressSpace, limits.address_space, process.address_space),
+    ] {
+        if let Some(limit) = short(need, limit) {
+            return Err(PlanError::SizeLimit { resource, need, limit });
+        }
+    }
+    if let Some(seconds) = process.cpu_time {
+        notes.push(format!(
+            "the kernel kills the machine after {seconds} s of CPU time (RLIMIT_CPU)"
+        ));
     }
     Ok(limits)
 }

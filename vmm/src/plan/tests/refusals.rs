@@ -190,6 +190,12 @@ fn refusals() -> Vec<Case> {
             host.process.capabilities = 0;
             host.process.memlock = Some(8 << 20);
         }),
+        ("file size limited", none(), |host| {
+            host.process.file_size = Some(1_024_000);
+        }),
+        ("address space limited", none(), |host| {
+            host.process.address_space = Some(1 << 30);
+        }),
         ("open files limited", none(), |host| {
             host.process.open_files = Some(64);
         }),
