@@ -41,9 +41,9 @@ fn note(address: Bdf, resets: &Resets) -> Option<String> {
         ResetMethod::None => Some(format!(
             "{address} has no reset: the guest finds it as its last user left it{others}"
         )),
-        ResetMethod::Pm if !others.is_empty() => {
-            Some(format!("{address} has no better reset than a PM reset{others}"))
-        }
+        ResetMethod::Pm => Some(format!(
+            "{address} has no better reset than a PM reset, over which some devices keep state{others}"
+        )),
         _ => None,
     }
 }

@@ -68,7 +68,7 @@ fn a_part_of_a_card_leaves_the_others_alone() {
     assert_eq!(resets(&plan), [(Pm, Pm)]);
     assert_eq!(
         plan.notes,
-        ["0000:43:00.1 has no better reset than a PM reset; a hot reset would hit 0000:43:00.0, \
+        ["0000:43:00.1 has no better reset than a PM reset, over which some devices keep state; a hot reset would hit 0000:43:00.0, \
           not assigned to this guest"]
     );
     let plan = with(&card([&[Bus], &[]]), &BOTH[1..]);
