@@ -13,7 +13,7 @@ use super::visit::{Distinct, bounded};
 #[serde(deny_unknown_fields, default)]
 pub struct PlacementConfig {
     /// NUMA node of the guest's memory; `None` is `"auto"`: the devices' node.
-    #[serde(deserialize_with = "auto_or_node")]
+    #[serde(deserialize_with = "auto_or_node", skip_serializing_if = "Option::is_none")]
     pub node: Option<u32>,
     /// What becomes of devices on several nodes.
     pub several_nodes: SeveralNodes,
