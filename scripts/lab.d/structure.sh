@@ -40,6 +40,13 @@ check_lengths() {
     return 1
 }
 
+# A package outside of the workspace has a lock file of its own, which nothing else keeps current.
+check_lock() { # check_lock FOLDER
+    (cd "${repo:?}/$1" && cargo metadata --locked --format-version 1 >/dev/null) && return
+    breach "$1/Cargo.lock is behind: run cargo metadata there without --locked"
+    return 1
+}
+
 # Of berth's own crates and of everything that is linked into it or builds it.
 check_licences() {
     local all nameless crate

@@ -2,14 +2,15 @@
 
 use std::io::{self, Write};
 
+use crate::advice::{Code, Steps};
 use crate::binding::BindingError;
 use crate::check::fix::FixError;
 use crate::config::ConfigError;
 use crate::exit::Outcome;
-use crate::host::HostError;
+use crate::host::{HostError, HostProfile, Query, Root};
 use crate::machine;
-use crate::plan::PlanError;
-use crate::units::write_failure;
+use crate::plan::Refusal;
+use crate::units::Failure;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +23,7 @@ pub enum Error {
     Host(#[from] HostError),
     /// The host does not fit the config.
     #[error(transparent)]
-    Plan(#[from] PlanError),
+    Plan(#[from] Refusal),
     /// Functions do not change hands.
     #[error(transparent)]
     Binding(#[from] BindingError),
@@ -35,23 +36,39 @@ pub enum Error {
     /// A snapshot is no text.
     #[error("a snapshot is an archive, and standard output is a terminal")]
     SnapshotToTerminal,
-    /// Nobody takes what berth prints.
+    /// Standard output takes no more.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
 }
 
 impl Error {
-    /// What to do about it.
-    pub fn help(&self) -> Option<String> {
+    /// As scripts see it.
+    pub fn code(&self) -> Code {
         match self {
-            Self::Host(error) => error.help(),
-            Self::Plan(error) => error.help(),
-            Self::Binding(error) => error.help(),
-            Self::Machine(error) => error.help(),
-            Self::Config(error) => error.help(),
-            Self::Fix(error) => error.help(),
-            Self::SnapshotToTerminal => Some("`berth snapshot > host.tar.zst`".to_owned()),
-            Self::Output(_) => None,
+            Self::Config(error) => error.code(),
+            Self::Host(error) => error.code(),
+            Self::Plan(refusal) => refusal.error.code(),
+            Self::Binding(error) => error.code(),
+            Self::Machine(error) => error.code(),
+            Self::Fix(error) => error.code(),
+            Self::SnapshotToTerminal => Code::OutputTerminal,
+            Self::Output(_) => Code::OutputFailed,
+        }
+    }
+
+    /// What to do about it, step by step.
+    pub fn help(&self) -> Steps {
+        match self {
+            Self::Host(error) => error.steps(),
+            Self::Plan(refusal) => refusal.help.clone(),
+            Self::Binding(error) | Self::Fix(FixError::Binding(error)) => {
+                this_host(error).map(|host| error.help(&host)).unwrap_or_default()
+            }
+            Self::Fix(error @ FixError::Module { .. }) => error.help(),
+            Self::Machine(error) => error.help().into_iter().collect(),
+            Self::Config(error) => error.help().into_iter().collect(),
+            Self::SnapshotToTerminal => vec!["`berth snapshot > host.tar.zst`".to_owned()],
+            Self::Output(_) => Steps::new(),
         }
     }
 
@@ -66,13 +83,27 @@ impl Error {
         }
     }
 
-    /// Writes the error, what caused it and what to do about it.
+    /// As it is printed, with what caused it and what to do about it.
+    pub fn failure(&self) -> Failure {
+        Failure::new(self.code().name(), self, self.help())
+    }
+
+    /// Writes it for people.
     ///
     /// # Errors
     /// `out` takes no more.
     pub fn report(&self, out: &mut impl Write) -> io::Result<()> {
-        write_failure(out, self, self.help().as_deref())
+        self.failure().write(out)
     }
+}
+
+/// The host whose functions did not change hands, as far as its remedies depend on it.
+fn this_host(error: &BindingError) -> Option<HostProfile> {
+    let root = Root::live();
+    let query = error.device().map(Query::about).unwrap_or_default();
+    let mut host = HostProfile::read(&root, &query).ok()?;
+    host.look_around(&root);
+    Some(host)
 }
 
 #[cfg(test)]
@@ -93,7 +124,7 @@ mod tests {
         let error = Config::load(Path::new("/nonexistent/vm.json")).expect_err("no such file");
         assert_eq!(
             report(error),
-            "error: cannot read the config file /nonexistent/vm.json\n  \
+            "error[CONFIG-UNREADABLE]: cannot read the config file /nonexistent/vm.json\n  \
              caused by: No such file or directory (os error 2)\n  \
              help: name a machine's config file that berth may read\n"
         );
@@ -104,7 +135,7 @@ mod tests {
         let error = HostError::Absent { path: PathBuf::from("/sys/x") };
         assert_eq!(
             report(error),
-            "error: /sys/x tells nothing of the host\n  \
+            "error[HOST-ABSENT]: /sys/x tells nothing of the host\n  \
              help: berth needs sysfs on /sys and procfs on /proc\n"
         );
     }

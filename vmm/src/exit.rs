@@ -37,6 +37,8 @@ pub enum Outcome {
     BuildFailed,
     /// The machine failed while it ran.
     RunFailed,
+    /// Too little was seen of the host to say.
+    NotSeenEnough,
     /// Anything else, such as an output that takes no more.
     Internal,
     /// The machine ended other than by powering off.
@@ -45,13 +47,14 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome, in the order of the codes.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Done,
         Self::Internal,
         Self::ConfigRefused,
         Self::HostRefused,
         Self::BuildFailed,
         Self::RunFailed,
+        Self::NotSeenEnough,
         Self::Ended(Exit::Reset),
         Self::Ended(Exit::Panic),
         Self::Ended(Exit::TripleFault),
@@ -69,6 +72,7 @@ impl Outcome {
             Self::HostRefused => 3,
             Self::BuildFailed => 4,
             Self::RunFailed => 5,
+            Self::NotSeenEnough => 6,
             Self::Ended(Exit::Reset | Exit::ErrorReset) => 10,
             Self::Ended(Exit::Panic) => 11,
             Self::Ended(Exit::TripleFault) => 12,
@@ -99,6 +103,7 @@ impl Outcome {
             Self::HostRefused => "the host cannot give what the config asks for",
             Self::BuildFailed => "the machine could not be built",
             Self::RunFailed => "the machine failed while it ran",
+            Self::NotSeenEnough => "too little was seen of the host to say whether it is ready",
             Self::Ended(Exit::Reset) => "the guest asked for a reset",
             Self::Ended(Exit::ErrorReset) => {
                 "an assigned device failed, and its error policy asks for a reset"
@@ -131,7 +136,8 @@ mod tests {
             Outcome::ConfigRefused => Outcome::HostRefused,
             Outcome::HostRefused => Outcome::BuildFailed,
             Outcome::BuildFailed => Outcome::RunFailed,
-            Outcome::RunFailed => Outcome::Ended(Exit::Reset),
+            Outcome::RunFailed => Outcome::NotSeenEnough,
+            Outcome::NotSeenEnough => Outcome::Ended(Exit::Reset),
             Outcome::Ended(Exit::Reset | Exit::ErrorReset) => Outcome::Ended(Exit::Panic),
             Outcome::Ended(Exit::Panic) => Outcome::Ended(Exit::TripleFault),
             Outcome::Ended(Exit::TripleFault) => Outcome::Ended(Exit::DeviceLost),

@@ -3,7 +3,8 @@
 //! A [`config::Config`] is what the user wishes, a [`host::HostProfile`] what exists. From both
 //! comes a [`plan::Plan`], every decision, or the reason there is none. [`machine::run`] executes
 //! it, and an [`exit::Exit`] says how that ended. [`check`] says what keeps a host from it,
-//! [`binding`] gives functions to vfio-pci and back, [`sriov`] makes virtual ones.
+//! [`advice`] what to do about that, [`binding`] gives functions to vfio-pci and back, [`sriov`]
+//! makes virtual ones.
 //!
 //! The modules stand in an order, and each uses only those before it; `vmm/README.md` has the
 //! order, and a test of this crate holds it.
@@ -99,6 +100,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod advice;
 pub mod binding;
 pub mod check;
 mod child;

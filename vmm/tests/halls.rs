@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the ground up. Why a hall stands where it does is in README.md beside the sources.
-const HALLS: [&str; 17] = [
+const HALLS: [&str; 18] = [
     "units",
     "child",
     "state",
@@ -13,6 +13,7 @@ const HALLS: [&str; 17] = [
     "host",
     "device_list",
     "config",
+    "advice",
     "plan",
     "binding",
     "sriov",

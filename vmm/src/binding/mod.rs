@@ -1,11 +1,11 @@
 //! Functions change hands: from the host's drivers to vfio-pci and back, and nothing is lost.
 //!
-//! [`decide`] makes steps from what exists and what is asked for, touching nothing; [`execute`]
-//! makes them through the [`host_control`] to the kernel, each noted in the [`journal`] before. What is
+//! `decide` makes steps from what exists and what is asked for, touching nothing; `execute`
+//! makes them through the `host_control` to the kernel, each noted in the `journal` before. What is
 //! noted there, `berth restore` puts back, after a crash of berth as after one of the host. All
 //! commands hold the journal's lock while they look and act.
 //!
-//! A run that binds its devices is their [`owner`] and has a [`guard`], a process that gives them
+//! A run that binds its devices is their `owner` and has a `guard`, a process that gives them
 //! back at its end, whichever way it ends. Should both be killed, the next berth that opens the
 //! journal does it.
 
@@ -35,14 +35,15 @@ use berth_devices::pci::Bdf;
 pub(crate) use decide::tests as testing;
 pub use decide::{check_free, find};
 pub use error::BindingError;
-pub use module::need as need_vfio;
+pub use module::{ModuleError, load as load_module, need as need_vfio};
 pub use report::{Report, RestoreReport};
 pub use run::{Lease, RunDevice, for_run, recover};
 pub use setting::{Goal, Setting, Step, Value};
 pub use target::Target;
 pub use virtual_functions::{no_ports, ports, sriov};
 
-use crate::host::{Functions, HostUse, Identity, Persisted, Root};
+use crate::advice::parameters;
+use crate::host::{Functions, HostUse, Identity, Persisted, Root, System};
 use crate::units::PageSize;
 use host_control::LiveHost;
 use journal::{Entry, Journal};
@@ -90,7 +91,8 @@ pub fn bind(target: &Target, asked: &[Bdf], options: BindOptions) -> Result<Repo
             identity: Identity::read(&session.root, address),
             modules: session.rivals(&host, address),
         });
-        report.files = persist::add(target.folder(), persisted.collect(), options.dry_run)?;
+        let persisted = persisted.collect();
+        report.files = persist::add(target.folder(), &remake(), persisted, options.dry_run)?;
         report.notes.extend(decide::early_notes(&host, &devices));
     }
     report.look(&session, &devices)?;
@@ -124,7 +126,7 @@ pub fn unbind(
         session.run(&steps)?;
     }
     if options.persist {
-        report.files = persist::remove(target.folder(), &devices, options.dry_run)?;
+        report.files = persist::remove(target.folder(), &remake(), &devices, options.dry_run)?;
     }
     report.look(&session, &devices)?;
     Ok(report)
@@ -155,6 +157,11 @@ pub fn restore(target: &Target, options: BindOptions) -> Result<RestoreReport, B
     let restored = execute::restore(kernel, journal, &held, |entry| entry.owner.is_none())?;
     let restored = std::mem::take(recovered).into_iter().chain(restored).collect();
     Ok(RestoreReport::new(restored, &owned, obsolete).with(notes))
+}
+
+/// What makes this host's initial RAM disk anew.
+fn remake() -> String {
+    parameters::initramfs(&System::read(&Root::live())).to_owned()
 }
 
 /// Lets a pool of huge pages grow to `pages`.

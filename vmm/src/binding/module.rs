@@ -1,4 +1,4 @@
-//! vfio-pci, loaded when a function is to be given to it.
+//! Modules of the kernel, loaded when a function is to be given to vfio-pci.
 
 use std::io;
 use std::path::Path;
@@ -8,12 +8,12 @@ use super::BindingError;
 use crate::host::Functions;
 
 /// The same as a command.
-pub const COMMAND: &str = "modprobe vfio-pci";
+pub const COMMAND: &str = "modprobe -a vfio-pci vfio_iommu_type1";
 
 /// What maps a guest's memory for DMA. vfio loads it itself with kmod's modprobe, by a softdep.
 const TYPE1: &str = "vfio_iommu_type1";
 
-/// Why vfio-pci is not there.
+/// Why a module is not there.
 #[derive(Debug, thiserror::Error)]
 pub enum ModuleError {
     /// There is no modprobe.
@@ -42,9 +42,20 @@ pub fn need(host: &Functions) -> Result<(), BindingError> {
     Ok(())
 }
 
-fn load(module: &str) -> Result<(), ModuleError> {
+/// Loads a module.
+///
+/// # Errors
+/// modprobe does not start, or says no.
+pub fn load(module: &str) -> Result<(), ModuleError> {
+    load_with(module, |modprobe| Command::new(modprobe).arg(module).output())
+}
+
+fn load_with(
+    module: &str,
+    run: impl Fn(&str) -> io::Result<std::process::Output>,
+) -> Result<(), ModuleError> {
+    log::debug!("loads {module}");
     // The second for root without /sbin in its PATH, as after `su`.
-    let run = |modprobe| Command::new(modprobe).arg(module).output();
     let output = match run("modprobe") {
         Err(error) if error.kind() == io::ErrorKind::NotFound => run("/sbin/modprobe"),
         other => other,
@@ -55,4 +66,27 @@ fn load(module: &str) -> Result<(), ModuleError> {
     }
     let message = String::from_utf8_lossy(&output.stderr);
     Err(ModuleError::Refused(message.trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{ExitStatus, Output};
+
+    use super::*;
+
+    #[test]
+    fn root_without_sbin_in_its_path_finds_modprobe() {
+        let tried = RefCell::new(Vec::new());
+        let result = load_with("kvm_amd", |modprobe| {
+            tried.borrow_mut().push(modprobe.to_owned());
+            if modprobe == "modprobe" {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            Ok(Output { status: ExitStatus::from_raw(0), stdout: Vec::new(), stderr: Vec::new() })
+        });
+        assert!(result.is_ok());
+        assert_eq!(*tried.borrow(), ["modprobe", "/sbin/modprobe"]);
+    }
 }

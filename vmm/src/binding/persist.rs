@@ -28,8 +28,6 @@ const INITRAMFS_MODULES: &str = "etc/initramfs-tools/modules";
 /// dracut copies modprobe.d itself too.
 const DRACUT_FOLDER: &str = "etc/dracut.conf.d";
 const DRACUT: &str = "etc/dracut.conf.d/berth.conf";
-/// Arch's, whose hook `modconf` copies modprobe.d.
-const MKINITCPIO: &str = "etc/mkinitcpio.conf";
 
 const BEGIN: &str = "# berth begin";
 /// The same where the line before had no end, which is gone again with the block.
@@ -39,8 +37,14 @@ const END: &str = "# berth end";
 /// Functions that go to vfio-pci at boot.
 pub type Functions = BTreeMap<Bdf, Persisted>;
 
-/// Adds functions; the files that change are returned.
-pub fn add(root: &Path, new: Vec<Persisted>, dry_run: bool) -> Result<Vec<String>, BindingError> {
+/// Adds functions; the files that change are returned, and the step that `remake`s the initial RAM
+/// disk with them.
+pub fn add(
+    root: &Path,
+    remake: &str,
+    new: Vec<Persisted>,
+    dry_run: bool,
+) -> Result<Vec<String>, BindingError> {
     let mut all = listed(root)?;
     for mut one in new {
         // What was found out once may not show any more, as when a module's files are gone.
@@ -51,18 +55,19 @@ pub fn add(root: &Path, new: Vec<Persisted>, dry_run: bool) -> Result<Vec<String
         }
         all.insert(one.address, one);
     }
-    write_all(root, &all, dry_run)
+    write_all(root, remake, &all, dry_run)
 }
 
 /// Removes functions; the files that change are returned.
 pub fn remove(
     root: &Path,
+    remake: &str,
     gone: &BTreeSet<Bdf>,
     dry_run: bool,
 ) -> Result<Vec<String>, BindingError> {
     let mut all = listed(root)?;
     all.retain(|address, _| !gone.contains(address));
-    write_all(root, &all, dry_run)
+    write_all(root, remake, &all, dry_run)
 }
 
 /// Functions that go to vfio-pci at every boot.
@@ -84,19 +89,22 @@ fn listed(root: &Path) -> Result<Functions, BindingError> {
     Ok(all.map(|one| (one.address, one)).collect())
 }
 
-fn write_all(root: &Path, all: &Functions, dry_run: bool) -> Result<Vec<String>, BindingError> {
+fn write_all(
+    root: &Path,
+    remake: &str,
+    all: &Functions,
+    dry_run: bool,
+) -> Result<Vec<String>, BindingError> {
     let wanted = |text: &str| (!all.is_empty()).then(|| text.to_owned());
     let mut files = vec![
         (MODPROBE, (!all.is_empty()).then(|| modprobe(all))),
         (MODULES_LOAD, wanted("# Written by `berth bind --persist`.\nvfio-pci\n")),
     ];
     let modules = read(&root.join(INITRAMFS_MODULES))?;
-    let initramfs_tools = modules.is_some();
     if let Some(text) = modules {
         files.push((INITRAMFS_MODULES, Some(with_block(&text, wanted("vfio-pci\n").as_deref()))));
     }
-    let dracut = root.join(DRACUT_FOLDER).is_dir();
-    if dracut {
+    if root.join(DRACUT_FOLDER).is_dir() {
         let text = "# Written by `berth bind --persist`.\nforce_drivers+=\" vfio-pci \"\n";
         files.push((DRACUT, wanted(text)));
     }
@@ -113,13 +121,7 @@ fn write_all(root: &Path, all: &Functions, dry_run: bool) -> Result<Vec<String>,
         }
     }
     if !changed.is_empty() {
-        if initramfs_tools {
-            changed.push("run `update-initramfs -u` for it to hold from the next boot".to_owned());
-        } else if dracut {
-            changed.push("run `dracut --force` for it to hold from the next boot".to_owned());
-        } else if root.join(MKINITCPIO).exists() {
-            changed.push("run `mkinitcpio -P` for it to hold from the next boot".to_owned());
-        }
+        changed.push(format!("run {remake} for it to hold from the next boot"));
     }
     Ok(changed)
 }
@@ -216,6 +218,8 @@ fn replace(path: &Path, text: Option<&str>) -> Result<(), BindingError> {
 mod tests {
     use super::*;
 
+    const REMAKE: &str = "`update-initramfs -u`";
+
     fn bdf(text: &str) -> Bdf {
         text.parse().expect("an address")
     }
@@ -237,7 +241,7 @@ mod tests {
         let theirs = "# their modules\next4";
         fs::write(root.join(INITRAMFS_MODULES), theirs).expect("a file");
 
-        let changed = add(root, nic("21:00.0"), false).expect("room");
+        let changed = add(root, REMAKE, nic("21:00.0"), false).expect("room");
         assert_eq!(changed.len(), 4, "{changed:?}");
         assert_eq!(
             file(root, MODPROBE).expect("written"),
@@ -266,29 +270,33 @@ mod tests {
         // Its modules are not known any more.
         let mut bound = nic("21:00.0");
         bound[0].modules.clear();
-        assert_eq!(add(root, bound, false).expect("room"), [""; 0]);
+        assert_eq!(add(root, REMAKE, bound, false).expect("room"), [""; 0]);
 
-        add(root, nic("41:00.0"), false).expect("room");
-        remove(root, &BTreeSet::from([bdf("21:00.0")]), false).expect("room");
+        add(root, REMAKE, nic("41:00.0"), false).expect("room");
+        remove(root, REMAKE, &BTreeSet::from([bdf("21:00.0")]), false).expect("room");
         let text = file(root, MODPROBE).expect("one is left");
         assert!(text.contains("0000:41:00.0") && !text.contains("0000:21:00.0"), "{text}");
 
-        remove(root, &BTreeSet::from([bdf("41:00.0")]), false).expect("room");
+        remove(root, REMAKE, &BTreeSet::from([bdf("41:00.0")]), false).expect("room");
         for name in [MODPROBE, MODULES_LOAD] {
             assert_eq!(file(root, name), None, "{name}");
         }
         assert_eq!(file(root, INITRAMFS_MODULES).expect("kept"), theirs);
         let nothing = BTreeSet::from([bdf("41:00.0")]);
-        assert_eq!(remove(root, &nothing, false).expect("room"), [""; 0]);
+        assert_eq!(remove(root, REMAKE, &nothing, false).expect("room"), [""; 0]);
     }
 
     #[test]
     fn a_dry_run_writes_nothing() {
         let folder = tempfile::tempdir().expect("a folder");
-        let changed = add(folder.path(), nic("21:00.0"), true).expect("nothing to fail");
+        let changed = add(folder.path(), REMAKE, nic("21:00.0"), true).expect("nothing to fail");
         assert_eq!(
             changed,
-            ["wrote /etc/modprobe.d/berth.conf", "wrote /etc/modules-load.d/berth.conf"]
+            [
+                "wrote /etc/modprobe.d/berth.conf",
+                "wrote /etc/modules-load.d/berth.conf",
+                "run `update-initramfs -u` for it to hold from the next boot",
+            ]
         );
         assert!(!folder.path().join("etc").exists());
     }

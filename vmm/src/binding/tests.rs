@@ -106,15 +106,3 @@ fn force_says_by_name_what_it_overrides() {
     let note = format!("--force takes {NIC}, although it is eth0, which the default route uses");
     assert!(forced.notes.contains(&note), "{:?}", forced.notes);
 }
-
-/// A container, or a unit with ProtectKernelTunables=: the kernel's log says nothing of it.
-#[test]
-fn a_read_only_sys_is_named() {
-    let error = BindingError::Refused {
-        setting: Setting::Override(NIC.parse().expect("an address")),
-        call: "echo vfio-pci".to_owned(),
-        source: std::io::Error::from_raw_os_error(libc::EROFS),
-    };
-    let help = error.help().expect("a remedy");
-    assert!(help.contains("/sys is read-only") && !help.contains("dmesg"), "{help}");
-}

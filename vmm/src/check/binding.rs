@@ -2,11 +2,10 @@
 
 use berth_devices::pci::Bdf;
 
-use super::code::Code;
-use super::remedy::initramfs;
-use super::{Case, Finding, Fix};
+use super::{Case, Code, Finding, Fix};
+use crate::advice::{self, parameters};
 use crate::host::persisted::FILE;
-use crate::host::{Availability, HostFunction, ModuleState};
+use crate::host::{Availability, HostFunction};
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
     let each = case.endpoints().flat_map(|(device, listed)| {
@@ -40,11 +39,12 @@ fn bound(case: &Case, device: Bdf, listed: &HostFunction) -> Finding {
         None => "no driver has it".to_owned(),
     };
     let finding = Finding::fail(code, source, seen);
-    let finding = match case.facts.modules.vfio_pci {
-        ModuleState::Available => finding.step("`modprobe vfio-pci`"),
-        _ => finding,
+    let finding = match advice::binding::mistaken_parameter(&case.facts.host) {
+        Some((given, meant)) => finding
+            .step(format!("`{given}` on the command line is no parameter; `{meant}` was meant")),
+        None => finding,
     };
-    let finding = finding.step(format!("`berth bind {device}`"));
+    let finding = finding.steps(advice::binding::not_bound(device));
     // What is in use is taken away by hand, or not at all.
     match case.facts.host.functions.availability(device) {
         Availability::Free | Availability::GroupInUse(_) => finding.fix(Fix::Bind { device }),
@@ -125,9 +125,26 @@ fn kept(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
             || text.starts_with("install vfio") && text.contains(&address)
     };
     let option = modules.config.iter().find(|line| claims(&line.text));
-    let parameter = case.parameter(|word| word.starts_with("vfio") && names_ids(word));
+    let parameter =
+        parameters::find(&case.facts.host, |word| word.starts_with("vfio") && names_ids(word));
     let claim =
         option.map(|line| line.file.clone()).or(parameter.map(|_| "/proc/cmdline".to_owned()));
+    if let (Some(line), None, true) = (option, parameter, modules.vfio_pci_built_in)
+        && line.text.starts_with("options vfio")
+    {
+        let seen = format!(
+            "vfio-pci is built into the kernel, which does not read {}: {name} takes it back",
+            line.file
+        );
+        let add = format!("vfio-pci.ids={ids}");
+        return Some(
+            Finding::warn(code, line.file.clone(), seen)
+                .steps(parameters::change(&case.facts.host, &add, None))
+                .step(format!(
+                    "or, for this one card of its kind: `berth bind {device} --persist`"
+                )),
+        );
+    }
     let Some(claim) = claim else {
         let until = match function.driver_override.as_deref() {
             Some(driver) => {
@@ -166,6 +183,6 @@ fn kept(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
             format!("vfio-pci claims it at boot, but {name} may load first"),
         )
         .steps(step)
-        .step(initramfs(&case.facts.system))
+        .step(parameters::initramfs(&case.facts.host.system))
     })
 }

@@ -1,61 +1,76 @@
 //! Whether the CPUs and KVM can run a guest.
 
-use super::code::Code;
-use super::remedy::firmware_virtualization;
-use super::{Case, Finding, Fix};
+use super::{Case, Code, Finding, Fix};
+use crate::advice;
 use crate::host::{Access, CpuVendor, ModuleState};
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
     vec![virtualization(case), kvm(case)]
 }
 
+/// Whether berth runs on such a host at all.
+pub(super) fn architecture(case: &Case) -> Finding {
+    const SOURCE: &str = "/proc/cpuinfo";
+    let code = Code::HostForeign;
+    let host = &case.facts.host;
+    match (host.foreign(), &host.architecture) {
+        (Some(other), _) => {
+            let seen = format!("this is a host of another kind, {other}, and not x86-64");
+            Finding::fail(code, SOURCE, seen).step("choose a host of x86-64")
+        }
+        (None, Some(_)) => Finding::pass(code, SOURCE, "it is an x86-64 host"),
+        (None, None) => Finding::unknown(code, SOURCE, "what kind of host it is cannot be seen"),
+    }
+}
+
+/// Whether a snapshot holds what berth reads.
+pub(super) fn snapshot(case: &Case) -> Finding {
+    const SOURCE: &str = "/proc";
+    let code = Code::SnapshotIncomplete;
+    if case.facts.has_empty_proc {
+        let seen = "files of /proc were captured empty: tar copies nothing of them, and `berth \
+                    snapshot` or `cp -r` does";
+        Finding::unknown(code, SOURCE, seen)
+    } else {
+        Finding::pass(code, SOURCE, "files of /proc hold what the kernel wrote")
+    }
+}
+
 fn virtualization(case: &Case) -> Finding {
     const SOURCE: &str = "/proc/cpuinfo";
     let code = Code::CpuNoVirt;
-    let facts = case.facts;
-    match facts.host.cpus.virtualization {
-        Some(true) => Finding::pass(code, SOURCE, "the CPUs offer virtualization"),
-        None => Finding::unknown(code, SOURCE, "the CPUs' flags are not to be seen"),
-        Some(false) => {
-            // "kvm: disabled by bios", "x86/cpu: VMX (outside TXT) disabled by BIOS"
-            let said = facts.log.find(&["disabled by bios", "disabled by BIOS"]);
-            let source =
-                said.map_or(SOURCE.to_owned(), |line| format!("{SOURCE}; kernel log: {line}"));
-            let finding = Finding::fail(code, source, "the CPUs' flags have neither vmx nor svm");
-            if facts.system.is_virtual == Some(true) {
-                finding.step("this host is a virtual machine: let its hypervisor nest")
-            } else {
-                finding.step(firmware_virtualization(facts.host.cpus.vendor))
-            }
+    let host = &case.facts.host;
+    // KVM's own answer outranks flags: a host may have virtualization by other ways than these.
+    if host.kvm == Access::Granted {
+        return Finding::pass(code, "/dev/kvm", "KVM is there");
+    }
+    match host.cpus.virtualization {
+        _ if advice::cpu::disabled(&host.log).is_some() => {
+            Finding::failed(code, advice::cpu::no_virtualization(host))
         }
+        Some(true) => Finding::pass(code, SOURCE, "the CPUs offer virtualization"),
+        None => Finding::unknown(code, SOURCE, "the CPUs' flags cannot be seen"),
+        Some(false) => Finding::failed(code, advice::cpu::no_virtualization(host)),
     }
 }
 
 fn kvm(case: &Case) -> Finding {
     const SOURCE: &str = "/dev/kvm";
     let code = Code::KvmUnavailable;
-    let facts = case.facts;
-    let (module, state) = match facts.host.cpus.vendor {
-        CpuVendor::Amd => ("kvm_amd", facts.modules.kvm_amd),
-        CpuVendor::Intel | CpuVendor::Other => ("kvm_intel", facts.modules.kvm_intel),
+    let (host, modules) = (&case.facts.host, &case.facts.modules);
+    let state = match host.cpus.vendor {
+        CpuVendor::Amd => modules.kvm_amd,
+        CpuVendor::Intel | CpuVendor::Other => modules.kvm_intel,
     };
-    let failed = |access: &Access| Finding::fail(code, SOURCE, format!("/dev/kvm {access}"));
-    match &facts.host.kvm {
+    match &host.kvm {
         Access::Granted => Finding::pass(code, SOURCE, "/dev/kvm opens"),
         Access::Unknown => Finding::unknown(code, SOURCE, "a snapshot has no device files"),
-        access @ Access::Missing => match state {
-            ModuleState::Available => {
-                failed(access).step(format!("`modprobe {module}`")).fix(Fix::LoadModule { module })
-            }
-            ModuleState::Absent => {
-                failed(access).step(format!("install a kernel that has the module {module}"))
-            }
-            // Loaded, and the CPUs refused: the other finding tells.
-            ModuleState::Loaded | ModuleState::Unknown => {
-                failed(access).step(format!("`modprobe {module}`; the kernel's log says why not"))
-            }
-        },
-        access @ Access::Denied => failed(access).step("`usermod -aG kvm USER`, then log in again"),
-        access => failed(access).step("`dmesg | grep -i kvm` may say why"),
+        access => {
+            let finding = Finding::fail(code, SOURCE, format!("/dev/kvm {access}"))
+                .steps(advice::cpu::kvm(host, state));
+            let loads = *access == Access::Missing && state == ModuleState::Available;
+            let module = advice::cpu::kvm_module(host.cpus.vendor);
+            if loads { finding.fix(Fix::LoadModule { module }) } else { finding }
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! What slows the vCPUs' CPUs down: frequencies kept low, deep sleep, cores of several kinds.
 
-use super::code::Code;
-use super::{Case, Finding};
+use super::{Case, Code, Finding};
+use crate::advice::parameters;
 use crate::host::{FrequencyPolicy, IdSet};
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
@@ -71,7 +71,7 @@ fn idle(case: &Case, vcpus: &IdSet) -> Finding {
     let code = Code::CpuIdleDeep;
     let power = &case.facts.cpu_power;
     let Some(driver) = &power.idle_driver else {
-        return Finding::unknown(code, SOURCE, "the CPUs' idle states are not to be seen");
+        return Finding::unknown(code, SOURCE, "the CPUs' idle states cannot be seen");
     };
     let mut sleepy = IdSet::default();
     let mut states = Vec::new();
@@ -101,7 +101,8 @@ fn idle(case: &Case, vcpus: &IdSet) -> Finding {
          /sys/devices/system/cpu/cpu$cpu/power/pm_qos_resume_latency_us; done`",
         cpus.join(" ")
     ))
-    .step(format!("or for all CPUs, from boot on, `{parameter}` on the kernel's command line"))
+    .step("or for all CPUs, from boot on:")
+    .steps(parameters::change(&case.facts.host, parameter, None))
 }
 
 fn kinds(case: &Case, vcpus: &IdSet) -> Finding {
@@ -117,22 +118,20 @@ fn kinds(case: &Case, vcpus: &IdSet) -> Finding {
     let host = |count: usize| format!("all {count} vCPUs are on cores that are alike");
     match (kinds.as_slice(), used.as_slice()) {
         ([], _) | (_, []) => {
-            Finding::unknown(code, SOURCE, "whether all cores are of one kind is not to be seen")
+            Finding::unknown(code, SOURCE, "whether all cores are of one kind cannot be seen")
         }
         ([_], _) => Finding::pass(code, SOURCE, host(vcpus.len())),
         (_, [(_, kind)]) => {
             Finding::pass(code, SOURCE, format!("the vCPUs are on {} only", kind.name))
         }
+        // The plan says what of that could be otherwise.
         (_, several) => {
             let text = |(cpus, kind): &(IdSet, &crate::host::CoreKind)| {
                 format!("CPUs {cpus} are {}", kind.name)
             };
             let seen: Vec<String> = several.iter().map(text).collect();
-            let largest = kinds.iter().map(|kind| kind.cpus.len()).max().unwrap_or(0);
-            Finding::warn(code, SOURCE, seen.join(", ")).step(format!(
-                "leave placement.cpus to \"auto\" or name CPUs of one kind; {largest} is the most \
-                 that there are of one"
-            ))
+            let shortfalls = case.shortfalls(code, SOURCE, seen.join(", "));
+            shortfalls.into_iter().next().expect("there is a plan, as there are vCPUs")
         }
     }
 }

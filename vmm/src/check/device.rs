@@ -2,9 +2,9 @@
 
 use berth_devices::pci::Bdf;
 
-use super::code::Code;
-use super::{Case, Finding};
-use crate::host::{CpuVendor, Holder, HostFunction, HostUse, LinuxVersion};
+use super::{Case, Code, Finding};
+use crate::advice;
+use crate::host::{CpuVendor, HostFunction, LinuxVersion};
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 
@@ -15,7 +15,7 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
         .map(|device| {
             Finding::fail(Code::DeviceAbsent, DEVICES, format!("there is no PCI function {device}"))
                 .of(*device)
-                .step("`berth devices` lists the host's functions")
+                .steps(advice::binding::absent(&[]))
         })
         .collect();
     for (device, listed) in case.present() {
@@ -26,7 +26,7 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
             findings.push(
                 Finding::fail(Code::DeviceBridge, format!("{DEVICES}/{device}/class"), seen)
                     .of(device)
-                    .step(instead_of(case, device)),
+                    .steps(instead_of(case, device)),
             );
             continue;
         }
@@ -36,6 +36,8 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
                 format!("{DEVICES}/{device}/class"),
                 "it is an endpoint",
             )),
+            unfit(case, device, listed),
+            held(case, device, listed),
             idle(case, device, listed),
             behind_iommu(case, listed),
             Some(reset(case, device)),
@@ -44,32 +46,66 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
             node(case, device, listed),
             faults(case, device),
         ];
-        findings.extend(all.into_iter().flatten().map(|finding| finding.of(device)));
+        let all = all.into_iter().flatten().chain(fit(device, listed));
+        findings.extend(all.map(|finding| finding.of(device)));
     }
     findings
 }
 
 /// The endpoints behind a bridge.
-fn instead_of(case: &Case, bridge: Bdf) -> String {
+fn instead_of(case: &Case, bridge: Bdf) -> Vec<String> {
     let functions = case.facts.host.functions.read.iter();
     let behind = functions
         .filter(|(_, listed)| listed.path.contains(&bridge) && !listed.function.is_bridge());
-    let behind: Vec<String> = behind.map(|(address, _)| address.to_string()).collect();
-    if behind.is_empty() {
-        "nothing is behind it: name an endpoint, as `berth devices` lists them".to_owned()
-    } else {
-        format!("name what is behind it: {}", behind.join(", "))
+    let behind: Vec<Bdf> = behind.map(|(address, _)| *address).collect();
+    advice::binding::bridge(&behind)
+}
+
+/// What keeps it from working in any guest; the first of such faults hides the others.
+fn unfit(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
+    let unfit = listed.function.unfit.first()?;
+    let advice = advice::device::unfit(&case.facts.host, device, unfit);
+    Some(Finding::failed(advice::device::unfit_code(unfit), advice))
+}
+
+/// Faults of that kind that it has not.
+fn fit(device: Bdf, listed: &HostFunction) -> Vec<Finding> {
+    let has =
+        |code| listed.function.unfit.iter().any(|unfit| advice::device::unfit_code(unfit) == code);
+    [
+        (Code::DeviceUnreachable, "config", "it answers"),
+        (Code::BarUnassigned, "resource", "its BARs have addresses"),
+        (Code::VfToken, "physfn", "VFIO opens it without a token"),
+    ]
+    .into_iter()
+    .filter(|(code, ..)| !has(*code))
+    .map(|(code, file, seen)| Finding::pass(code, format!("{DEVICES}/{device}/{file}"), seen))
+    .collect()
+}
+
+/// Whether something on the host had a BAR's memory when VFIO wanted it.
+fn held(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
+    let code = Code::BarHeld;
+    let holder = case.facts.settings.boot_framebuffer.as_deref();
+    if listed.function.bars.is_empty() {
+        return None;
     }
+    Some(match advice::device::bar_held(&case.facts.host, device, holder) {
+        Some(advice) => Finding::failed(code, advice),
+        None => Finding::pass(code, "/proc/iomem", "nothing else was found to hold its memory"),
+    })
 }
 
 /// What the host uses it for; who has it open through VFIO is the group's to say.
 fn idle(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
     let code = Code::DeviceInUse;
     let source = format!("{DEVICES}/{device}");
-    let functions = &case.facts.host.functions;
-    let usage = functions.uses_of(device).into_iter().find(|usage| !usage.is_vfio());
+    let host = &case.facts.host;
+    let usage = host.functions.uses_of(device).into_iter().find(|usage| !usage.is_vfio());
     if let Some(usage) = usage {
-        return Some(end_of_use(&usage, source));
+        let found = if usage.is_consoles() { Finding::warn } else { Finding::fail };
+        let steps = advice::binding::in_use(host, &usage);
+        return Some(found(code, source, format!("it {usage}")).steps(steps));
     }
     Some(match (listed.functions_to_lose(), listed.unseen.as_slice()) {
         (0, []) => Finding::pass(code, source, "the host does not use it"),
@@ -79,66 +115,14 @@ fn idle(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
         (0, unseen) => {
             let unseen: Vec<String> = unseen.iter().map(ToString::to_string).collect();
             let seen = format!("it cannot be seen {}", unseen.join(", nor "));
-            Finding::unknown(code, source, seen).step("ask as root on the host itself")
+            Finding::unknown(code, source, seen).steps(advice::binding::not_seen())
         }
         (count, _) => {
             let seen = format!("it has {count} virtual functions, which go when it changes hands");
             Finding::fail(code, format!("{source}/sriov_numvfs"), seen)
-                .step(format!("`berth sriov {device} 0`, when nobody needs them"))
-                .step("or give a guest one of them: \"address\": { \"free_vf_of\": ... }")
+                .steps(advice::binding::has_virtual_functions(device))
         }
     })
-}
-
-/// How each use ends.
-fn end_of_use(usage: &HostUse, source: String) -> Finding {
-    let seen = format!("it {usage}");
-    let fail = || Finding::fail(Code::DeviceInUse, source.clone(), seen.clone());
-    let without = ", if the host can do without";
-    match usage {
-        HostUse::Network { interface, master: Some(_), .. } => {
-            fail().step(format!("`ip link set {interface} nomaster`{without}"))
-        }
-        HostUse::Network { interface, .. } => fail()
-            .step("give the host another way to its network first")
-            .step(format!("`ip addr flush dev {interface} && ip link set {interface} down`")),
-        HostUse::NetworkUpper { upper, .. } => fail()
-            .step("give the host another way to its network first")
-            .step(format!("take {upper} apart (`ip -d link show {upper}` shows what it is)")),
-        HostUse::NetworkElsewhere { .. } => fail()
-            .step("end the container or pod that has it; `lsns -t net` lists network namespaces")
-            .step("or choose another function"),
-        HostUse::Mounted { at, .. } if at == "swap" => {
-            fail().step("`swapoff` it, if the host has memory enough")
-        }
-        HostUse::Mounted { at, .. } => fail().step(format!("`umount {at}`{without}")),
-        HostUse::MountedElsewhere { at, holder: Holder { pid, .. }, .. } => fail()
-            .step(format!("end the container of process {pid}, or `nsenter -m -t {pid} umount {at}`")),
-        HostUse::Volume { of, .. } => fail()
-            .step(format!("take {of} apart or stop it{without}: `lsblk` shows what it is")),
-        HostUse::Claimed { device } => fail()
-            .step(format!("`lsblk /dev/{device}` and `fuser -v /dev/{device}` tell what has it")),
-        HostUse::PoolMember { pools, .. } => fail()
-            .step("`zpool status -P` names the drives of each pool")
-            .step(format!("`zpool export {}`{without}", pools.join(" "))),
-        HostUse::OpenNode { holder: Holder { pid, .. }, .. } => {
-            fail().step(format!("end process {pid} first"))
-        }
-        HostUse::HasDomain { .. } => fail().step(
-            "turn VMD off for these ports in the firmware's setup, and their drives are functions \
-             of their own; or give the guest the controller with all that is behind it",
-        ),
-        HostUse::GuestHasVf { function } => fail().step(format!("end the machine that has {function}")),
-        HostUse::Keyboard { .. } | HostUse::ConsolePort { .. } => {
-            Finding::warn(Code::DeviceInUse, source, seen)
-                .step("log in over the network: the console goes with it")
-        }
-        HostUse::BootDisplay | HostUse::Console => Finding::warn(Code::DeviceInUse, source, seen)
-            .step("let the firmware start on another display, or log in over the network: the screen goes dark")
-            .step("boot the host with `video=efifb:off`, or its driver keeps the memory of the display"),
-        // Not told here.
-        HostUse::OpenVfio { .. } => fail(),
-    }
 }
 
 fn behind_iommu(case: &Case, listed: &HostFunction) -> Option<Finding> {
@@ -149,8 +133,10 @@ fn behind_iommu(case: &Case, listed: &HostFunction) -> Option<Finding> {
     }
     Some(match listed.function.group {
         Some(group) => Finding::pass(code, SOURCE, format!("it is in IOMMU group {group}")),
-        None => Finding::fail(code, SOURCE, "it is behind none of the host's IOMMUs")
-            .step("move the card to another slot"),
+        None => Finding::failed(
+            code,
+            advice::iommu::not_behind(&case.facts.host, &listed.function, listed.path.is_empty()),
+        ),
     })
 }
 
@@ -169,13 +155,7 @@ fn reset(case: &Case, device: Bdf) -> Finding {
     let none = Finding::warn(code, source, "the kernel knows no way to reset it alone");
     let none = match resets.others.as_slice() {
         [] => none,
-        others => {
-            let others: Vec<String> = others.iter().map(ToString::to_string).collect();
-            none.step(format!(
-                "give the guest {} too: their bus is then reset as a whole",
-                others.join(", ")
-            ))
-        }
+        others => none.steps(advice::device::no_reset(others)),
     };
     none.step("let the guest shut its driver down in order; power the host off after a crash").step(
         "set its \"reset\" to \"required\" in the config, if no guest may find another's state",
@@ -199,11 +179,11 @@ fn reserved_memory(case: &Case, listed: &HostFunction) -> Option<Finding> {
     let refused = case.facts.host.cpus.vendor == CpuVendor::Intel
         || case.facts.host.linux.is_none_or(|version| version >= LinuxVersion(6, 6));
     let found = if refused { Finding::fail } else { Finding::warn };
-    let said = case.facts.log.find(&["RMRR requirement", "1:1 mapping", "1:1 IOMMU mapping"]);
+    let said = case.facts.host.log.find(&["RMRR requirement", "1:1 mapping", "1:1 IOMMU mapping"]);
     let source = said.map_or(source.clone(), |line| format!("{source}; kernel log: {line}"));
     Some(
         found(code, source, seen)
-            .step("turn off the card's management features in the firmware's setup (HP: shared memory of iLO; others: legacy USB, option ROM)")
+            .step("turn off the card's management features in the firmware's setup (HP: exclude the slot from iLO's shared memory by `conrep` or `hprcu`; others: legacy USB, option ROM)")
             .step("or move the card to another slot, or choose another function"),
     )
 }
@@ -212,13 +192,12 @@ fn link(device: Bdf, listed: &HostFunction) -> Option<Finding> {
     let code = Code::LinkReduced;
     let link = listed.function.link.as_ref()?;
     let source = format!("{DEVICES}/{device}/current_link_speed, current_link_width");
-    let (now, most) = (link.negotiated, link.capable);
-    Some(if now == most {
-        Finding::pass(code, source, format!("the link is {now}, all that the device has"))
-    } else {
-        Finding::warn(code, source, format!("the link is {now}, and the device has {most}"))
-            .step("look at it again under load: idle devices slow their links down")
-            .step("move the card to a slot with more lanes, or seat it again")
+    Some(match advice::link(device, link) {
+        None => {
+            let seen = format!("the link is {}, all that the device has", link.negotiated);
+            Finding::pass(code, source, seen)
+        }
+        Some(advice) => Finding::warned(code, advice),
     })
 }
 
@@ -240,26 +219,18 @@ fn node(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
 /// AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x0001 ...]`.
 fn faults(case: &Case, device: Bdf) -> Option<Finding> {
     let code = Code::DmaFaults;
-    let log = &case.facts.log;
+    let log = &case.facts.host.log;
     let Some(source) = &log.source else {
-        let seen = "the kernel's log is not to be read by this user (kernel.dmesg_restrict)";
+        let seen = "the kernel's log cannot be read by this user (kernel.dmesg_restrict)";
         let seen = if case.facts.live { seen } else { "the kernel's log is not in the snapshot" };
         return Some(Finding::unknown(code, "/dev/kmsg", seen));
     };
-    let short = device.to_string();
-    let short = short.split_once(':').map_or(short.as_str(), |(_, short)| short);
-    let of_device = log.lines.iter().filter(|line| line.contains(short));
-    let fault = |line: &&String| {
-        ["fault addr", "IO_PAGE_FAULT", "[DMA Read", "[DMA Write"].iter().any(|w| line.contains(w))
-    };
-    let faults: Vec<&String> = of_device.filter(fault).collect();
+    let faults = advice::device::faults(&case.facts.host, device);
     Some(match faults.last() {
         None => Finding::pass(code, source, "the IOMMU stopped nothing of it"),
-        Some(last) => Finding::warn(
-            code,
-            format!("{source}: {last}"),
-            format!("{} faults", faults.len()),
-        )
-        .step("see what ran when it happened; a driver that was just unbound may leave one behind"),
+        Some(last) => {
+            Finding::warn(code, format!("{source}: {last}"), format!("{} faults", faults.len()))
+                .steps(advice::device::faulty(last))
+        }
     })
 }

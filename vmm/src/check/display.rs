@@ -32,7 +32,7 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "\n{}: {} failed, {} warnings, {} not seen, {} passed",
-            if self.ready { "ready" } else { "not ready" },
+            self.verdict,
             count(Severity::Fail),
             count(Severity::Warn),
             count(Severity::Unknown),

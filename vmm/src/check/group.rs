@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use berth_devices::pci::Bdf;
 
-use super::code::Code;
-use super::{Case, Finding};
-use crate::host::{Acs, HostFunction, HostUse};
+use super::{Case, Code, Finding};
+use crate::advice;
+use crate::advice::groups::{self, Culprit, same_card};
+use crate::host::{Acs, HostFunction};
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -16,7 +17,7 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
             continue;
         };
         let others = others(case, device, group);
-        findings.push(viable(case, device, group, &others).of(device));
+        findings.push(viable(case, device, listed, &others).of(device));
         findings.push(isolated(case, device, listed, &others).of(device));
     }
     findings
@@ -28,13 +29,25 @@ fn others<'a>(case: &Case<'a>, device: Bdf, group: u32) -> Vec<(Bdf, &'a HostFun
     members.filter(|(member, _)| *member != device).collect()
 }
 
-fn viable(case: &Case, device: Bdf, group: u32, others: &[(Bdf, &HostFunction)]) -> Finding {
+fn viable(
+    case: &Case,
+    device: Bdf,
+    listed: &HostFunction,
+    others: &[(Bdf, &HostFunction)],
+) -> Finding {
     let code = Code::GroupNotViable;
+    let group = listed.function.group.unwrap_or_default();
     let source = format!("/sys/kernel/iommu_groups/{group}/devices");
-    let culprits: Vec<_> = others
+    let stands_in_the_way = |(address, other): &&(Bdf, &HostFunction)| {
+        !other.function.allows_passthrough_of_its_group() && !case.is_bound_for_run(*address)
+    };
+    let culprits: Vec<Culprit> = others
         .iter()
-        .filter(|(address, listed)| {
-            !listed.function.allows_passthrough_of_its_group() && !case.is_bound_for_run(*address)
+        .filter(stands_in_the_way)
+        .map(|(address, other)| Culprit {
+            address: *address,
+            driver: other.function.driver.clone().unwrap_or_default(),
+            uses: case.facts.host.functions.uses_of(*address),
         })
         .collect();
     if culprits.is_empty() {
@@ -45,34 +58,11 @@ fn viable(case: &Case, device: Bdf, group: u32, others: &[(Bdf, &HostFunction)])
         };
         return Finding::pass(code, source, idle);
     }
-    let named = culprits.iter().map(|(address, listed)| {
-        let driver = listed.function.driver.as_deref().unwrap_or_default();
-        format!("{address} ({driver})")
-    });
+    let named = culprits.iter().map(|culprit| format!("{} ({})", culprit.address, culprit.driver));
     let named = named.collect::<Vec<_>>().join(", ");
-    let finding = Finding::fail(code, source, format!("it shares its group with {named}"));
-    let functions = &case.facts.host.functions;
-    let uses = |address: Bdf| functions.uses_of(address).into_iter().next();
-    let steps = culprits.iter().map(|(address, _)| match uses(*address) {
-        Some(HostUse::HasDomain { .. }) => format!(
-            "{device} is behind {address}, Intel's Volume Management Device: turn VMD off for its \
-             port in the firmware's setup, or give the guest {address} with all that is behind it"
-        ),
-        Some(usage) => format!("{address} {usage}: the host cannot do without it as it is"),
-        None => format!("`berth bind {address}`: take it from the host too"),
-    });
-    let all_idle = culprits.iter().all(|(address, _)| uses(*address).is_none());
-    let is_behind = culprits
-        .iter()
-        .any(|(address, _)| matches!(uses(*address), Some(HostUse::HasDomain { .. })));
-    let finding = finding.steps(steps);
-    if all_idle {
-        finding.step(format!("or all at once: `berth bind {device} --group`"))
-    } else if is_behind {
-        finding
-    } else {
-        finding.step("or move the card to a slot whose group it has alone")
-    }
+    Finding::fail(code, source, format!("it shares its group with {named}")).steps(
+        groups::not_viable(device, groups::seat(&case.facts.host.functions, device), &culprits),
+    )
 }
 
 /// The bridge that joins a group: the kernel puts functions into one group when something between
@@ -90,11 +80,19 @@ fn isolated(
         .filter(|(_, l)| !l.function.is_bridge())
         .map(|(address, _)| *address)
         .collect();
-    let same_card = |other: &Bdf| other.slot() == device.slot();
+    if let Some(advice) = advice::device::acs_override(&case.facts.host) {
+        return Finding::warned(code, advice);
+    }
+    if let Some((vmd, _)) = others.iter().find(|(_, o)| o.function.driver.as_deref() == Some("vmd"))
+    {
+        let seen = format!("it is behind the Intel VMD controller {vmd}, as all drives below it");
+        return Finding::warn(code, source, seen)
+            .step("turn VMD off for this port in the firmware's setup");
+    }
     if endpoints.is_empty() {
         return Finding::pass(code, source, "nothing else can reach it past the IOMMU");
     }
-    if endpoints.iter().all(same_card) {
+    if endpoints.iter().all(|other| same_card(*other, device)) {
         let seen = format!("the card itself joins {device} to {}", list(&endpoints));
         return Finding::warn(code, source, seen)
             .step("give all functions of the card to the same guest");
@@ -108,6 +106,19 @@ fn isolated(
         return Finding::warn(code, source, seen)
             .step("give all functions of that bus to the same guest")
             .step("or take a PCI Express card in a slot of its own instead");
+    }
+    // Ports of one device in a row on a root bus, none of which keeps the others apart.
+    let ports = groups::shared_ports(&case.facts.host.functions, device);
+    if ports.len() > 1 {
+        let ports: Vec<Bdf> = ports.into_iter().collect();
+        let seen = format!(
+            "the ports {} are one device without access control services, which joins {device} to {}",
+            list(&ports),
+            list(&endpoints)
+        );
+        return Finding::warn(code, source, seen)
+            .step("give all functions behind these ports to the same guest")
+            .step("or take another port of the processor, where the board has a slot on one");
     }
     let state = |bridge: &Bdf| case.facts.host.functions.get(*bridge).map(|listed| listed.acs);
     let known =

@@ -1,63 +1,48 @@
 //! Interrupts on the host: whether they are remapped, and whom they disturb.
 
-use super::code::Code;
-use super::remedy::{irqbalance_file, kernel_parameters};
-use super::{Case, Finding};
+use berth_devices::vfio::IommuBackend;
+
+use super::{Case, Code, Finding};
+use crate::advice::{remapping, system};
 use crate::host::{Capability, IdSet};
 use crate::plan::Plan;
-
-const UNSAFE: &str = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
+use crate::units::Seen;
 
 /// Vectors of a CPU that devices get: 256 less exceptions, the system's own and a reserve
 /// (kernel, arch/x86/include/asm/irq_vectors.h).
 const VECTORS_PER_CPU: usize = 200;
 
-pub(super) fn remapping(case: &Case) -> Vec<Finding> {
-    if case.facts.host.iommu.units.is_empty() {
+pub(super) fn check_remapping(case: &Case) -> Vec<Finding> {
+    let iommu = &case.facts.host.iommu;
+    if iommu.units.is_empty() {
         return Vec::new();
     }
-    let mut findings = vec![remapped(case)];
-    if case.facts.host.iommu.unsafe_interrupts {
-        findings.push(
-            Finding::warn(Code::UnsafeInterrupts, UNSAFE, "VFIO does without interrupt remapping")
-                .step("run only guests that you trust as you trust the host, or")
-                .step(format!("`echo N > {UNSAFE}`")),
-        );
+    let backend = super::vfio::backend(case);
+    let source = remapping::unsafe_file(backend);
+    let is_lifted = match backend {
+        IommuBackend::Container => iommu.unsafe_interrupts,
+        IommuBackend::Iommufd => iommu.unsafe_interrupts_iommufd,
+    };
+    let lifted = if is_lifted {
+        Finding::warn(Code::UnsafeInterrupts, source, "VFIO does without interrupt remapping")
+            .step("run only guests that you trust as you trust the host, or")
+            .step(format!("`echo N > {source}`"))
     } else {
-        let seen = "VFIO insists on interrupt remapping";
-        findings.push(Finding::pass(Code::UnsafeInterrupts, UNSAFE, seen));
-    }
-    findings
+        Finding::pass(Code::UnsafeInterrupts, source, "VFIO insists on interrupt remapping")
+    };
+    vec![remapped(case, backend, is_lifted), lifted]
 }
 
-fn remapped(case: &Case) -> Finding {
+fn remapped(case: &Case, backend: IommuBackend, is_lifted: bool) -> Finding {
     const SOURCE: &str = "/proc/interrupts";
     let code = Code::IntremapOff;
-    let facts = case.facts;
-    match facts.host.iommu.interrupt_remapping {
+    let host = &case.facts.host;
+    match host.iommu.interrupt_remapping {
         Some(true) => Finding::pass(code, SOURCE, "interrupts are remapped"),
-        None => Finding::unknown(code, SOURCE, "the interrupts are not to be seen"),
-        Some(false) => {
-            let off = |word: &str| matches!(word, "intremap=off" | "nointremap");
-            let seen = "no interrupt goes through a remapping unit";
-            // Allowed by its administrator, who is warned of that.
-            let found =
-                if facts.host.iommu.unsafe_interrupts { Finding::warn } else { Finding::fail };
-            let finding = match case.parameter(off) {
-                Some(parameter) => found(code, format!("/proc/cmdline: {parameter}"), seen)
-                    .steps(kernel_parameters(&facts.system, "", Some(parameter))),
-                None => {
-                    let said = facts.log.find(&["emapping", "x2apic"]);
-                    let source = said
-                        .map_or(SOURCE.to_owned(), |line| format!("{SOURCE}; kernel log: {line}"));
-                    found(code, source, seen)
-                        .step("turn on interrupt remapping (with x2APIC) in the firmware's setup")
-                }
-            };
-            finding.step(format!(
-                "or, only for guests that you trust as you trust the host: `echo Y > {UNSAFE}`"
-            ))
-        }
+        None => Finding::unknown(code, SOURCE, "the interrupts cannot be seen"),
+        // Allowed by its administrator, who is warned of that.
+        Some(false) if is_lifted => Finding::warned(code, remapping::off(host, backend)),
+        Some(false) => Finding::failed(code, remapping::off(host, backend)),
     }
 }
 
@@ -101,7 +86,7 @@ fn affinity(case: &Case, vcpus: &IdSet) -> Finding {
         ));
     }
     match &facts.settings.default_irq_cpus {
-        None => Finding::unknown(code, DEFAULT, "where new interrupts land is not to be seen"),
+        None => Finding::unknown(code, DEFAULT, "where new interrupts land cannot be seen"),
         Some(cpus) if cpus.intersection(vcpus).is_empty() => {
             Finding::pass(code, DEFAULT, format!("new interrupts land on CPUs {cpus}"))
         }
@@ -124,19 +109,19 @@ fn irqbalance(case: &Case, vcpus: &IdSet) -> Finding {
     const SOURCE: &str = "/sys/fs/cgroup/system.slice, /run/irqbalance";
     let code = Code::Irqbalance;
     let facts = case.facts;
+    let system = &facts.host.system;
     match facts.settings.irqbalance {
-        None => Finding::unknown(code, SOURCE, "whether irqbalance runs is not to be seen"),
-        Some(false) => Finding::pass(code, SOURCE, "irqbalance does not run"),
-        Some(true) => {
-            let file = irqbalance_file(&facts.system);
+        Seen::Unknown => Finding::unknown(code, SOURCE, "whether irqbalance runs cannot be seen"),
+        Seen::No => Finding::pass(code, SOURCE, "irqbalance does not run"),
+        Seen::Yes => {
             let banned = facts.settings.irqbalance_banned.as_deref();
             let spared = banned.and_then(|list| list.parse::<IdSet>().ok()).unwrap_or_default();
             if vcpus.difference(&spared).difference(&facts.host.cpus.isolated).is_empty() {
+                let file = system::irqbalance_file(system);
                 return Finding::pass(code, file, "irqbalance leaves the vCPUs' CPUs alone");
             }
             Finding::warn(code, SOURCE, format!("irqbalance runs and may use CPUs {vcpus}"))
-                .step(format!("set `IRQBALANCE_BANNED_CPULIST={vcpus}` in {file}"))
-                .step("`systemctl restart irqbalance`")
+                .steps(system::irqbalance(system, vcpus))
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Whether the kernel has what berth calls, and allows it.
 
-use super::code::Code;
-use super::{Case, Finding};
+use super::{Case, Code, Finding};
 use crate::host::LinuxVersion;
+use crate::units::Seen;
 
 /// MADV_POPULATE_WRITE, without which a short pool of huge pages kills the machine later.
 const OLDEST: LinuxVersion = LinuxVersion(5, 14);
@@ -14,9 +14,9 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
 fn version(case: &Case) -> Finding {
     const SOURCE: &str = "/proc/sys/kernel/osrelease";
     let code = Code::KernelOld;
-    let release = &case.facts.system.release;
+    let release = &case.facts.host.system.release;
     match case.facts.host.linux {
-        None => Finding::unknown(code, SOURCE, "the kernel's version is not to be seen"),
+        None => Finding::unknown(code, SOURCE, "the kernel's version cannot be seen"),
         Some(version) if version < OLDEST => Finding::fail(
             code,
             SOURCE,
@@ -30,12 +30,12 @@ fn version(case: &Case) -> Finding {
 fn lockdown(case: &Case) -> Finding {
     const SOURCE: &str = "/sys/kernel/security/lockdown";
     let code = Code::Lockdown;
-    let system = &case.facts.system;
+    let system = &case.facts.host.system;
     match system.lockdown.as_deref() {
         Some("none") => Finding::pass(code, SOURCE, "the kernel is not locked down"),
         Some(mode) => {
             let cause = match system.secure_boot {
-                Some(true) => "as Secure Boot asks for",
+                Seen::Yes => "as Secure Boot asks for",
                 _ => "as its command line or its build asks for",
             };
             // VFIO itself works: it is a driver like others, and the IOMMU stands guard.
@@ -43,7 +43,7 @@ fn lockdown(case: &Case) -> Finding {
                 .step("use signed modules only (also for a vendor's variant of vfio-pci)")
                 .step("or turn Secure Boot off in the firmware's setup")
         }
-        None if system.secure_boot == Some(false) => {
+        None if system.secure_boot == Seen::No => {
             Finding::pass(code, SOURCE, "the kernel has no lockdown, and Secure Boot is off")
         }
         None => {

@@ -1,9 +1,11 @@
 //! Resource limits, against what the machine's plan needs.
 
-use super::code::Code;
-use super::{Case, Finding};
+use super::{Case, Code, Finding};
+use crate::advice;
+use crate::advice::limits::{CgroupResource, cgroup_limit, cgroup_needs};
 use crate::host::Capability;
-use crate::plan::Bytes;
+use crate::plan::{Plan, threads};
+use crate::units::Bytes;
 
 const SOURCE: &str = "/proc/self/limits";
 
@@ -13,30 +15,28 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
     };
     if case.facts.lacks.contains(&SOURCE) {
         let unknown = |code| Finding::unknown(code, SOURCE, "limits are not in the snapshot");
-        return vec![unknown(Code::MemlockLow), unknown(Code::FilesLow)];
+        let mut findings = vec![unknown(Code::MemlockLow), unknown(Code::FilesLow)];
+        findings.extend(cgroups(case, plan));
+        return findings;
     }
     let limits = &plan.limits;
-    vec![memlock(case, limits.memlock), files(case, limits.open_files)]
+    let mut findings = vec![memlock(case, limits.memlock), files(case, limits.open_files)];
+    findings.extend(cgroups(case, plan));
+    findings
 }
 
 fn memlock(case: &Case, need: u64) -> Finding {
     let code = Code::MemlockLow;
-    let process = &case.facts.host.process;
-    if process.has(Capability::IpcLock) {
+    let host = &case.facts.host;
+    if host.process.has(Capability::IpcLock) {
         let seen = format!("{} are locked, and CAP_IPC_LOCK lifts the limit", Bytes(need));
         return Finding::pass(code, "/proc/self/status", seen);
     }
-    match process.memlock {
+    match host.process.memlock {
         Some(limit) if limit < need => {
             let seen =
                 format!("{} are locked, and RLIMIT_MEMLOCK is {}", Bytes(need), Bytes(limit));
-            Finding::fail(code, SOURCE, seen)
-                .step(format!("`ulimit -l {}`, from a shell that may", need.div_ceil(1024)))
-                .step(format!("or `LimitMEMLOCK={need}` in berth's systemd unit"))
-                .step(format!(
-                    "or `USER - memlock {}` in /etc/security/limits.conf",
-                    need.div_ceil(1024)
-                ))
+            Finding::fail(code, SOURCE, seen).steps(advice::limits::locked_memory(host, need))
         }
         _ => Finding::pass(code, SOURCE, format!("{} may be locked", Bytes(need))),
     }
@@ -44,13 +44,34 @@ fn memlock(case: &Case, need: u64) -> Finding {
 
 fn files(case: &Case, need: u64) -> Finding {
     let code = Code::FilesLow;
-    match case.facts.host.process.open_files {
+    let host = &case.facts.host;
+    match host.process.open_files {
         Some(limit) if limit < need => {
             let seen = format!("up to {need} files are open, and RLIMIT_NOFILE is {limit}");
-            Finding::fail(code, SOURCE, seen).step(format!(
-                "`ulimit -n {need}`, or `LimitNOFILE={need}` in berth's systemd unit"
-            ))
+            Finding::fail(code, SOURCE, seen).steps(advice::limits::open_files(host, need))
         }
         _ => Finding::pass(code, SOURCE, format!("{need} files may be open")),
     }
+}
+
+/// What the cgroups of this process leave, against what the machine takes.
+fn cgroups(case: &Case, plan: &Plan) -> Vec<Finding> {
+    let host = &case.facts.host;
+    let threads = threads(plan.vcpus.len() as u64);
+    let memory = &plan.memory;
+    let needs = cgroup_needs(memory.page_size, memory.size, threads);
+    let judge = |(resource, need): (CgroupResource, u64)| {
+        let code = resource.code();
+        match cgroup_limit(host, resource) {
+            Some(limit) if limit.room < need => {
+                Finding::failed(code, advice::limits::cgroup(host, resource, need, limit))
+            }
+            Some(limit) => {
+                let seen = format!("the cgroup leaves {}", resource.amount(limit.room));
+                Finding::pass(code, limit.file.clone(), seen)
+            }
+            None => Finding::pass(code, "/sys/fs/cgroup", "no cgroup limits it"),
+        }
+    };
+    needs.into_iter().map(judge).collect()
 }

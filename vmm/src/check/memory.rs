@@ -1,9 +1,9 @@
 //! Guest memory: its pages, the addresses it may have, and what else the host does with memory.
 
-use super::code::Code;
-use super::{Case, Finding, Fix, Severity};
+use super::{Case, Code, Finding, Fix, Severity};
+use crate::advice;
 use crate::plan::NodePages;
-use crate::units::PageSize;
+use crate::units::{PageSize, Seen};
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
     let pages: Vec<Finding> = match (case.config, case.plan()) {
@@ -11,8 +11,13 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
             vec![small_pages(case)]
         }
         (Some(config), Some(plan)) => {
+            let larger = case.shortfalls(
+                Code::SmallPages,
+                "berth plan",
+                format!("memory is of {} pages", config.memory.page_size),
+            );
             let parts = plan.memory.pages.iter();
-            parts.filter_map(|part| pages(case, config.memory.page_size, part)).collect()
+            parts.map(|part| pages(case, config.memory.page_size, part)).chain(larger).collect()
         }
         _ => Vec::new(),
     };
@@ -25,98 +30,34 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
 }
 
 /// What one node is to give.
-fn pages(case: &Case, size: PageSize, part: &NodePages) -> Option<Finding> {
+fn pages(case: &Case, size: PageSize, part: &NodePages) -> Finding {
     let code = Code::HugepagesShort;
     let need = part.pages;
     // A kernel without NUMA has all on its only node.
     let node = part.node.unwrap_or_default();
-    let memory = &case.facts.host.memory;
-    let folder = size.pool_folder();
-    let source = format!("/sys/devices/system/node/node{node}/hugepages/{folder}");
+    let host = &case.facts.host;
+    let memory = &host.memory;
+    let source = size.pool(Some(node));
     let Some(pool) = memory.nodes.get(&node).and_then(|node| node.pools.get(&size)) else {
-        let finding =
-            Finding::fail(code, source, format!("the kernel has no pool of {size} pages"));
-        return Some(if case.facts.host.cpus.gigabyte_pages == Some(false) {
-            finding.step("the CPUs have no 1 GiB pages (pdpe1gb): set memory.page_size to \"2M\"")
-        } else {
-            finding.step("set memory.page_size to \"2M\" or \"4K\"")
-        });
+        if case.facts.lacks.contains(&"/sys/kernel/mm/hugepages") {
+            return Finding::unknown(code, source, "pools of huge pages are not in the snapshot");
+        }
+        return Finding::fail(code, source, format!("the kernel has no pool of {size} pages"))
+            .steps(advice::memory::no_pool(host, size));
     };
     let promised = memory.unreserved(size).unwrap_or_default();
     if pool.free >= need && promised >= need {
         let seen =
             format!("node {node} has {} free {size} pages, and {need} are needed", pool.free);
-        return Some(Finding::pass(code, source, seen));
+        return Finding::pass(code, source, seen);
     }
     if pool.free >= need {
-        let seen = format!("{need} {size} pages are needed, and all but {promised} are promised");
-        return Some(
-            Finding::fail(code, format!("/sys/kernel/mm/hugepages/{folder}/resv_hugepages"), seen)
-                .step(format!("end a process that uses {size} pages, or reserve more")),
-        );
+        return Finding::failed(code, advice::memory::promised(size, need, promised));
     }
-    let elsewhere: u64 = memory
-        .nodes
-        .iter()
-        .filter(|(id, _)| **id != node)
-        .filter_map(|(_, node)| node.pools.get(&size))
-        .map(|pool| pool.free)
-        .sum();
-    let code = if elsewhere + pool.free >= need { Code::HugepagesElsewhere } else { code };
-    let others = memory.nodes.iter().filter(|(id, _)| **id != node).filter_map(|(id, node)| {
-        let free = node.pools.get(&size)?.free;
-        (free > 0).then(|| format!("; node {id} has {free}"))
-    });
-    let seen = format!(
-        "{need} {size} pages are needed on node {node}, which has {} free of {}{}",
-        pool.free,
-        pool.total,
-        others.collect::<String>()
-    );
+    let (code, advice) = advice::memory::short(host, size, node, need);
     let pages = pool.total + need - pool.free;
-    let finding = Finding::fail(code, source.clone(), seen)
-        .step(format!("`echo {pages} > {source}/nr_hugepages`"))
-        .fix(Fix::ReservePages { node: memory.numa.then_some(node), size, pages });
-    Some(match size {
-        // Memory fragments: 1 GiB of it in one piece is soon found only at boot.
-        PageSize::Size1G => {
-            let (parameter, old) = at_boot(case, node, pages);
-            let old = old.as_deref();
-            let steps = super::remedy::kernel_parameters(&case.facts.system, &parameter, old);
-            finding.step("or, when memory is too fragmented for that, at boot:").steps(steps)
-        }
-        PageSize::Size2M | PageSize::Size4K => finding,
-    })
-}
-
-/// The kernel's parameters for `pages` 1 GiB pages on `node` besides those that other nodes have,
-/// and the ones to replace: of two `hugepages=` for one size the kernel takes the last (kernel,
-/// Documentation/admin-guide/kernel-parameters.txt).
-fn at_boot(case: &Case, node: u32, pages: u64) -> (String, Option<String>) {
-    let memory = &case.facts.host.memory;
-    if !memory.numa {
-        return (format!("hugepagesz=1G hugepages={pages}"), reserved_at_boot(case));
-    }
-    let total =
-        |node: &crate::host::Node| node.pools.get(&PageSize::Size1G).map_or(0, |pool| pool.total);
-    let wanted = memory.nodes.iter().map(|(id, other)| {
-        let pages = if *id == node { pages } else { total(other) };
-        (*id, pages)
-    });
-    let old = reserved_at_boot(case);
-    let wanted = wanted.filter(|(id, pages)| *pages > 0 && (old.is_some() || *id == node));
-    let wanted: Vec<String> = wanted.map(|(id, pages)| format!("{id}:{pages}")).collect();
-    (format!("hugepagesz=1G hugepages={}", wanted.join(",")), old)
-}
-
-/// `hugepagesz=1G hugepages=...`, as it is on the command line.
-fn reserved_at_boot(case: &Case) -> Option<String> {
-    let words = case.facts.host.command_line.words();
-    let words: Vec<&str> = words.filter(|word| word.starts_with("hugepages")).collect();
-    let pair = words.windows(2).find(|pair| {
-        matches!(pair[0], "hugepagesz=1G" | "hugepagesz=1g") && pair[1].starts_with("hugepages=")
-    });
-    pair.map(|pair| pair.join(" "))
+    let fix = Fix::ReservePages { node: memory.numa.then_some(node), size, pages };
+    Finding::failed(code, advice).fix(fix)
 }
 
 fn small_pages(case: &Case) -> Finding {
@@ -131,10 +72,20 @@ fn small_pages(case: &Case) -> Finding {
         mode => {
             let seen = format!(
                 "memory.page_size is 4K, and the kernel makes no huge pages of it ({})",
-                mode.unwrap_or("not to be seen")
+                mode.unwrap_or("cannot be seen")
             );
-            Finding::warn(code, SOURCE, seen).step("set memory.page_size to \"2M\" or \"1G\"")
+            Finding::warn(code, SOURCE, seen).steps(larger(case))
         }
+    }
+}
+
+/// What the plan says of larger pages, else the next larger ones.
+fn larger(case: &Case) -> Vec<String> {
+    let shortfalls = case.plan().map(|plan| plan.shortfalls.as_slice()).unwrap_or_default();
+    let of_pages = shortfalls.iter().find(|finding| finding.code == Code::SmallPages);
+    match of_pages {
+        Some(finding) => finding.remedy.clone(),
+        None => vec!["set memory.page_size to \"2M\"".to_owned()],
     }
 }
 
@@ -191,11 +142,11 @@ fn ksm(case: &Case) -> Finding {
     const SOURCE: &str = "/sys/kernel/mm/ksm/run";
     let code = Code::Ksm;
     match case.facts.settings.ksm {
-        Some(true) => Finding::warn(code, SOURCE, "ksmd merges pages").step(format!(
+        Seen::Yes => Finding::warn(code, SOURCE, "ksmd merges pages").step(format!(
             "`echo 0 > {SOURCE}`, and `systemctl disable --now ksm ksmtuned` where there are such"
         )),
-        Some(false) => Finding::pass(code, SOURCE, "ksmd does not run"),
-        None => Finding::pass(code, SOURCE, "the kernel has no KSM, or does not show it"),
+        Seen::No => Finding::pass(code, SOURCE, "ksmd does not run"),
+        Seen::Unknown => Finding::pass(code, SOURCE, "the kernel has no KSM, or does not show it"),
     }
 }
 
@@ -203,10 +154,10 @@ fn numa_balancing(case: &Case) -> Finding {
     const SOURCE: &str = "/proc/sys/kernel/numa_balancing";
     let code = Code::NumaBalancing;
     match case.facts.settings.numa_balancing {
-        Some(true) => Finding::warn(code, SOURCE, "the kernel balances memory between nodes")
+        Seen::Yes => Finding::warn(code, SOURCE, "the kernel balances memory between nodes")
             .step("`sysctl kernel.numa_balancing=0`, and a file in /etc/sysctl.d to keep it"),
-        Some(false) => Finding::pass(code, SOURCE, "the kernel leaves memory where it is"),
-        None => {
+        Seen::No => Finding::pass(code, SOURCE, "the kernel leaves memory where it is"),
+        Seen::Unknown => {
             Finding::pass(code, SOURCE, "the kernel does not balance memory, or does not show it")
         }
     }

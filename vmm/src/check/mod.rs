@@ -5,12 +5,10 @@
 //! not tell is a finding of its own kind and never a guess. [`fix`] acts, and only when asked to.
 
 mod binding;
-mod code;
 mod cpu;
 mod cpu_power;
 mod device;
 mod display;
-mod finding;
 pub mod fix;
 mod group;
 mod host_interrupts;
@@ -19,20 +17,18 @@ mod kernel;
 mod limits;
 mod memory;
 mod placement;
-mod remedy;
 mod vfio;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use berth_devices::pci::Bdf;
 use serde::Serialize;
 
-pub use code::Code;
-pub use finding::{Finding, Severity};
-pub use fix::Fix;
+pub use crate::advice::{Code, Finding, Fix, Severity};
 
 use crate::config::{BindMode, Config, DeviceAddress, DeviceConfig};
-use crate::host::{Facts, HostFunction, HostProfile, IommuGroup};
+use crate::host::{Cgroup, Facts, HostFunction, HostProfile, IommuGroup};
 use crate::plan::{Plan, PlanError, choose};
 use crate::units::PageSize;
 
@@ -82,9 +78,12 @@ impl<'a> Case<'a> {
         groups.into_iter().filter_map(|group| self.facts.host.functions.groups.get(&group))
     }
 
-    /// The word of the kernel's command line that `wanted` picks.
-    fn parameter(&self, wanted: impl Fn(&str) -> bool) -> Option<&'a str> {
-        self.facts.host.command_line.find(wanted)
+    /// What the plan found of `code` that could be better, with a pass where it found nothing.
+    fn shortfalls(&self, code: Code, source: &str, good: impl Into<String>) -> Vec<Finding> {
+        let Some(plan) = self.plan() else { return Vec::new() };
+        let of_code = plan.shortfalls.iter().filter(|finding| finding.code == code);
+        let found: Vec<Finding> = of_code.cloned().collect();
+        if found.is_empty() { vec![Finding::pass(code, source, good)] } else { found }
     }
 }
 
@@ -120,6 +119,11 @@ fn ready(config: &Config, host: &HostProfile) -> HostProfile {
             function.group = function.group.or(Some(u32::MAX));
         }
     }
+    host.cgroup = Cgroup::default();
+    host.assume_memory(true);
+    for function in host.functions.read.values_mut() {
+        function.function.unfit.clear();
+    }
     let size = config.memory.page_size;
     if size != PageSize::Size4K {
         let pages = config.memory.size_mib.bytes() / size.bytes();
@@ -133,11 +137,12 @@ fn ready(config: &Config, host: &HostProfile) -> HostProfile {
 }
 
 /// Every check, in the order in which a person would make them.
-const CHECKS: [fn(&Case) -> Vec<Finding>; 15] = [
+const CHECKS: [fn(&Case) -> Vec<Finding>; 16] = [
+    |case| vec![cpu::snapshot(case), cpu::architecture(case)],
     cpu::check,
     kernel::check,
     iommu::check,
-    host_interrupts::remapping,
+    host_interrupts::check_remapping,
     vfio::check,
     device::check,
     binding::check,
@@ -151,10 +156,68 @@ const CHECKS: [fn(&Case) -> Vec<Finding>; 15] = [
     plan,
 ];
 
+/// What findings come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Nothing failed, and what decides was seen.
+    Ready,
+    /// Something failed.
+    NotReady,
+    /// Nothing failed that was seen, and not all was seen that decides.
+    NotSeenEnough,
+}
+
+impl Verdict {
+    /// Faults that keep a machine from running. Device files are left out: no snapshot has them,
+    /// and on the host itself they are opened.
+    const DECIDES: [Code; 14] = [
+        Code::SnapshotIncomplete,
+        Code::HostForeign,
+        Code::CpuNoVirt,
+        Code::KernelOld,
+        Code::IommuAbsent,
+        Code::IommuOff,
+        Code::IntremapOff,
+        Code::VfioNoModule,
+        Code::DeviceNoIommu,
+        Code::DeviceNotBound,
+        Code::GroupNotViable,
+        Code::HugepagesShort,
+        Code::MemlockLow,
+        Code::FilesLow,
+    ];
+
+    fn of(findings: &[Finding]) -> Self {
+        let is_unseen = |finding: &Finding| {
+            finding.severity == Severity::Unknown && Self::DECIDES.contains(&finding.code)
+        };
+        if findings.iter().any(|finding| finding.severity == Severity::Fail) {
+            Self::NotReady
+        } else if findings.iter().any(is_unseen) {
+            Self::NotSeenEnough
+        } else {
+            Self::Ready
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ready => "ready",
+            Self::NotReady => "not ready",
+            Self::NotSeenEnough => "not seen enough",
+        })
+    }
+}
+
 /// What `berth check` found.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Whether a machine can run: nothing failed.
+    /// Whether a machine can run.
+    pub verdict: Verdict,
+    /// The same in a word: nothing failed, and enough was seen.
     pub ready: bool,
     /// In the order of the checks.
     pub findings: Vec<Finding>,
@@ -166,9 +229,15 @@ impl Report {
     /// Judges `facts`, for the machine of `config` if there is one.
     pub fn new(facts: &Facts, config: Option<&Config>) -> Self {
         let case = Case::new(facts, config);
-        let findings: Vec<Finding> = CHECKS.iter().flat_map(|check| check(&case)).collect();
-        let ready = findings.iter().all(|finding| finding.severity != Severity::Fail);
-        Self { ready, findings, lacks: facts.lacks.clone() }
+        let findings: Vec<Finding> = if facts.host.foreign().is_some() {
+            // What a host of another kind lacks says nothing.
+            vec![cpu::architecture(&case)]
+        } else {
+            CHECKS.iter().flat_map(|check| check(&case)).collect()
+        };
+        let verdict = Verdict::of(&findings);
+        let ready = verdict == Verdict::Ready;
+        Self { verdict, ready, findings, lacks: facts.lacks.clone() }
     }
 
     /// What berth can do about the findings, in an order that works.
@@ -192,15 +261,12 @@ fn plan(case: &Case) -> Vec<Finding> {
         Some(Err(
             PlanError::NoSuchDevice { .. }
             | PlanError::Bridge { .. }
-            | PlanError::NoVirtualization { .. }
+            | PlanError::NoVirtualization
             | PlanError::Kvm { .. },
         )) => return Vec::new(),
         Some(Ok(_)) => Finding::pass(Code::PlanRefused, "berth plan", "the machine fits this host"),
-        Some(Err(error)) => {
-            let help = error.help().unwrap_or_default();
-            Finding::fail(Code::PlanRefused, "berth plan", error.to_string())
-                .steps(help.lines().map(str::to_owned))
-        }
+        Some(Err(error)) => Finding::fail(Code::PlanRefused, "berth plan", error.to_string())
+            .steps(error.help(&case.facts.host)),
     };
     vec![finding]
 }

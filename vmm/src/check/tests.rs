@@ -13,6 +13,7 @@ mod devices;
 mod every_code;
 mod host;
 mod machine;
+mod one_voice;
 mod snapshots;
 
 pub(super) fn config(pages: &str, mib: u64) -> Config {
@@ -90,7 +91,7 @@ fn nothing_seen_is_no_verdict() {
     empty.file("/sys/devices/system/cpu/online", "0-3");
     let facts = Facts::read(&empty.root(), &Query::default(), &[]).expect("facts");
     let report = Report::new(&facts, None);
-    assert!(report.ready);
+    assert_eq!(report.verdict, Verdict::NotSeenEnough);
     assert!(
         report.findings.iter().all(|finding| finding.severity <= Severity::Unknown),
         "{report}"
@@ -105,6 +106,7 @@ fn text_is_as_the_readme_shows_it() {
         let pool = "/sys/devices/system/node/node1/hugepages/hugepages-1048576kB";
         host.file(&format!("{pool}/free_hugepages"), "1");
         host.remove("/etc/default/irqbalance").file("/sys/devices/system/cpu/isolated", "");
+        host.file("/proc/cmdline", "quiet intel_iommu=on iommu=pt");
     });
     let report = Report::new(&facts, Some(&config("1G", 2048)));
     let text = anstream::adapter::strip_str(&report.to_string()).to_string();
@@ -121,7 +123,8 @@ fn text_names_faults_first_and_sums_the_rest_up() {
     let expected = "FAIL  DEVICE-NOT-BOUND  0000:41:00.0: igb has it\n      \
         seen in /sys/bus/pci/devices/0000:41:00.0/driver\n      \
         VFIO hands over only what vfio-pci is bound to\n      \
-        - `berth bind 0000:41:00.0`\n\n\
+        - `berth bind 0000:41:00.0`\n      \
+        - or set its \"bind\" to \"auto\", to take it for the run only\n\n\
         warn  KSM  ksmd merges pages\n";
     assert!(text.starts_with(expected), "{text}");
     assert!(text.contains("not ready: 1 failed, 1 warnings, "), "{text}");
@@ -145,7 +148,10 @@ fn json_has_stable_names() {
             "device": "0000:41:00.0",
             "seen": "igb has it",
             "source": "/sys/bus/pci/devices/0000:41:00.0/driver",
-            "remedy": ["`berth bind 0000:41:00.0`"],
+            "remedy": [
+                "`berth bind 0000:41:00.0`",
+                "or set its \"bind\" to \"auto\", to take it for the run only",
+            ],
             "fix": { "kind": "bind", "device": "0000:41:00.0" },
         })
     );

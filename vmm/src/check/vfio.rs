@@ -4,24 +4,24 @@ use std::collections::BTreeMap;
 
 use berth_devices::vfio::IommuBackend;
 
-use super::code::Code;
-use super::{Case, Finding, Fix};
+use super::{Case, Code, Finding, Fix};
+use crate::advice;
 use crate::config::IommuBackendConfig;
-use crate::host::{Access, Holder, ModuleState, device_file, group_file};
+use crate::host::{Access, ModuleState, device_file, group_file};
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
     let backend = backend(case);
     let mut findings: Vec<Finding> = modules(case, backend).collect();
     if !case.devices.is_empty() {
         findings.extend(access(case, backend));
-        findings.extend(files(case, backend).map(|(file, access)| held(file, access)));
+        findings.extend(files(case, backend).map(|(file, access)| held(case, file, access)));
     }
     findings
 }
 
 /// Which of VFIO's two ways the devices would go: as the config says, the only one that the kernel
 /// has, or as the plan has it.
-fn backend(case: &Case) -> IommuBackend {
+pub(super) fn backend(case: &Case) -> IommuBackend {
     let host = &case.facts.host;
     let container_is_absent = case.facts.modules.vfio_iommu_type1 == ModuleState::Absent;
     let iommufd_is_there = !matches!(host.iommufd, Access::Missing | Access::Unknown);
@@ -81,15 +81,15 @@ fn module(module: &'static str, state: ModuleState) -> Finding {
         ModuleState::Loaded => Finding::pass(code, SOURCE, format!("{module} is loaded")),
         ModuleState::Available => {
             Finding::fail(code, SOURCE, format!("{module} can be loaded and is not"))
-                .step(format!("`modprobe {module}`"))
+                .steps(advice::vfio::module(module, state))
                 .fix(Fix::LoadModule { module })
         }
         ModuleState::Absent => {
             Finding::fail(code, SOURCE, format!("the kernel has no module {module}"))
-                .step("install a kernel with CONFIG_VFIO_PCI, such as the distribution's own")
+                .steps(advice::vfio::module(module, state))
         }
         ModuleState::Unknown => {
-            Finding::unknown(code, SOURCE, "the kernel's modules are not to be seen")
+            Finding::unknown(code, SOURCE, "the kernel's modules cannot be seen")
         }
     }
 }
@@ -110,43 +110,20 @@ fn access(case: &Case, backend: IommuBackend) -> Option<Finding> {
         {
             return None;
         }
-        (Access::Denied, IommuBackend::Container) => {
-            failed().step("`chmod 0666 /dev/vfio/vfio`; it gives no device away")
-        }
-        (Access::Denied, IommuBackend::Iommufd) => {
-            failed().step("`chgrp kvm /dev/iommu`; it gives no device away")
-        }
-        (_, IommuBackend::Container) => failed().step("`modprobe -a vfio-pci vfio_iommu_type1`"),
-        (_, IommuBackend::Iommufd) => {
-            failed().step("`modprobe iommufd`, or set iommu_backend to \"container\"")
-        }
+        _ => failed().steps(advice::vfio::shared_file(&case.facts.host, backend, access)),
     })
 }
 
-fn held(source: String, access: &Access) -> Finding {
+fn held(case: &Case, source: String, access: &Access) -> Finding {
     let seen = format!("{source} {access}");
     match access {
         Access::Granted => Finding::pass(Code::GroupHeld, source, seen),
         Access::Unknown => {
             Finding::unknown(Code::GroupHeld, source, "a snapshot has no device files")
         }
-        Access::Busy(Some(Holder { pid, .. })) => {
-            Finding::fail(Code::GroupHeld, source, seen).step(format!("end process {pid} first"))
+        _ => {
+            let steps = advice::vfio::file(&case.facts.host, &source, access);
+            Finding::fail(advice::vfio::file_code(access), source, seen).steps(steps)
         }
-        Access::Busy(None) => {
-            let step = format!("`fuser -v {source}` as root names the process");
-            Finding::fail(Code::GroupHeld, source, seen).step(step)
-        }
-        Access::Denied => {
-            let step = format!(
-                "`chown USER {source}`, or a udev rule: SUBSYSTEM==\"{}\", OWNER=\"USER\"",
-                if source.starts_with("/dev/vfio/devices/") { "vfio-dev" } else { "vfio" }
-            );
-            Finding::fail(Code::VfioNoAccess, source, seen).step(step)
-        }
-        Access::Missing => Finding::fail(Code::VfioNoAccess, source, seen)
-            .step("bind the device; the kernel makes the file then, if it has this way to VFIO"),
-        Access::Failed(_) => Finding::fail(Code::VfioNoAccess, source, seen)
-            .step("`dmesg | grep -i vfio` may say why"),
     }
 }

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use berth::check::{Code, Fix, Report};
+use berth::advice::{Code, Fix, Kind};
+use berth::check::{Report, Verdict};
 use berth::config::Config;
 use berth::error::Error;
 use berth::exit::Outcome;
@@ -32,7 +33,7 @@ pub struct CheckArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// List the codes that findings have, and look at nothing
+    /// List the codes of findings and refusals, and look at nothing
     #[arg(long, exclusive = true)]
     pub list: bool,
 }
@@ -40,9 +41,7 @@ pub struct CheckArgs {
 /// `berth check`.
 pub fn run(args: &CheckArgs) -> Result<Outcome, Error> {
     if args.list {
-        let lines =
-            Code::ALL.iter().map(|code| format!("{code:20} {}: {}\n", code.topic(), code.why()));
-        return write(&lines.collect::<String>());
+        return write(&listed());
     }
     let config = args.config.as_deref().map(Config::load).transpose()?;
     let look = || -> Result<Report, Error> {
@@ -61,7 +60,27 @@ pub fn run(args: &CheckArgs) -> Result<Outcome, Error> {
     if args.dry_run && !args.json {
         announce(&fixes)?;
     }
-    Ok(if report.ready { Outcome::Done } else { Outcome::HostRefused })
+    Ok(match report.verdict {
+        Verdict::Ready => Outcome::Done,
+        Verdict::NotReady => Outcome::HostRefused,
+        Verdict::NotSeenEnough => Outcome::NotSeenEnough,
+    })
+}
+
+/// All codes, those of findings first.
+fn listed() -> String {
+    let mut text = String::new();
+    for (kind, title) in [
+        (Kind::Finding, "findings of `berth check`, and refusals for the same faults"),
+        (Kind::Shortfall, "what a plan says could be better besides"),
+        (Kind::Refusal, "refusals only"),
+    ] {
+        text += &format!("# {title}\n");
+        for code in Code::ALL.iter().filter(|code| code.kind() == kind) {
+            text += &format!("{code:23} {}: {}\n", code.topic(), code.why());
+        }
+    }
+    text
 }
 
 /// Shows, then does. What was done stays when a later one fails: each helps by itself.

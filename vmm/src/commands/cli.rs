@@ -49,7 +49,8 @@ pub enum Command {
     },
     /// Look for what would keep a machine from running well, and say what to do about it
     #[command(
-        after_help = "Exit codes:\n  0  ready; there may be warnings\n  3  not ready: something failed\n\
+        after_help = "Exit codes:\n  0  ready; there may be warnings\n  3  not ready: something failed\n  6  not seen enough: nothing failed that was seen, \
+                      and not all was seen that decides\n\
                       In JSON each finding has a code (see --list) and a severity: pass, unknown \
                       (it could not be seen), warn or fail."
     )]
@@ -113,6 +114,21 @@ pub enum Command {
         #[command(flatten)]
         change: ChangeArgs,
     },
+}
+
+impl Command {
+    /// Whether a program reads what it prints.
+    pub fn json(&self) -> bool {
+        match self {
+            Self::Run { .. } | Self::Snapshot => false,
+            Self::Plan { json, .. } | Self::Devices { json, .. } => *json,
+            Self::Check(args) => args.json,
+            Self::Bind { change, .. }
+            | Self::Unbind { change, .. }
+            | Self::Restore { change }
+            | Self::Sriov { change, .. } => change.json,
+        }
+    }
 }
 
 /// The functions that change hands.

@@ -20,7 +20,7 @@ use berth::sriov;
 use clap::Parser;
 
 use cli::{Cli, Command};
-use print::print;
+use print::{Refused, print};
 
 /// What is said unless RUST_LOG asks for more. A library's warning names no device and has no
 /// remedy, so that only its errors are told; what matters of the rest is said by whoever calls it.
@@ -30,9 +30,14 @@ const LOG_FILTER: &str = "error,berth=warn,berth_devices=warn,berth_arch=warn";
 pub fn main() -> Outcome {
     let cli = Cli::parse();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(LOG_FILTER)).init();
+    let json = cli.command.json();
     execute(cli.command).unwrap_or_else(|error| {
-        // Without standard error nobody is left to tell.
-        let _ = error.report(&mut io::stderr().lock());
+        // Without an output nobody is left to tell.
+        if json {
+            let _ = print(&Refused { error: error.failure() }, true);
+        } else {
+            let _ = error.report(&mut io::stderr().lock());
+        }
         error.outcome()
     })
 }

@@ -6,7 +6,7 @@ use berth::config::Config;
 use berth::error::Error;
 use berth::exit::Outcome;
 use berth::host::{HostProfile, Query};
-use berth::plan::Plan;
+use berth::plan::{Note, Plan};
 
 use super::host_at;
 use super::print::print;
@@ -20,12 +20,12 @@ pub fn run(path: &Path, host: Option<&Path>, json: bool) -> Result<Outcome, Erro
 fn make(path: &Path, host: Option<&Path>) -> Result<Plan, Error> {
     let config = Config::load(path)?;
     let root = host_at(host)?;
-    let host = HostProfile::read(&root, &Query::from(&config))?.with_assumptions(&root);
-    let mut plan = Plan::new(&config, &host)?;
-    let lacks = root.lacks_for_plan();
+    let mut host = HostProfile::read(&root, &Query::from(&config))?.with_assumptions(&root);
+    host.look_around(&root);
+    let mut plan = Plan::new(&config, &host).map_err(|error| error.explained(&host))?;
+    let lacks: Vec<String> = root.lacks_for_plan().into_iter().map(str::to_owned).collect();
     if !lacks.is_empty() {
-        let lacks = lacks.join(", ");
-        plan.notes.push(format!("not in the snapshot, and taken to be as needed: {lacks}"));
+        plan.notes.push(Note::NotInSnapshot { lacks });
     }
     Ok(plan)
 }

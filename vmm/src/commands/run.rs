@@ -14,7 +14,7 @@ use berth::exit::{Exit, Outcome};
 use berth::host::{HostProfile, Query, Root};
 use berth::machine;
 use berth::placement_lock::PlacementLock;
-use berth::plan::Plan;
+use berth::plan::{Plan, PlanError};
 use berth::sandbox::Mode;
 use berth_devices::pci::Bdf;
 
@@ -42,7 +42,7 @@ fn prepare(path: &Path) -> Result<(Plan, Option<Lease>), Error> {
     binding::recover(&target);
     let root = Root::live();
     let mut host = HostProfile::read(&root, &Query::from(&config))?;
-    let mut plan = Plan::new(&config, &host)?;
+    let mut plan = Plan::new(&config, &host).map_err(|error| explained(error, &mut host, &root))?;
     let functions = plan.pci.functions.iter();
     let devices: Vec<RunDevice> = functions
         .map(|function| RunDevice {
@@ -57,7 +57,7 @@ fn prepare(path: &Path) -> Result<(Plan, Option<Lease>), Error> {
     let addresses: Vec<Bdf> = devices.iter().map(|device| device.address).collect();
     let mut see_bound = || -> Result<(), Error> {
         host.read_bound(&root, &addresses)?;
-        Ok(plan.see_bound(&config, &host)?)
+        plan.see_bound(&config, &host).map_err(|error| explained(error, &mut host, &root))
     };
     match see_bound() {
         Ok(()) => Ok((plan, Some(lease))),
@@ -66,4 +66,10 @@ fn prepare(path: &Path) -> Result<(Plan, Option<Lease>), Error> {
             Err(error)
         }
     }
+}
+
+/// What only a refusal asks for is read only then.
+fn explained(error: PlanError, host: &mut HostProfile, root: &Root) -> Error {
+    host.look_around(root);
+    error.explained(host).into()
 }

@@ -384,3 +384,18 @@ fn the_schema_has_the_same_fields() {
     let config = serde_json::to_value(config).expect("a config is plain data");
     assert_eq!(fields(&schema["devices"]["items"]["properties"]), fields(&config["devices"][0]));
 }
+
+#[test]
+fn a_config_that_was_written_is_read_again() {
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../resources/examples");
+    let files = fs::read_dir(examples).expect("the examples are there");
+    let mut count = 0;
+    for file in files {
+        let path = file.expect("an entry").path();
+        let config = Config::load(&path).expect("a good example");
+        let text = serde_json::to_vec(&config).expect("a config is JSON");
+        assert_eq!(Config::parse(&path, &text).expect("what was written"), config);
+        count += 1;
+    }
+    assert!(count > 3, "only {count} examples");
+}

@@ -71,14 +71,6 @@ impl Functions {
         }
     }
 
-    /// The physical function of a virtual one that VFIO has too: the kernel then asks whoever opens
-    /// the virtual one for a token that only the owner of the other knows
-    /// (`vfio_pci_validate_vf_token` in drivers/vfio/pci/vfio_pci_core.c).
-    pub fn token_owner(&self, address: Bdf) -> Option<Bdf> {
-        let (physical, _) = self.get(address)?.virtual_of?;
-        self.pci(physical)?.is_bound_to_vfio().then_some(physical)
-    }
-
     /// What the function at `address` is used for: by itself, and by what goes with it.
     pub fn uses_of(&self, address: Bdf) -> Vec<HostUse> {
         let own = self.get(address).into_iter().flat_map(|found| &found.uses).cloned();

@@ -6,8 +6,8 @@ use berth_devices::pci::Bdf;
 use serde::Serialize;
 
 use super::{
-    CpuPower, Functions, HostError, HostProfile, IOMMU_GROUPS, Identity, KernelLog, Modules,
-    PCI_DRIVERS, Persisted, Query, Root, Settings, System, Taking, persisted, query::Candidates,
+    CpuPower, Functions, HostError, HostProfile, IOMMU_GROUPS, Identity, Modules, PCI_DRIVERS,
+    Persisted, Query, Root, Settings, Taking, persisted, query::Candidates,
 };
 
 /// What `berth check` judges.
@@ -15,16 +15,12 @@ use super::{
 pub struct Facts {
     /// What a plan needs, with every function of the host.
     pub host: HostProfile,
-    /// The operating system.
-    pub system: System,
     /// What the kernel does to save power on CPUs.
     pub cpu_power: CpuPower,
     /// Kernel modules.
     pub modules: Modules,
     /// The kernel's settings.
     pub settings: Settings,
-    /// What the kernel said.
-    pub log: KernelLog,
     /// Functions that go to vfio-pci at boot, each with the card that is at its address now.
     pub persisted: Vec<(Persisted, Option<Identity>)>,
     /// Devices that were asked about by name.
@@ -33,6 +29,8 @@ pub struct Facts {
     pub live: bool,
     /// What a snapshot lacks of what berth reads.
     pub lacks: Vec<&'static str>,
+    /// Whether its files of procfs are there and empty, as tar makes them.
+    pub has_empty_proc: bool,
 }
 
 /// What plans are made from, and every host that berth runs on has. A snapshot may not.
@@ -71,14 +69,14 @@ impl Facts {
         let candidates = Candidates::find(root, &query);
         let all: Vec<Bdf> = candidates.functions.keys().copied().collect();
         let functions = Functions::survey(root, &candidates)?;
-        let host = HostProfile::read_for(root, &query, candidates, functions)?;
-        let system = System::read(root);
+        let mut host = HostProfile::read_for(root, &query, candidates, functions)?;
+        host.look_around(root);
         let listed = || all.iter().filter_map(|device| host.functions.get(*device));
         let modaliases: BTreeSet<&str> = listed().map(|listed| listed.modalias.as_str()).collect();
         let interrupts = listed().flat_map(|listed| listed.interrupts.iter().copied());
         let groups = host.functions.groups.keys().copied();
         Ok(Self {
-            modules: Modules::read(root, &system.release, &modaliases),
+            modules: Modules::read(root, &host.system.release, &modaliases),
             settings: Settings::read(root, interrupts, groups),
             persisted: persisted::read(root)
                 .into_iter()
@@ -87,13 +85,12 @@ impl Facts {
                     (one, now)
                 })
                 .collect(),
-            log: KernelLog::read(root),
             cpu_power: CpuPower::read(root, &host.cpus.online),
             lacks: root.lacks(),
+            has_empty_proc: root.has_empty_proc(),
             live: root.is_live(),
             devices: devices.to_vec(),
             host,
-            system,
         })
     }
 }
@@ -125,7 +122,18 @@ impl Root {
         if self.is_live() {
             return Vec::new();
         }
-        expected.filter(|path| !self.exists(path)).collect()
+        let is_there = |path: &&str| {
+            self.exists(path) && (!path.starts_with("/proc") || self.glance(path).is_some())
+        };
+        expected.filter(|path| !is_there(path)).collect()
+    }
+
+    /// Whether files of procfs were captured without what is in them.
+    fn has_empty_proc(&self) -> bool {
+        let expected = FOR_PLAN.into_iter().chain(FOR_CHECK);
+        let of_proc = expected.filter(|path| path.starts_with("/proc"));
+        !self.is_live()
+            && of_proc.filter(|path| self.exists(path) && self.glance(path).is_none()).count() > 1
     }
 
     /// Looks whether all of that is there, so that a snapshot has it even where nothing is in it.

@@ -269,7 +269,10 @@ impl<'a> Reader<'a> {
             self.functions.groups.insert(group, IommuGroup::read(self.root, group)?);
         }
         let virtual_of = if function.is_virtual { self.virtual_of(address) } else { None };
-        let path = bridges_above(self.root, address);
+        // "../../../devices/pci0000:20/0000:20:00.0/0000:21:00.0"
+        let target = self.root.link(format!("{DEVICES}/{address}")).unwrap_or_default();
+        let path = target.components().filter_map(|part| part.as_os_str().to_str()?.parse().ok());
+        let path = path.filter(|bridge: &Bdf| *bridge != address).collect();
         let mut found = HostFunction { virtual_of, path, ..HostFunction::of(function) };
         if depth > Depth::Guest {
             self.look(address, &mut found, depth)?;
@@ -329,14 +332,6 @@ impl<'a> Reader<'a> {
         let all = self.virtual_functions.entry(physical);
         all.or_insert_with(|| virtual_functions(root, physical))
     }
-}
-
-/// The bridges between the root and the function at `address`, the root port first.
-fn bridges_above(root: &Root, address: Bdf) -> Vec<Bdf> {
-    // "../../../devices/pci0000:20/0000:20:00.0/0000:21:00.0"
-    let target = root.link(format!("{DEVICES}/{address}")).unwrap_or_default();
-    let path = target.components().filter_map(|part| part.as_os_str().to_str()?.parse().ok());
-    path.filter(|bridge: &Bdf| *bridge != address).collect()
 }
 
 /// The links `virtfn0`, `virtfn1`, ... in the order of the indexes.

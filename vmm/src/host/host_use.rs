@@ -142,6 +142,14 @@ impl fmt::Display for Unseen {
 }
 
 impl HostUse {
+    /// Whether it is the console's: the machine runs without, and nobody sees the host's.
+    pub fn is_consoles(&self) -> bool {
+        matches!(
+            self,
+            Self::BootDisplay | Self::Console | Self::Keyboard { .. } | Self::ConsolePort { .. }
+        )
+    }
+
     /// Whether it is a process's use through VFIO, rather than the host's own.
     pub fn is_vfio(&self) -> bool {
         matches!(self, Self::OpenVfio { .. })

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::root::Root;
 use super::tree::Entry;
+use crate::units::visible;
 
 /// Lines of the kernel's log that concern passthrough.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -24,7 +25,7 @@ const COPY: &str = "/var/log/dmesg";
 
 /// What a line that concerns passthrough speaks of. Nothing else is kept: the log also names
 /// users' devices and disks.
-const TOPICS: [&str; 15] = [
+const TOPICS: [&str; 30] = [
     "DMAR",
     "AMD-Vi",
     "IOMMU",
@@ -40,6 +41,22 @@ const TOPICS: [&str; 15] = [
     "Secure boot",
     "x2apic",
     "1:1 mapping",
+    "IVRS",
+    "IOAPIC",
+    "SEV",
+    "SME is active",
+    "ACS overrides",
+    // pci, by what it says of a function that cannot be used.
+    "can't assign",
+    "failed to assign",
+    "can't reserve",
+    "D3cold",
+    "device inaccessible",
+    "not ready",
+    "resources for SR-IOV",
+    "AER: Uncorrectable",
+    "HugeTLB",
+    "hugepages",
 ];
 
 impl KernelLog {
@@ -48,9 +65,7 @@ impl KernelLog {
         let (source, lines) = match live {
             Some(lines) => ("the kernel's log", lines),
             None => match root.glance(COPY) {
-                Some(text) => {
-                    (COPY, text.lines().map(|line| without_time(line).to_owned()).collect())
-                }
+                Some(text) => (COPY, whole(&text)),
                 None => return Self::default(),
             },
         };
@@ -79,7 +94,7 @@ fn messages(kmsg: &Path) -> Option<Vec<String>> {
             Ok(length) => {
                 let text = String::from_utf8_lossy(&record[..length]);
                 if let Some((_, text)) = text.split_once(';') {
-                    lines.extend(text.lines().next().map(str::to_owned));
+                    lines.extend(text.lines().next().map(unescaped));
                 }
             }
             // The record was overwritten before it was read; the next one is the oldest.
@@ -91,6 +106,36 @@ fn messages(kmsg: &Path) -> Option<Vec<String>> {
     }
 }
 
+/// A record's text has the kernel's own line ends as `\\x0a` (kernel, printk/printk.c,
+/// append_char).
+fn unescaped(record: &str) -> String {
+    let lines: Vec<&str> = record.split("\\x0a").map(str::trim).collect();
+    visible(lines.join(" ").trim()).into_owned()
+}
+
+/// The messages of a file, each in one line. A message of several lines goes on where there is no
+/// time; in a file without times, with a small letter and without the name of who speaks.
+fn whole(text: &str) -> Vec<String> {
+    let has_times = text.lines().any(|line| line.starts_with('['));
+    let mut messages: Vec<String> = Vec::new();
+    for line in text.lines() {
+        let goes_on = if has_times {
+            !line.starts_with('[') && !line.starts_with('<')
+        } else {
+            line.starts_with(|first: char| first.is_lowercase() || first.is_whitespace())
+                && !line.contains(": ")
+        };
+        match messages.last_mut() {
+            Some(message) if goes_on => {
+                message.push(' ');
+                message.push_str(line.trim());
+            }
+            _ => messages.push(without_time(line).to_owned()),
+        }
+    }
+    messages
+}
+
 /// `[    0.123456] text` as `text`.
 fn without_time(line: &str) -> &str {
     let time = line.strip_prefix('[').and_then(|rest| rest.split_once("] "));
@@ -100,6 +145,21 @@ fn without_time(line: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn messages_of_several_lines_are_one() {
+        let erratum = "DMAR-IR: This system BIOS has enabled interrupt remapping on a chipset";
+        for text in [
+            "DMAR-IR: This system BIOS has enabled interrupt remapping\non a chipset\nkvm: next",
+            "[ 0.1] DMAR-IR: This system BIOS has enabled interrupt remapping\n\
+             on a chipset\n[ 0.2] kvm: next",
+        ] {
+            assert_eq!(whole(text), [erratum, "kvm: next"]);
+        }
+        let record =
+            "DMAR-IR: This system BIOS has enabled interrupt remapping\\x0aon a chipset\\x0a";
+        assert_eq!(unescaped(record), erratum);
+    }
 
     #[test]
     fn times_are_left_out() {

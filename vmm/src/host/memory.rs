@@ -10,7 +10,8 @@ use super::root::Root;
 use crate::units::PageSize;
 
 const NODE: &str = "/sys/devices/system/node";
-const POOLS: &str = "/sys/kernel/mm/hugepages";
+/// Where a host shows its pools of huge pages.
+pub(super) const POOLS: &str = "/sys/kernel/mm/hugepages";
 
 /// The host's memory.
 #[derive(Clone, Debug, Default, Serialize)]

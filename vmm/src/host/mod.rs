@@ -11,8 +11,10 @@
 mod access;
 mod acs;
 mod addresses;
+mod architecture;
 mod archive;
 mod availability;
+mod cgroup;
 mod command_line;
 mod cpu_power;
 mod cpu_topology;
@@ -36,6 +38,7 @@ mod modules;
 mod pci;
 mod pci_node;
 pub mod persisted;
+mod plain_parameters;
 mod process;
 mod query;
 mod resets;
@@ -44,6 +47,7 @@ mod settings;
 mod snapshot;
 mod system;
 mod tree;
+mod unfit;
 mod usage;
 mod values;
 mod vfio;
@@ -55,7 +59,9 @@ use serde::Serialize;
 
 pub use access::{Access, Holder};
 pub use acs::Acs;
+pub use architecture::X86_64;
 pub use availability::Availability;
+pub use cgroup::{Cgroup, CgroupLimit};
 pub use command_line::CommandLine;
 pub use cpu_power::{CpuPower, FrequencyPolicy, IdleState};
 pub use cpu_topology::CoreKind;
@@ -80,9 +86,11 @@ pub use resets::Resets;
 pub use root::Root;
 pub use settings::Settings;
 pub use snapshot::Snapshot;
-pub use system::{Family, Initramfs, Loader, System};
+pub use system::{BootFile, Container, Family, Initramfs, KernelConfig, Loader, System};
+pub use unfit::Unfit;
 pub use vfio::{device_file, group_file};
 
+use crate::units::{PageSize, Seen};
 use query::Candidates;
 use vfio::VfioFiles;
 
@@ -98,14 +106,18 @@ pub struct HostProfile {
     pub cpus: Cpus,
     /// The running kernel, where it is known.
     pub linux: Option<LinuxVersion>,
+    /// What kind of machine it is, such as `x86_64`; `None` when that cannot be seen.
+    pub architecture: Option<String>,
     /// NUMA nodes and pools of huge pages.
     pub memory: Memory,
     /// What this process may use.
     pub process: Process,
+    /// What its cgroups allow it.
+    pub cgroup: Cgroup,
     /// Machines of berth that run already.
     pub machines: Vec<RunningMachine>,
-    /// Whether irqbalance runs, which moves interrupts; `None` when that is not to be seen.
-    pub irqbalance: Option<bool>,
+    /// Whether irqbalance runs, which moves interrupts.
+    pub irqbalance: Seen,
     /// The kernel's command line.
     pub command_line: CommandLine,
     /// IOMMU units.
@@ -130,6 +142,10 @@ pub struct HostProfile {
     pub initrd: Option<FileFacts>,
     /// Why the console file cannot be written; `None` when it can or nobody knows.
     pub console_refusal: Option<&'static str>,
+    /// The operating system, once [`Self::look_around`] has read it.
+    pub system: System,
+    /// What the kernel said, once that has read it.
+    pub log: KernelLog,
 }
 
 impl HostProfile {
@@ -142,6 +158,18 @@ impl HostProfile {
         let candidates = Candidates::find(root, query);
         let functions = Functions::read_for_guest(root, &candidates)?;
         Self::read_for(root, query, candidates, functions)
+    }
+
+    /// Reads what no plan depends on, and what to do about a refusal does: a run that starts need
+    /// not wait for it.
+    pub fn look_around(&mut self, root: &Root) {
+        self.system = System::read(root);
+        self.log = KernelLog::read(root);
+    }
+
+    /// What the host is, when that is known to be no x86-64.
+    pub fn foreign(&self) -> Option<&str> {
+        self.architecture.as_deref().filter(|name| *name != X86_64)
     }
 
     /// Whose IOMMU to speak of: the firmware's, or where its tables cannot be seen, the one that
@@ -178,6 +206,8 @@ impl HostProfile {
             kvm: Access::probe(root, "/dev/kvm"),
             command_line: CommandLine::read(root)?,
             process: Process::read(root, &cpus.online)?,
+            architecture: architecture::read(root),
+            cgroup: Cgroup::read(root),
             machines: RunningMachine::read_all(root),
             irqbalance: settings::irqbalance(root),
             kernel: query.kernel.as_deref().map(|path| KernelFacts::read(root, path)),
@@ -191,6 +221,8 @@ impl HostProfile {
             iommu,
             functions,
             environment: candidates.environment,
+            system: System::default(),
+            log: KernelLog::default(),
         })
     }
 
@@ -232,7 +264,31 @@ impl HostProfile {
                 function.driver = Some("vfio-pci".to_owned());
             }
         }
+        self.assume_memory(root.exists(memory::POOLS));
         self
+    }
+
+    /// Takes memory that a snapshot tells nothing of to be there, and its pools of huge pages where
+    /// `has_pools` says that it has none.
+    pub fn assume_memory(&mut self, has_pools: bool) {
+        /// More than any host has.
+        const PLENTY: u64 = 1 << 50;
+        let nodes = || self.memory.nodes.values();
+        let without_memory = nodes().all(|node| node.total == 0);
+        let without_pools = !has_pools && nodes().all(|node| node.pools.is_empty());
+        for node in self.memory.nodes.values_mut() {
+            if without_memory {
+                (node.total, node.available) = (PLENTY, PLENTY);
+            }
+            if without_pools && node.total > 0 {
+                for size in [PageSize::Size2M, PageSize::Size1G] {
+                    let pages = PLENTY / size.bytes();
+                    let pool = memory::Pool { total: pages, free: pages, surplus: 0 };
+                    node.pools.insert(size, pool);
+                    self.memory.reserved.insert(size, 0);
+                }
+            }
+        }
     }
 }
 

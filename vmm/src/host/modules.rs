@@ -35,6 +35,8 @@ pub struct ConfigLine {
 pub struct Modules {
     /// vfio-pci.
     pub vfio_pci: ModuleState,
+    /// Whether vfio-pci is part of the kernel, which reads no modprobe.d.
+    pub vfio_pci_built_in: bool,
     /// vfio_iommu_type1.
     pub vfio_iommu_type1: ModuleState,
     /// kvm_intel.
@@ -70,18 +72,18 @@ impl Modules {
         let folder = format!("/lib/modules/{release}");
         let read = |name: &str| root.glance(format!("{folder}/{name}"));
         let (builtin, installed) = (read("modules.builtin"), read("modules.dep"));
+        let listed = |files: &Option<String>, name: &str| {
+            let text = files.as_deref().unwrap_or_default();
+            text.lines().any(|line| {
+                let path = line.split(':').next().unwrap_or_default();
+                let file = path.rsplit('/').next().unwrap_or_default();
+                is_module(file.split('.').next().unwrap_or_default(), name)
+            })
+        };
         let state = |name: &str| {
-            let listed = |files: &Option<String>| {
-                let text = files.as_deref().unwrap_or_default();
-                text.lines().any(|line| {
-                    let path = line.split(':').next().unwrap_or_default();
-                    let file = path.rsplit('/').next().unwrap_or_default();
-                    is_module(file.split('.').next().unwrap_or_default(), name)
-                })
-            };
-            if root.exists(format!("/sys/module/{name}")) || listed(&builtin) {
+            if root.exists(format!("/sys/module/{name}")) || listed(&builtin, name) {
                 ModuleState::Loaded
-            } else if listed(&installed) {
+            } else if listed(&installed, name) {
                 ModuleState::Available
             } else if installed.is_some() {
                 ModuleState::Absent
@@ -92,6 +94,7 @@ impl Modules {
         let aliases = read("modules.alias").unwrap_or_default();
         Self {
             vfio_pci: state("vfio_pci"),
+            vfio_pci_built_in: listed(&builtin, "vfio_pci"),
             vfio_iommu_type1: state("vfio_iommu_type1"),
             kvm_intel: state("kvm_intel"),
             kvm_amd: state("kvm_amd"),

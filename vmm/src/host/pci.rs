@@ -7,7 +7,7 @@ use berth_devices::vfio::ResetMethod;
 use serde::Serialize;
 
 use super::root::Root;
-use super::{HostError, link, pci_node};
+use super::{HostError, Unfit, link, pci_node};
 use berth_devices::pci::BarKind;
 
 pub(super) const DEVICES: &str = "/sys/bus/pci/devices";
@@ -54,6 +54,8 @@ pub struct PciFunction {
     pub msix_vectors: Option<u16>,
     /// Ways the kernel knows to reset it, in the order it would try them.
     pub reset_methods: Vec<ResetMethod>,
+    /// What keeps it from working in a guest, whoever has it.
+    pub unfit: Vec<Unfit>,
 }
 
 /// A BAR as the host's kernel found it.
@@ -65,6 +67,11 @@ pub struct HostBar {
     pub kind: BarKind,
     /// Bytes, a power of two.
     pub size: u64,
+}
+
+/// Whether a driver is VFIO's own or a vendor's variant of it.
+fn is_vfio(driver: &str) -> bool {
+    driver.replace('_', "-").ends_with("vfio-pci")
 }
 
 impl PciFunction {
@@ -83,7 +90,7 @@ impl PciFunction {
 
     /// Whether a VFIO driver has it: vfio-pci or a vendor's variant, such as `mlx5_vfio_pci`.
     pub fn is_bound_to_vfio(&self) -> bool {
-        self.driver.as_deref().is_some_and(|driver| driver.replace('_', "-").ends_with("vfio-pci"))
+        self.driver.as_deref().is_some_and(is_vfio)
     }
 
     /// Whether its driver lets the other functions of its group be passed through. Without a
@@ -110,6 +117,7 @@ impl PciFunction {
         let resets = root.text(file("reset_method"))?;
         let config = root.head(file("config"), CONFIG_SIZE)?;
         let resources = resources(root, &file("resource"))?;
+        let unfit = unfit(root, address, config.as_deref().unwrap_or_default(), &resources);
         let pin = config.as_ref().and_then(|config| config.get(usize::from(INTERRUPT_PIN)));
         Ok(Some(Self {
             vendor: vendor as u16,
@@ -127,6 +135,7 @@ impl PciFunction {
                 &format!("{DEVICES}/{address}"),
                 config.as_deref().unwrap_or_default(),
             ),
+            unfit,
             interrupt_pin: pin.copied().filter(|pin| *pin <= 4).unwrap_or(0),
             bars: bars(&resources),
             rom_size: resources.get(ROM).map_or(0, Resource::size),
@@ -138,6 +147,32 @@ impl PciFunction {
             msix_vectors: config.and_then(|config| msix_vectors(&config)),
         }))
     }
+}
+
+/// What keeps a function from working.
+fn unfit(root: &Root, address: Bdf, config: &[u8], resources: &[Resource]) -> Vec<Unfit> {
+    /// No function has this vendor: it is what a read gives that nobody answers.
+    const NOBODY: [u8; 4] = [0xff; 4];
+    let mut found = Vec::new();
+    if config.starts_with(&NOBODY) {
+        found.push(Unfit::Unreachable);
+    }
+    let bars = (0..).zip(resources).take(ROM);
+    let unassigned = bars.filter(|(_, resource)| {
+        resource.flags & UNSET != 0 && resource.flags & MEMORY != 0 && resource.size() > 0
+    });
+    found.extend(
+        unassigned.map(|(bar, resource)| Unfit::BarUnassigned { bar, size: resource.size() }),
+    );
+    let physfn = format!("{DEVICES}/{address}/physfn");
+    let physical = root.link_name(&physfn).and_then(|name| name.parse().ok());
+    let driver = root.link_name(format!("{physfn}/driver"));
+    if let (Some(physical), Some(driver)) = (physical, driver)
+        && is_vfio(&driver)
+    {
+        found.push(Unfit::TokenNeeded { physical });
+    }
+    found
 }
 
 /// The one entry of `folder` that has a device number: kernels without device files make the
@@ -167,6 +202,8 @@ const ROM: usize = 6;
 
 const IO: u64 = 0x100;
 const MEMORY: u64 = 0x200;
+/// No address was found for it (IORESOURCE_UNSET).
+const UNSET: u64 = 0x2000_0000;
 
 impl Resource {
     /// Enhanced Allocation allows sizes that are no power of two; the register we emulate does
@@ -246,6 +283,48 @@ mod tests {
         config[0x40..0x42].copy_from_slice(&[0x01, 0x70]);
         config[0x70..0x74].copy_from_slice(&[0x11, 0x00, 0x09, 0x80]);
         config
+    }
+
+    #[test]
+    fn a_virtual_function_needs_a_token_only_while_vfio_has_its_physical_one() {
+        use crate::host::tree::{Entry, Tree};
+
+        let vf: Bdf = "0000:41:10.0".parse().expect("an address");
+        let with = |driver: &str| {
+            let mut tree = Tree::default();
+            let link = |to: String| Entry::Link(to.into());
+            let folder = "sys/bus/pci/devices";
+            tree.insert(
+                format!("{folder}/{vf}/physfn").as_ref(),
+                link("../0000:41:00.0".to_owned()),
+            );
+            let of_physical = format!("{folder}/0000:41:00.0/driver");
+            tree.insert(of_physical.as_ref(), link(format!("../../drivers/{driver}")));
+            tree.insert(
+                format!("sys/bus/pci/drivers/{driver}/x").as_ref(),
+                Entry::File(Vec::new()),
+            );
+            unfit(&Root::of(tree), vf, &[], &[])
+        };
+        let physical = "0000:41:00.0".parse().expect("an address");
+        assert_eq!(with("vfio-pci"), [Unfit::TokenNeeded { physical }]);
+        assert_eq!(with("pci-pf-stub"), []);
+        assert_eq!(with("igb"), []);
+    }
+
+    #[test]
+    fn what_keeps_a_function_from_working_is_told() {
+        let root = Root::of(crate::host::tree::Tree::default());
+        let nic = "0000:41:00.0".parse().expect("an address");
+        let of = |config: &[u8], resources: &[Resource]| unfit(&root, nic, config, resources);
+        let bar = |flags| Resource { first: 0, last: 0xfff, flags };
+        assert_eq!(of(&config(), &[bar(MEMORY)]), []);
+        let resources = [bar(MEMORY), bar(MEMORY | UNSET)];
+        assert_eq!(of(&config(), &resources), [Unfit::BarUnassigned { bar: 1, size: 4096 }]);
+        // A BAR that is not there needs no address.
+        assert_eq!(of(&config(), &[bar(UNSET)]), []);
+        assert_eq!(of(&[0xff; 64], &[]), [Unfit::Unreachable]);
+        assert_eq!(of(&[], &[]), []);
     }
 
     #[test]

@@ -36,6 +36,13 @@ pub enum Taking {
 }
 
 impl Query {
+    /// Asks for one function as it is.
+    pub fn about(address: Bdf) -> Self {
+        let mut query = Self::default();
+        query.add(address, Taking::No);
+        query
+    }
+
     /// Asks for a function; of two wishes the one that needs more to be read wins.
     pub fn add(&mut self, address: Bdf, taking: Taking) {
         let entry = self.functions.entry(address).or_default();

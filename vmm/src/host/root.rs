@@ -1,5 +1,6 @@
 //! Files under a root directory: this host's own, or what was captured of another.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::tree::{Entries, Entry, Found, Tree, resolve};
 use super::{HostError, archive};
+use crate::units::visible;
 
 /// Largest file of a folder that was captured; modules.alias has 2 MiB.
 const MOST_BYTES: usize = 64 << 20;
@@ -139,6 +141,10 @@ impl Root {
         let folder = self.resolved(path.parent()?).ok()?;
         let link = folder.join(path.file_name()?);
         let target = self.target(&link)?;
+        // Nor has a target of the kernel's own links.
+        if let Cow::Owned(_) = visible(&target.to_string_lossy()) {
+            return None;
+        }
         self.remember(&link, || Entry::Link(target.clone()));
         Some(target)
     }
@@ -237,6 +243,8 @@ impl Root {
                 }
             }
         }
+        // None of the kernel's has such characters; one that has names nothing.
+        names.retain(|name| matches!(visible(name), Cow::Borrowed(_)));
         names.sort_unstable();
         if self.record.is_some() {
             self.remember(&path, || Entry::Folder(Entries::new()));

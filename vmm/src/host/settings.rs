@@ -7,26 +7,29 @@ use serde::Serialize;
 use super::IdSet;
 use super::root::Root;
 use super::system::chosen;
+use crate::units::Seen;
 
 /// Settings of the running kernel; `None` is what cannot be seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Settings {
     /// Whether ksmd merges pages.
-    pub ksm: Option<bool>,
+    pub ksm: Seen,
     /// Which shared memory gets huge pages unasked: `always`, `within_size`, `advise`, `never`, ...
     pub shmem_huge: Option<String>,
     /// Whether the kernel unmaps pages to learn who uses them.
-    pub numa_balancing: Option<bool>,
+    pub numa_balancing: Seen,
     /// Drivers of balloons that have a device: this host's own hypervisor takes its memory back.
     pub balloons: Vec<String>,
     /// Whether irqbalance runs.
-    pub irqbalance: Option<bool>,
+    pub irqbalance: Seen,
     /// CPUs that irqbalance was told to leave alone.
     pub irqbalance_banned: Option<String>,
     /// CPUs that new interrupts go to.
     pub default_irq_cpus: Option<IdSet>,
     /// CPUs of the interrupts that were asked for, by number.
     pub irq_cpus: BTreeMap<u32, IdSet>,
+    /// The name under which the firmware's frame buffer holds memory of a display (/proc/iomem).
+    pub boot_framebuffer: Option<String>,
     /// How IOMMU groups are translated for the host itself, with the number of groups:
     /// `identity`, `DMA`, `DMA-FQ`.
     pub domains: BTreeMap<String, usize>,
@@ -39,7 +42,7 @@ impl Settings {
         interrupts: impl Iterator<Item = u32>,
         groups: impl Iterator<Item = u32>,
     ) -> Self {
-        let bit = |path: &str| root.glance(path).map(|value| value != "0");
+        let bit = |path: &str| Seen::from(root.glance(path).map(|value| value != "0"));
         let cpus = |path: String| root.glance(path)?.parse().ok();
         let mut domains = BTreeMap::new();
         for group in groups {
@@ -48,7 +51,7 @@ impl Settings {
             }
         }
         Self {
-            ksm: root.glance("/sys/kernel/mm/ksm/run").map(|value| value == "1"),
+            ksm: root.glance("/sys/kernel/mm/ksm/run").map(|value| value == "1").into(),
             shmem_huge: root
                 .glance("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
                 .and_then(|text| chosen(&text)),
@@ -68,9 +71,19 @@ impl Settings {
                     Some((number, set))
                 })
                 .collect(),
+            boot_framebuffer: boot_framebuffer(root),
             domains,
         }
     }
+}
+
+/// `BOOTFB` is the name that sysfb gives it, the others those of its drivers (kernel,
+/// drivers/firmware/sysfb_simplefb.c, drivers/video/fbdev).
+fn boot_framebuffer(root: &Root) -> Option<String> {
+    const NAMES: [&str; 4] = ["BOOTFB", "efifb", "vesafb", "simplefb"];
+    let text = root.glance("/proc/iomem")?;
+    let mut names = text.lines().filter_map(|line| Some(line.split_once(" : ")?.1.trim()));
+    names.find(|name| NAMES.contains(name)).map(str::to_owned)
 }
 
 fn balloons(root: &Root) -> Vec<String> {
@@ -91,12 +104,12 @@ fn balloons(root: &Root) -> Vec<String> {
 }
 
 /// By its folders rather than by looking through everybody's processes.
-pub(super) fn irqbalance(root: &Root) -> Option<bool> {
+pub(super) fn irqbalance(root: &Root) -> Seen {
     const SERVICES: &str = "/sys/fs/cgroup/system.slice";
     if root.exists(format!("{SERVICES}/irqbalance.service")) || root.exists("/run/irqbalance") {
-        return Some(true);
+        return Seen::Yes;
     }
-    root.exists(SERVICES).then_some(false)
+    if root.exists(SERVICES) { Seen::No } else { Seen::Unknown }
 }
 
 fn banned(root: &Root) -> Option<String> {

@@ -12,6 +12,8 @@ use std::path::Path;
 use berth_devices::pci::capability::extended_capabilities;
 
 use super::pci;
+use super::plain_parameters::is_plain;
+use super::system;
 use super::tree::Tree;
 use super::{CommandLine, Facts, HostError, Query, Root, archive};
 
@@ -57,6 +59,9 @@ fn redact(path: &Path, bytes: &mut Vec<u8>) {
         (_, "mountinfo") => *bytes = lines(local_mount),
         ("proc", "cmdline") => *bytes = command_line(&text()).into_bytes(),
         (_, "config") if path.starts_with("sys/devices") => blank_serial_number(bytes),
+        _ if system::is_boot_file(path) => {
+            *bytes = system::redact_boot_file(&text()).into_bytes();
+        }
         _ => {}
     }
 }
@@ -89,54 +94,11 @@ fn local_mount(line: &str) -> Option<String> {
     is_local.then(|| line.to_owned())
 }
 
-/// Parameters whose values stay, by their first letters. Any other may hold what nobody means to
-/// send: passwords, addresses, names of disks and servers.
-const PLAIN_PARAMETERS: [&str; 36] = [
-    "acpi",
-    "amd_iommu",
-    "audit",
-    "console",
-    "cpuidle",
-    "default_hugepagesz",
-    "efi",
-    "hugepages",
-    "hugetlb",
-    "idle",
-    "initcall_blacklist",
-    "intel_",
-    "intremap",
-    "iommu",
-    "irqaffinity",
-    "isolcpus",
-    "kthread_cpus",
-    "kvm",
-    "lockdown",
-    "maxcpus",
-    "mem",
-    "mitigations",
-    "modprobe.blacklist",
-    "module_blacklist",
-    "nohz",
-    "nosmt",
-    "nr_cpus",
-    "numa",
-    "pci",
-    "preempt",
-    "processor",
-    "rcu",
-    "rd.driver",
-    "transparent_hugepage",
-    "vfio",
-    "video",
-];
-
 /// Names of all parameters, values of those that are plain.
 fn command_line(text: &str) -> String {
     let line = CommandLine::from(text);
     let words = line.words().map(|word| match word.split_once('=') {
-        Some((key, _)) if !PLAIN_PARAMETERS.iter().any(|plain| key.starts_with(plain)) => {
-            format!("{key}=REDACTED")
-        }
+        Some((key, _)) if !is_plain(key) => format!("{key}=REDACTED"),
         _ => word.to_owned(),
     });
     words.collect::<Vec<_>>().join(" ") + "\n"

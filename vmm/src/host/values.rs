@@ -4,13 +4,23 @@ use std::path::Path;
 use std::str::FromStr;
 
 use super::{HostError, Root};
+use crate::units::visible;
 
 impl Root {
-    /// The file's text without the white space around it.
+    /// The file's text without the white space around it, and without what would act on a
+    /// terminal: text of a host is data. `None` for a file of procfs that was captured empty.
     pub(super) fn text(&self, path: impl AsRef<Path>) -> Result<Option<String>, HostError> {
+        let is_of_proc = path.as_ref().starts_with("/proc");
         let bytes = self.head(path, usize::MAX)?;
-        // The kernel's own texts are ASCII.
-        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()))
+        // The kernel's own texts are ASCII. Old kernels wrote a zero byte behind some, and tar
+        // fills what it reads of sysfs up to the size that is said there.
+        let text = bytes.map(|bytes| {
+            let text = String::from_utf8_lossy(&bytes);
+            let around = |letter: char| letter == '\0' || letter.is_whitespace();
+            visible(text.trim_matches(around)).into_owned()
+        });
+        // Files of procfs have no size, and tar copies nothing of them.
+        Ok(text.filter(|text| self.is_live() || !is_of_proc || !text.is_empty()))
     }
 
     /// The file's text, where neither its absence nor that it may not be read means anything.

@@ -10,6 +10,7 @@ use berth_devices::pci::Bdf;
 use berth_devices::vfio::{FunctionError, IommuBackend, OpenError};
 use vfio_ioctls::VfioError;
 
+use crate::advice::Code;
 use crate::machine::console::ConsoleError;
 use crate::machine::kvm::KvmError;
 use crate::machine::memory::MemoryError;
@@ -134,6 +135,24 @@ impl BuildError {
         move |source| Self::System { doing, source }
     }
 
+    /// As scripts see it.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Kvm(_) => Code::KvmRefused,
+            Self::Memory(_) => Code::MemoryRefused,
+            Self::File { .. } => Code::FileUnusable,
+            Self::Boot { .. } => Code::BootFailed,
+            Self::Vcpu(_) => Code::VcpuFailed,
+            Self::AddressSpace { .. } | Self::Open { .. } => Code::VfioRefused,
+            Self::Unusable { .. } | Self::MapDma { .. } => Code::DmaRefused,
+            Self::NotReset { .. } => Code::ResetNone,
+            Self::Function { .. } | Self::Notify { .. } => Code::DeviceRefused,
+            Self::Console(_) => Code::ConsoleFailed,
+            Self::Sandbox(_) => Code::SandboxFailed,
+            Self::System { .. } => Code::SystemRefused,
+        }
+    }
+
     /// What to do about it.
     pub fn help(&self) -> Option<String> {
         match self {
@@ -189,4 +208,15 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
+}
+
+impl RunError {
+    /// As scripts see it.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Vcpu(_) => Code::VcpuFailed,
+            Self::Sandbox(_) => Code::SandboxFailed,
+            Self::System { .. } => Code::SystemRefused,
+        }
+    }
 }

@@ -45,6 +45,7 @@ pub use error::{BuildError, RunError};
 use hierarchy::Fabric;
 use watch::{Watch, Watched};
 
+use crate::advice::Code;
 use crate::exit::Exit;
 use crate::placement_lock::PlacementLock;
 use crate::plan::{BootPlan, PciPlan, Plan, VcpuPlan};
@@ -97,6 +98,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// As scripts see it.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Build(error) => error.code(),
+            Self::Run(error) => error.code(),
+        }
+    }
+
     /// What to do about it.
     pub fn help(&self) -> Option<String> {
         match self {

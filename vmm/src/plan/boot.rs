@@ -53,13 +53,12 @@ pub(super) fn plan(config: &Config, host: &HostProfile) -> Result<BootPlan, Plan
 }
 
 fn check_kvm(host: &HostProfile) -> Result<(), PlanError> {
-    let vendor = host.cpus.vendor;
     match &host.kvm {
         Access::Granted | Access::Unknown => Ok(()),
         Access::Missing if host.cpus.virtualization == Some(false) => {
-            Err(PlanError::NoVirtualization { vendor })
+            Err(PlanError::NoVirtualization)
         }
-        access => Err(PlanError::Kvm { access: access.clone(), vendor }),
+        access => Err(PlanError::Kvm { access: access.clone() }),
     }
 }
 

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use berth_devices::pci::Bdf;
 use berth_devices::vfio::ResetMethod;
 
-use super::{PlanError, resets};
+use super::{Note, PlanError, resets};
+use crate::advice;
 use crate::config::{BindMode, DeviceConfig, DeviceReset, OnError, OnRemoval};
 use crate::host::{Availability, HostProfile, PciFunction};
 use crate::units::VfPortChange;
@@ -47,7 +48,7 @@ pub(super) struct Assigned<'a> {
 pub(super) fn check<'a>(
     chosen: &[(Bdf, &DeviceConfig)],
     host: &'a HostProfile,
-    notes: &mut Vec<String>,
+    notes: &mut Vec<Note>,
 ) -> Result<Vec<Assigned<'a>>, PlanError> {
     let mut assigned = Vec::new();
     // What berth takes from the host before the run does not stand in the way.
@@ -64,12 +65,13 @@ pub(super) fn check<'a>(
         if function.is_bridge() {
             return Err(PlanError::Bridge { device });
         }
+        if let Some(unfit) = function.unfit.first() {
+            let why = advice::device::unfit(host, device, unfit).seen;
+            return Err(PlanError::Unfit { device, unfit: *unfit, why });
+        }
         let group = function.group.ok_or_else(|| no_group(device, host))?;
         if !wish.port().is_empty() && !function.is_virtual {
             return Err(PlanError::NotVirtual { device });
-        }
-        if let Some(physical) = host.functions.token_owner(device) {
-            return Err(PlanError::VfToken { device, physical });
         }
         let take = ours.contains(&device) && !function.is_bound_to_vfio();
         if take {
@@ -115,18 +117,15 @@ fn near(device: Bdf, all: &[Bdf]) -> Vec<Bdf> {
 
 /// Why a function is in no group.
 fn no_group(device: Bdf, host: &HostProfile) -> PlanError {
-    let vendor = host.iommu_vendor();
     let iommu = &host.iommu;
     if !iommu.units.is_empty() {
         return PlanError::NotBehindIommu { device };
     }
     if iommu.in_firmware == Some(false) {
-        PlanError::NoIommu { vendor }
+        PlanError::NoIommu
     } else {
-        PlanError::IommuOff {
-            vendor,
-            parameter: parameter(host, &["intel_iommu=off", "amd_iommu=off", "iommu=off"]),
-        }
+        let parameter = advice::iommu::off_parameter(host).map(str::to_owned);
+        PlanError::IommuOff { parameter }
     }
 }
 
@@ -156,7 +155,7 @@ fn check_takeable(
     device: Bdf,
     function: &PciFunction,
     host: &HostProfile,
-    notes: &mut Vec<String>,
+    notes: &mut Vec<Note>,
 ) -> Result<(), PlanError> {
     let driver = function.driver.clone();
     match host.functions.availability(device) {
@@ -172,17 +171,10 @@ fn check_takeable(
         | Availability::Ready
         | Availability::Free => {}
         // Binding refuses it, which is before anything changes; a plan may be for another host.
-        verdict @ Availability::Unknown(_) => notes.push(format!("{device} {verdict}")),
+        verdict @ Availability::Unknown(_) => {
+            notes.push(Note::NotSeen { device, why: verdict.to_string() })
+        }
     }
-    let load = if host.functions.vfio_pci { "" } else { ", and loads vfio-pci" };
-    notes.push(match driver {
-        Some(driver) => format!("berth takes {device} from {driver} for the run{load}"),
-        None => format!("berth binds {device} to vfio-pci for the run{load}"),
-    });
+    notes.push(Note::Taken { device, driver, loads_vfio_pci: !host.functions.vfio_pci });
     Ok(())
-}
-
-/// The first of `words` on the host's kernel command line.
-pub(super) fn parameter(host: &HostProfile, words: &[&str]) -> Option<String> {
-    host.command_line.first_of(words).map(str::to_owned)
 }

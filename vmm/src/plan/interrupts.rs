@@ -29,7 +29,7 @@ pub(super) fn steer(
         let node = device.function.node.unwrap_or(placement.shares[0].cpu_node);
         let of_node = || interrupt_cpus(config, host, node, &vcpus).unwrap_or_default();
         device.interrupt_cpus = by_node.entry(node).or_insert_with(of_node).clone();
-        device.resteer = !device.interrupt_cpus.is_empty() && host.irqbalance == Some(true);
+        device.resteer = !device.interrupt_cpus.is_empty() && host.irqbalance.is_yes();
     }
     Ok(())
 }

@@ -6,10 +6,11 @@ use berth_devices::pci::{BarKind, Bdf};
 use berth_devices::vfio::IommuBackend;
 use serde::Serialize;
 
-use super::devices::{Assigned, parameter};
+use super::devices::Assigned;
 use super::memory::holes;
 use super::text::range;
-use super::{PciPlan, Plan, PlanError};
+use super::{Note, PciPlan, Plan, PlanError};
+use crate::advice;
 use crate::config::{Config, IommuBackendConfig, PeerToPeer};
 use crate::host::{Access, HostProfile, device_file, group_file};
 
@@ -59,7 +60,7 @@ pub(super) fn plan(
     config: &Config,
     host: &HostProfile,
     assigned: &mut [Assigned],
-    notes: &mut Vec<String>,
+    notes: &mut Vec<Note>,
 ) -> Result<Option<IommuPlan>, PlanError> {
     if assigned.is_empty() {
         return Ok(None);
@@ -226,7 +227,7 @@ fn is_open(access: &Access) -> bool {
 fn check_interrupts(
     host: &HostProfile,
     backend: IommuBackend,
-    notes: &mut Vec<String>,
+    notes: &mut Vec<Note>,
 ) -> Result<(), PlanError> {
     // Not to know, as in a snapshot without /proc/interrupts, refuses nothing.
     if host.iommu.interrupt_remapping != Some(false) {
@@ -237,13 +238,10 @@ fn check_interrupts(
         IommuBackend::Iommufd => host.iommu.unsafe_interrupts_iommufd,
     };
     if !allowed {
-        let parameter = parameter(host, &["intremap=off", "nointremap"]);
+        let parameter = advice::remapping::off_parameter(host).map(str::to_owned);
         return Err(PlanError::NoInterruptRemapping { parameter, backend });
     }
-    notes.push(
-        "the host does not remap interrupts and allows it: trust this guest as you trust the host"
-            .to_owned(),
-    );
+    notes.push(Note::InterruptsUnsafe);
     Ok(())
 }
 
@@ -253,7 +251,7 @@ pub(super) fn note_out_of_reach(
     iommu: &Option<IommuPlan>,
     host: &HostProfile,
     pci: &PciPlan,
-    notes: &mut Vec<String>,
+    notes: &mut Vec<Note>,
 ) {
     if iommu.as_ref().is_none_or(|iommu| iommu.peer_to_peer != Some(true)) {
         return;
@@ -264,7 +262,7 @@ pub(super) fn note_out_of_reach(
         bars.map(|bar| (function.host, bar.index, bar.address..bar.address + bar.size))
     });
     let mut say = |device: Bdf, bar: u8, why: String| {
-        notes.push(format!("no other device reaches BAR {bar} of {device}: {why}"));
+        notes.push(Note::BarOutOfReach { device, bar, why });
     };
     for (device, bar, addresses) in memory {
         let meets = |hole: &&Range<u64>| hole.start < addresses.end && addresses.start < hole.end;

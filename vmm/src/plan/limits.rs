@@ -1,10 +1,9 @@
 //! What the process needs from its resource limits.
 
-use std::fmt;
-
 use berth_devices::pci::BarKind;
 
-use super::{Limits, MemoryPlan, PciPlan, PlanError};
+use super::{Limits, MemoryPlan, Note, PciPlan, PlanError};
+use crate::advice::limits::{SizeLimit, cgroup_limit, cgroup_needs};
 use crate::config::Config;
 use crate::host::{Capability, HostProfile};
 
@@ -25,57 +24,20 @@ const FILES_PER_VCPU: u64 = 2;
 /// control, the guest's files at boot, libraries' own.
 const FILES_FIXED: u64 = 64;
 
-/// A limit of the process that guest memory counts against whatever it is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SizeLimit {
-    /// RLIMIT_FSIZE: guest memory is a file, and the kernel kills who makes one larger.
-    File,
-    /// RLIMIT_AS: guest memory and the devices' memory are mapped.
-    AddressSpace,
+/// Control, console, and the two children that give devices back and steer interrupts.
+const THREADS_FIXED: u64 = 8;
+
+/// Threads that a machine has at most.
+pub fn threads(vcpus: u64) -> u64 {
+    THREADS_FIXED + vcpus
 }
-
-impl SizeLimit {
-    /// As getrlimit(2) calls it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::File => "RLIMIT_FSIZE",
-            Self::AddressSpace => "RLIMIT_AS",
-        }
-    }
-
-    /// How it is raised to `need` bytes.
-    pub fn help(self, need: u64) -> String {
-        let (flag, unit) = match self {
-            Self::File => ("f", "LimitFSIZE"),
-            Self::AddressSpace => ("v", "LimitAS"),
-        };
-        let (kib, bytes) = match self {
-            Self::File => (need.div_ceil(1024), need),
-            // berth's own code, stacks and buffers come on top.
-            Self::AddressSpace => ((need + OWN_ADDRESSES).div_ceil(1024), need + OWN_ADDRESSES),
-        };
-        format!("`ulimit -{flag} {kib}` in bash, or `{unit}={bytes}` in a systemd unit")
-    }
-}
-
-impl fmt::Display for SizeLimit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::File => "guest memory is a file of",
-            Self::AddressSpace => "guest memory and the memory of the devices take addresses of",
-        })
-    }
-}
-
-/// Addresses that berth takes beside guest memory, at most: its code, and a stack for each thread.
-const OWN_ADDRESSES: u64 = 1 << 30;
 
 pub(super) fn plan(
     config: &Config,
     host: &HostProfile,
     memory: &MemoryPlan,
     pci: &PciPlan,
-    notes: &mut Vec<String>,
+    notes: &mut Vec<Note>,
 ) -> Result<Limits, PlanError> {
     let vectors: u64 = pci.functions.iter().map(|f| u64::from(f.msix_vectors)).sum();
     let ports = pci.roots.iter().flat_map(|root| &root.ports);
@@ -95,6 +57,12 @@ pub(super) fn plan(
         file_size: memory.size,
         address_space: memory.size + bars.sum::<u64>(),
     };
+    let threads = threads(config.vcpus.get().into());
+    for (resource, need) in cgroup_needs(memory.page_size, memory.size, threads) {
+        if let Some(limit) = cgroup_limit(host, resource).filter(|limit| limit.room < need) {
+            return Err(PlanError::CgroupLimit { resource, need, limit: limit.clone() });
+        }
+    }
     let process = &host.process;
     let short = |need: u64, limit: Option<u64>| limit.filter(|limit| *limit < need);
     if !process.has(Capability::IpcLock)
@@ -114,9 +82,7 @@ pub(super) fn plan(
         }
     }
     if let Some(seconds) = process.cpu_time {
-        notes.push(format!(
-            "the kernel kills the machine after {seconds} s of CPU time (RLIMIT_CPU)"
-        ));
+        notes.push(Note::CpuTimeLimited { seconds });
     }
     Ok(limits)
 }

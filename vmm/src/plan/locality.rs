@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::VcpuPlan;
-use super::shortfalls::Shortfall;
+use crate::advice::{Code, Finding};
 use crate::config::Config;
 use crate::host::{HostProfile, IdSet};
 
@@ -63,20 +63,28 @@ impl Locality {
     }
 
     /// What could be nearer.
-    pub(super) fn shortfalls(&self, config: &Config) -> Vec<Shortfall> {
-        let fix = match config.placement.cpus.named() {
+    pub(super) fn shortfalls(&self, config: &Config) -> Vec<Finding> {
+        const KINDS: &str = "/sys/devices/cpu_{core,atom}/cpus, \
+                             /sys/devices/system/cpu/cpu*/cpufreq/cpuinfo_max_freq";
+        const PACKAGES: &str = "/sys/devices/system/cpu/cpu*/topology/physical_package_id";
+        let step = match config.placement.cpus.named() {
             Some(_) => "set placement.cpus to \"auto\"",
             None => "lower vcpus, or free CPUs that other machines or partitions have",
         };
         let mut found = Vec::new();
         if let Some(mix) = self.mix() {
-            found.push(format!("{mix}: the guest takes them to be alike"));
+            let seen = format!("{mix}: the guest takes them to be alike");
+            let step = match config.placement.cpus.named() {
+                Some(_) => "set placement.cpus to \"auto\", or name CPUs of one kind",
+                None => step,
+            };
+            found.push(Finding::warn(Code::CpuKindsMixed, KINDS, seen).step(step));
         }
         if self.packages.len() > self.nodes {
-            found.push(format!("the vCPUs are in packages {}", self.packages));
+            let seen = format!("the vCPUs are in packages {}", self.packages);
+            found.push(Finding::warn(Code::CpuPackagesSeveral, PACKAGES, seen).step(step));
         }
-        let shortfall = |what| Shortfall { what, fix: Some(fix.to_owned()) };
-        found.into_iter().map(shortfall).collect()
+        found
     }
 }
 

@@ -9,12 +9,12 @@ mod device_choice;
 mod devices;
 mod display;
 mod error;
-mod help;
 mod interrupts;
 mod iommu;
 mod limits;
 mod locality;
 mod memory;
+mod note;
 mod numa;
 mod pci;
 mod peer_to_peer;
@@ -33,16 +33,17 @@ use berth_arch::topology::CpuPlace;
 use serde::{Serialize, Serializer};
 
 pub use device_choice::choose;
-pub use error::PlanError;
+pub use error::{PlanError, Refusal};
 pub use iommu::IommuPlan;
+pub use limits::threads;
 pub use locality::{KindShare, Locality};
+pub use note::Note;
 pub use numa::NumaPlan;
 pub use pci::{BarPlan, FunctionPlan, PciPlan, PortPlan, RomPlan, RootPlan};
-pub use shortfalls::Shortfall;
-pub use text::Bytes;
 
 use share::Share;
 
+use crate::advice::Finding;
 use crate::config::{Config, ConsoleConfig};
 use crate::host::HostProfile;
 use crate::units::PageSize;
@@ -79,9 +80,9 @@ pub struct Plan {
     /// What the process needs from its limits.
     pub limits: Limits,
     /// What could be better, with what makes it so.
-    pub shortfalls: Vec<Shortfall>,
+    pub shortfalls: Vec<Finding>,
     /// Decisions that the user may want to know of, such as a node that was guessed.
-    pub notes: Vec<String>,
+    pub notes: Vec<Note>,
 }
 
 impl Plan {
@@ -92,6 +93,9 @@ impl Plan {
     /// # Errors
     /// The first thing on the host that does not fit the config.
     pub fn new(config: &Config, host: &HostProfile) -> Result<Self, PlanError> {
+        if let Some(architecture) = host.foreign() {
+            return Err(PlanError::Foreign { architecture: architecture.to_owned() });
+        }
         let mut notes = Vec::new();
         let boot = boot::plan(config, host)?;
         let chosen = choose(config, host)?;

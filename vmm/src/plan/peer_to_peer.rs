@@ -1,7 +1,6 @@
 //! Which BARs the devices of one machine reach by DMA, without a detour through RAM.
 
-use super::text::Bytes;
-use super::{FunctionPlan, IommuPlan, PciPlan};
+use super::{FunctionPlan, IommuPlan, Note, PciPlan};
 use crate::config::{Config, PeerToPeer};
 use crate::host::{HostProfile, LinuxVersion};
 
@@ -25,19 +24,19 @@ pub(super) fn largest_bar(config: &Config, host: &HostProfile, iommu: &Option<Io
 }
 
 /// Says which BARs are left out, and why.
-pub(super) fn note(config: &Config, host: &HostProfile, pci: &PciPlan, notes: &mut Vec<String>) {
+pub(super) fn note(config: &Config, host: &HostProfile, pci: &PciPlan, notes: &mut Vec<Note>) {
     if config.peer_to_peer != PeerToPeer::Auto || pci.largest_peer_bar == 0 {
         return;
     }
-    let linux = host.linux.map_or("the host's kernel".to_owned(), |linux| linux.to_string());
     for FunctionPlan { host: address, bars, .. } in &pci.functions {
         for bar in bars.iter().filter(|bar| bar.size > pci.largest_peer_bar) {
-            notes.push(format!(
-                "other devices do not reach BAR {} of {address}, {}: {linux} is slow to map so \
-                 much, {HUGE_MAPPINGS} is not; `\"peer_to_peer\": \"on\"` maps it all the same",
-                bar.index,
-                Bytes(bar.size)
-            ));
+            notes.push(Note::BarSlowToMap {
+                device: *address,
+                bar: bar.index,
+                size: bar.size,
+                linux: host.linux,
+                fast: HUGE_MAPPINGS,
+            });
         }
     }
 }

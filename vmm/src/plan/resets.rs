@@ -5,9 +5,8 @@ use std::collections::BTreeSet;
 use berth_devices::pci::Bdf;
 use berth_devices::vfio::ResetMethod;
 
-use super::PlanError;
 use super::devices::Assigned;
-use super::text::list;
+use super::{Note, PlanError};
 use crate::config::DeviceReset;
 use crate::host::{HostProfile, Resets};
 
@@ -15,7 +14,7 @@ use crate::host::{HostProfile, Resets};
 pub(super) fn choose(
     assigned: &mut [Assigned],
     host: &HostProfile,
-    notes: &mut Vec<String>,
+    notes: &mut Vec<Note>,
 ) -> Result<(), PlanError> {
     let guests: BTreeSet<Bdf> = assigned.iter().map(|device| device.address).collect();
     for device in assigned {
@@ -30,20 +29,11 @@ pub(super) fn choose(
     Ok(())
 }
 
-fn note(address: Bdf, resets: &Resets) -> Option<String> {
-    let others = match resets.others.as_slice() {
-        [] => String::new(),
-        others => {
-            format!("; a hot reset would hit {}, not assigned to this guest", list(others))
-        }
-    };
+fn note(device: Bdf, resets: &Resets) -> Option<Note> {
+    let bystanders = resets.others.clone();
     match resets.method() {
-        ResetMethod::None => Some(format!(
-            "{address} has no reset: the guest finds it as its last user left it{others}"
-        )),
-        ResetMethod::Pm => Some(format!(
-            "{address} has no better reset than a PM reset, over which some devices keep state{others}"
-        )),
+        ResetMethod::None => Some(Note::ResetNone { device, bystanders }),
+        ResetMethod::Pm => Some(Note::ResetPoor { device, bystanders }),
         _ => None,
     }
 }

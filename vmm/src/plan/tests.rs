@@ -48,6 +48,11 @@ fn plan(fields: Value, host: &HostProfile) -> Plan {
     }
 }
 
+/// What a plan notes, as its readers see it.
+fn notes(plan: &Plan) -> Vec<String> {
+    plan.notes.iter().map(Note::to_string).collect()
+}
+
 fn golden(name: &str, text: &str) {
     let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "src/plan/golden", name].iter().collect();
     if env::var_os("BERTH_UPDATE_GOLDEN").is_some() {
@@ -162,14 +167,17 @@ fn a_device_without_a_node_goes_where_there_is_room() {
     pool(&mut host, 0).free = 0;
     let plan = plan(json!({}), &host);
     assert_eq!(plan.memory.node, Some(1));
-    assert_eq!(plan.notes, ["the firmware names no NUMA node for the devices; node 1 was chosen"]);
+    assert_eq!(
+        notes(&plan),
+        ["the firmware names no NUMA node for the devices; node 1 was chosen"]
+    );
 }
 
 #[test]
 fn far_placement_is_noted() {
     let fields = json!({ "placement": { "node": 0, "cpus": [4, 1] } });
     let shortfalls = plan(fields, &server()).shortfalls;
-    let what: Vec<&str> = shortfalls.iter().map(|shortfall| shortfall.what.as_str()).collect();
+    let what: Vec<&str> = shortfalls.iter().map(|finding| finding.seen.as_str()).collect();
     assert_eq!(
         what[..2],
         [
@@ -232,5 +240,5 @@ fn ports_and_idle_functions_may_share_a_group() {
     member(&mut host, "0000:40:01.0", 14, Some("pcieport"));
     member(&mut host, "0000:41:00.4", 14, None);
     member(&mut host, "0000:41:00.5", 14, Some("mlx5_vfio_pci"));
-    assert_eq!(plan(json!({}), &host).notes, Vec::<String>::new());
+    assert_eq!(notes(&plan(json!({}), &host)), Vec::<String>::new());
 }

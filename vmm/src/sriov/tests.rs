@@ -105,13 +105,11 @@ fn ports_of_a_drive_are_no_matter_of_its_driver() {
     found.sriov.as_mut().expect("it has some").interface = None;
     let mac = request(1, &["0,mac=52:54:00:00:00:11"]);
     let error = renumber(&drive, bdf("21:00.0"), &[], &mac).expect_err("no port");
-    let help = error.help().expect("a remedy");
     assert!(error.to_string().ends_with("it is no network function"), "{error}");
-    assert!(help.contains("leave --vf out") && !help.contains("unbind"), "{help}");
     let mut nic = card(0);
     let found = nic.read.get_mut(&bdf("21:00.0")).expect("it is there");
     found.function.class = 0x02_0000;
     found.sriov.as_mut().expect("it has some").interface = None;
     let error = renumber(&nic, bdf("21:00.0"), &[], &mac).expect_err("no interface");
-    assert!(error.help().is_some_and(|help| help.contains("`berth unbind 0000:21:00.0`")));
+    assert!(error.to_string().ends_with("it has no network interface"), "{error}");
 }

@@ -3,23 +3,50 @@
 use std::error::Error;
 use std::io::{self, Write};
 
-/// Writes an error with what caused it and the remedy.
-///
-/// # Errors
-/// `out` takes no more.
-pub fn write_failure(
-    out: &mut impl Write,
-    error: &dyn Error,
-    remedy: Option<&str>,
-) -> io::Result<()> {
-    writeln!(out, "error: {error}")?;
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        writeln!(out, "  caused by: {error}")?;
-        cause = error.source();
+use serde::Serialize;
+
+use super::visible;
+
+/// What a command prints in place of its result. Serialized field names are for scripts; they
+/// stay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// What failed, as scripts see it.
+    pub code: &'static str,
+    /// What failed.
+    pub message: String,
+    /// What caused it, the nearest cause first.
+    pub causes: Vec<String>,
+    /// What to do about it, step by step; commands stand in backticks.
+    pub help: Vec<String>,
+}
+
+impl Failure {
+    /// Of `error`, with all that caused it.
+    pub fn new(code: &'static str, error: &dyn Error, help: Vec<String>) -> Self {
+        let mut causes = Vec::new();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            causes.push(error.to_string());
+            cause = error.source();
+        }
+        Self { code, message: error.to_string(), causes, help }
     }
-    if let Some(remedy) = remedy {
-        writeln!(out, "  help: {}", remedy.replace('\n', "\n        "))?;
+
+    /// Writes it for people.
+    ///
+    /// # Errors
+    /// `out` takes no more.
+    pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        let shown = |text: &str| visible(text).replace('\n', "\n  ");
+        writeln!(out, "error[{}]: {}", self.code, shown(&self.message))?;
+        for cause in &self.causes {
+            writeln!(out, "  caused by: {}", shown(cause))?;
+        }
+        for (index, step) in self.help.iter().enumerate() {
+            let label = if index == 0 { "help: " } else { "      " };
+            writeln!(out, "  {label}{}", visible(step).replace('\n', "\n        "))?;
+        }
+        Ok(())
     }
-    Ok(())
 }

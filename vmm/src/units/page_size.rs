@@ -34,6 +34,15 @@ impl PageSize {
     pub fn pool_folder(self) -> String {
         format!("hugepages-{}kB", self.bytes() >> 10)
     }
+
+    /// The folder of a node's pool, or of the only one where the kernel knows of no nodes.
+    pub fn pool(self, node: Option<u32>) -> String {
+        let folder = match node {
+            Some(node) => format!("/sys/devices/system/node/node{node}/hugepages"),
+            None => "/sys/kernel/mm/hugepages".to_owned(),
+        };
+        format!("{folder}/{}", self.pool_folder())
+    }
 }
 
 impl fmt::Display for PageSize {

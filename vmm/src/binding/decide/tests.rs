@@ -24,6 +24,7 @@ pub(crate) fn candidate(address: Bdf, driver: Option<&str>) -> HostFunction {
         interrupt_pin: 0,
         bars: Vec::new(),
         rom_size: 0,
+        unfit: Vec::new(),
         msix_vectors: None,
         reset_methods: Vec::new(),
     };

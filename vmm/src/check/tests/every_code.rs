@@ -1,13 +1,15 @@
 //! No code without a host that has the fault, and one that has not.
 
 use super::*;
+use crate::advice::Kind;
 use crate::config::CpuChoice;
-use crate::host::IdSet;
+use crate::host::{IdSet, Unfit};
 
 const POOL: &str = "/sys/devices/system/node/node1/hugepages/hugepages-1048576kB";
 
-/// Facts with a fault, and the machine that meets it. A new code does not compile without one.
-fn faulty(code: Code) -> (Facts, Config) {
+/// Facts with a fault, and the machine that meets it; `None` for what is only met in plans and
+/// refusals, whose texts are in goldens. A new code does not compile without either.
+fn faulty(code: Code) -> Option<(Facts, Config)> {
     let usual = || config("1G", 2048);
     let file = |path: &'static str, text: &'static str| {
         (
@@ -51,7 +53,30 @@ fn faulty(code: Code) -> (Facts, Config) {
         };
         (facts(change), usual())
     };
-    match code {
+    let unfit = |unfit: Unfit| {
+        changed(&move |facts| {
+            let nic = NIC.address.parse().expect("an address");
+            let listed = facts.host.functions.read.get_mut(&nic).expect("the NIC");
+            listed.function.unfit.push(unfit);
+        })
+    };
+    Some(match code {
+        Code::HostForeign => file("/proc/cpuinfo", "CPU implementer\t: 0x41"),
+        Code::SnapshotIncomplete => return None,
+        Code::DeviceUnreachable => unfit(Unfit::Unreachable),
+        Code::BarUnassigned => of_nic("resource", "0x0 0x3fff 0x20140204"),
+        Code::BarHeld => {
+            file("/var/log/dmesg", "vfio-pci 0000:41:00.0: BAR 1: can't reserve [mem 0xc0000000]")
+        }
+        Code::VfToken => {
+            unfit(Unfit::TokenNeeded { physical: "0000:41:00.1".parse().expect("an address") })
+        }
+        Code::HugepagesLimited => file("/sys/fs/cgroup/hugetlb.1GB.max", "0"),
+        Code::MemoryLimited => {
+            let (facts, _) = file("/sys/fs/cgroup/memory.max", "1048576");
+            (facts, config("4K", 512))
+        }
+        Code::TasksLimited => file("/sys/fs/cgroup/pids.max", "2"),
         Code::CpuNoVirt => file("/proc/cpuinfo", "vendor_id\t: GenuineIntel\nflags\t\t: fpu"),
         Code::KvmUnavailable => changed(&|facts| facts.host.kvm = Access::Missing),
         Code::KernelOld => file("/proc/sys/kernel/osrelease", "4.19.0"),
@@ -179,7 +204,69 @@ fn faulty(code: Code) -> (Facts, Config) {
         Code::Ksm => file("/sys/kernel/mm/ksm/run", "1"),
         Code::NumaBalancing => file("/proc/sys/kernel/numa_balancing", "1"),
         Code::PlanRefused => on([4, 99]),
-    }
+        Code::CpuSharedByMachines
+        | Code::CpuPackagesSeveral
+        | Code::CpuOfHost
+        | Code::CpuOfVmm
+        | Code::SmtHidden
+        | Code::ConfigUnreadable
+        | Code::ConfigInvalid
+        | Code::HostUnreadable
+        | Code::HostMalformed
+        | Code::HostAbsent
+        | Code::SnapshotInvalid
+        | Code::FileUnusable
+        | Code::ConsoleFile
+        | Code::KernelFormat
+        | Code::CmdlineLong
+        | Code::GuestMemorySmall
+        | Code::DeviceNotVirtual
+        | Code::VfNoneFree
+        | Code::DevicesVariable
+        | Code::DeviceTwice
+        | Code::NodeAbsent
+        | Code::NodeEmpty
+        | Code::NodeNotAllowed
+        | Code::NodesSeveral
+        | Code::CpusFew
+        | Code::CpuCount
+        | Code::CpuOffline
+        | Code::MemoryShort
+        | Code::AddressSpace
+        | Code::DevicesMany
+        | Code::BarWindowFull
+        | Code::PersistVf
+        | Code::SriovAbsent
+        | Code::SriovFew
+        | Code::VfAbsent
+        | Code::PortsUnsettable
+        | Code::PortsUnreadable
+        | Code::BelongsToRun
+        | Code::SettingUnreadable
+        | Code::SettingRefused
+        | Code::FileSizeLow
+        | Code::AddressLimitLow
+        | Code::SettingUnchanged
+        | Code::SettingGone
+        | Code::NotRestored
+        | Code::JournalUnusable
+        | Code::JournalDamaged
+        | Code::PersistFailed
+        | Code::GuardFailed
+        | Code::ModuleRefused
+        | Code::KvmRefused
+        | Code::MemoryRefused
+        | Code::BootFailed
+        | Code::VcpuFailed
+        | Code::VfioRefused
+        | Code::DmaRefused
+        | Code::DeviceRefused
+        | Code::ConsoleFailed
+        | Code::SandboxFailed
+        | Code::SystemRefused
+        | Code::OutputTerminal
+        | Code::OutputFailed => return None,
+    })
 }
 
 fn has(report: &Report, code: Code, is: impl Fn(Severity) -> bool) -> bool {
@@ -189,7 +276,13 @@ fn has(report: &Report, code: Code, is: impl Fn(Severity) -> bool) -> bool {
 #[test]
 fn every_code_has_a_fault() {
     for &code in Code::ALL {
-        let (facts, config) = faulty(code);
+        let Some((facts, config)) = faulty(code) else {
+            // What is not in a snapshot is unknown at most.
+            let is_unknown = code == Code::SnapshotIncomplete;
+            assert!(is_unknown || code.kind() != Kind::Finding, "{code} has no host with it");
+            continue;
+        };
+        assert_eq!(code.kind(), Kind::Finding, "{code}");
         let report = Report::new(&facts, Some(&config));
         assert!(has(&report, code, |severity| severity > Severity::Unknown), "{code}: {report}");
         let mut faults = report.findings.iter().filter(|f| f.severity > Severity::Unknown);
@@ -210,7 +303,7 @@ fn every_code_has_a_pass() {
     open.host.group_files.insert(14, Access::Granted);
     let reports = [config("1G", 2048), config("4K", 512)];
     let reports = reports.map(|config| Report::new(&open, Some(&config)));
-    for &code in Code::ALL {
+    for &code in Code::ALL.iter().filter(|code| code.kind() == Kind::Finding) {
         let passes = |report: &Report| has(report, code, |severity| severity == Severity::Pass);
         assert!(reports.iter().any(passes), "{code}");
         let faults = |report: &Report| has(report, code, |severity| severity > Severity::Unknown);

@@ -13,7 +13,10 @@ fn pages_are_short_or_elsewhere() {
     });
     let seen = "2 1G pages are needed on node 1, which has 1 free of 8; node 0 has 8";
     fails(&elsewhere, seen, POOL, &format!("echo 9 > {POOL}/nr_hugepages"));
-    assert!(elsewhere.remedy.iter().any(|step| step.contains("hugepages=1:9")), "{elsewhere:?}");
+    assert!(
+        elsewhere.remedy.iter().any(|step| step.contains("hugepages=0:8,1:9")),
+        "{elsewhere:?}"
+    );
     let fix = Fix::ReservePages { node: Some(1), size: PageSize::Size1G, pages: 9 };
     assert_eq!(elsewhere.fix, Some(fix));
 
@@ -104,19 +107,19 @@ fn cpus_that_others_use() {
     });
     warns(
         &open,
-        "no CPU is isolated, and vCPUs are on 4,12",
+        "the host may run others on the vCPUs' cores, CPUs 4,12",
         "isolated",
         "isolcpus=managed_irq,domain,4,12",
     );
     let others = fault(Code::CpuNotIsolated, |host| {
         host.file("/sys/devices/system/cpu/isolated", "5-7,12-15");
     });
-    warns(&others, "vCPUs are on 4", "isolated", "placement.cpus: 5-7,12-15");
+    warns(&others, "cores, CPUs 4", "isolated", "placement.cpus: 5-7,12-15");
 
     let far = facts(|_| ());
     config.placement.cpus = CpuChoice::Named(vec![0, 12]);
     let finding = of_machine(Code::CpuFar, &far, &config);
-    warns(&finding, "on node 1, and not so CPUs 0", "numa_node", "auto");
+    warns(&finding, "CPUs 0 are not on node 1", "cpulist", "auto");
 
     let cpuset = fault(Code::CpuNotAllowed, |host| {
         host.file("/proc/self/status", "Cpus_allowed_list:\t2-15\nMems_allowed_list:\t0-1");

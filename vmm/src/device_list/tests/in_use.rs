@@ -165,6 +165,11 @@ fn what_processes_have_open_is_in_use_and_what_cannot_be_seen_is_unknown() {
             host.of(OWN_NIC, "uio/uio0/dev", "247:0");
             host.link("/proc/77/fd/4", "/dev/uio0").file("/proc/77/comm", "testpmd");
         }),
+        // VFIO's own node is looked at as VFIO's, and only once.
+        (NIC.address, State::Ready, "", &|host| {
+            host.of(NIC.address, "vfio-dev/vfio0/dev", "511:0")
+                .file("/berth/in-use", "processes some");
+        }),
         // A NIC has no node that somebody could have open.
         (OWN_NIC, State::Free, "", &|host| {
             host.remove("/proc/net/route").file("/berth/in-use", "processes some");

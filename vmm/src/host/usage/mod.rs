@@ -85,9 +85,12 @@ impl Usage {
         {
             seen.uses.push(HostUse::NetworkElsewhere { driver: driver.to_owned() });
         }
-        let nodes = self.nodes.get_or_init(|| Nodes::read(root)).below(root, address);
-        if !nodes.is_empty() || self.storage(root).has_below(address) {
-            self.see_nodes(root, address, &nodes, &mut seen);
+        // VFIO's own node was looked at above.
+        if !function.is_bound_to_vfio() {
+            let nodes = self.nodes.get_or_init(|| Nodes::read(root)).below(root, address);
+            if !nodes.is_empty() || self.storage(root).has_below(address) {
+                self.see_nodes(root, address, &nodes, &mut seen);
+            }
         }
         seen.uses.extend(tags(root, &folder).into_iter().filter_map(|tag| {
             let at = self.storage(root).shared(&tag)?.clone();
@@ -121,7 +124,7 @@ impl Usage {
         if let Some(open) = in_use.open.iter().find(is_one) {
             let (file, holder) = (open.path.clone(), open.holder.clone());
             seen.uses.push(HostUse::OpenNode { file, holder });
-        } else if !in_use.is_complete && !nodes.iter().all(|node| node.name.starts_with("vfio")) {
+        } else if !in_use.is_complete {
             seen.unseen.push(Unseen::OpenFiles);
         }
     }

@@ -10,7 +10,7 @@ use std::fmt::{self, Formatter};
 use berth_devices::vfio::IommuBackend;
 
 use super::text::{Bytes, list};
-use super::{ConsolePlan, IommuPlan, Plan, Shortfall};
+use super::{ConsolePlan, IommuPlan, Plan};
 use crate::config::OnRemoval;
 
 impl fmt::Display for Plan {
@@ -61,17 +61,17 @@ impl Plan {
         if all == 0 {
             return Ok(());
         }
-        let fixable = self.shortfalls.iter().filter(|shortfall| shortfall.fix.is_some()).count();
+        let fixable = self.shortfalls.iter().filter(|finding| !finding.remedy.is_empty()).count();
         let how_many = match fixable {
             0 => "on this host it cannot".to_owned(),
             fixable if fixable == all => "here is how".to_owned(),
             fixable => format!("{fixable} of {all} on this host"),
         };
         writeln!(f, "\ncould be better: {how_many}")?;
-        for Shortfall { what, fix } in &self.shortfalls {
-            writeln!(f, "  {what}")?;
-            if let Some(fix) = fix {
-                writeln!(f, "    {fix}")?;
+        for finding in &self.shortfalls {
+            writeln!(f, "  {}  {}", finding.code, finding.seen)?;
+            for step in &finding.remedy {
+                writeln!(f, "    - {step}")?;
             }
         }
         Ok(())

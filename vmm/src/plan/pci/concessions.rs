@@ -2,9 +2,8 @@
 
 use berth_devices::pci::{BarKind, Bdf};
 
-use super::super::PlanError;
 use super::super::devices::Assigned;
-use super::super::text::Bytes;
+use super::super::{Note, PlanError};
 use super::slots::{self, Slot};
 use crate::host::HostBar;
 
@@ -32,7 +31,7 @@ impl Concessions {
     pub(super) fn give_up_io(
         &mut self,
         assigned: &[Assigned],
-        notes: &mut Vec<String>,
+        notes: &mut Vec<Note>,
     ) -> Result<(), PlanError> {
         let behind_port =
             |index: usize| self.slots[index].port.is_some() && !self.without_io[index];
@@ -40,9 +39,7 @@ impl Concessions {
         let bars: Vec<_> = bars.collect();
         if let Some((slot, address, _)) = bars.iter().rev().find(|(slot, ..)| behind_port(*slot)) {
             self.without_io[*slot] = true;
-            notes.push(format!(
-                "{address} does without I/O BARs: other devices' take all I/O ports"
-            ));
+            notes.push(Note::WithoutIo { device: *address });
             return Ok(());
         }
         Err(full(bars.into_iter(), "the guest's I/O ports"))
@@ -53,27 +50,20 @@ impl Concessions {
     pub(super) fn give_up_low(
         &mut self,
         assigned: &[Assigned],
-        notes: &mut Vec<String>,
+        notes: &mut Vec<Note>,
     ) -> Result<(), PlanError> {
         let has_rom = assigned.iter().any(|device| device.function.rom_size > 0);
         if has_rom && !self.without_roms {
             self.without_roms = true;
-            notes.push(
-                "the devices do without expansion ROMs: 32-bit BARs need the room".to_owned(),
-            );
+            notes.push(Note::WithoutRoms);
             return Ok(());
         }
         let movable = bars(assigned, &self.slots).filter(|(slot, _, bar)| {
             let prefetchable = false;
             bar.kind == BarKind::Memory64 { prefetchable } && self.slots[*slot].port.is_some()
         });
-        if let Some((slot, address, bar)) = movable.max_by_key(|(.., bar)| bar.size) {
-            notes.push(format!(
-                "{address} is on the root bus, behind no port: ports forward BARs such as its BAR \
-                 {} of {}, 64-bit but not prefetchable, below 4 GiB only, where room is short",
-                bar.index,
-                Bytes(bar.size)
-            ));
+        if let Some((slot, device, bar)) = movable.max_by_key(|(.., bar)| bar.size) {
+            notes.push(Note::WithoutPort { device, bar: bar.index, size: bar.size });
             self.slots[slot].port = None;
             return Ok(());
         }

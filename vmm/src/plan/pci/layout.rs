@@ -5,7 +5,7 @@ use berth_devices::pci::{BarKind, GuestBdf, PortWindows};
 
 use super::super::devices::Assigned;
 use super::super::memory::{cpu_address_bits, holes};
-use super::super::{MemoryPlan, NumaPlan, PlanError};
+use super::super::{MemoryPlan, Note, NumaPlan, PlanError};
 use super::concessions::Concessions;
 use super::slots::{Hierarchy, Slot};
 use super::windows::{Arrangement, Block, Decoder, Placed, SlotPlace, Window};
@@ -77,7 +77,7 @@ impl Layout {
         &self,
         assigned: &[Assigned],
         numa: &NumaPlan,
-        notes: &mut Vec<String>,
+        notes: &mut Vec<Note>,
     ) -> PciPlan {
         let functions = self.functions(assigned, notes);
         PciPlan { roots: self.roots(numa, &functions), functions, largest_peer_bar: 0 }
@@ -120,7 +120,7 @@ impl Layout {
         .collect()
     }
 
-    fn functions(&self, assigned: &[Assigned], notes: &mut Vec<String>) -> Vec<FunctionPlan> {
+    fn functions(&self, assigned: &[Assigned], notes: &mut Vec<Note>) -> Vec<FunctionPlan> {
         let mut functions: Vec<(usize, FunctionPlan)> = Vec::new();
         for (slot, Slot { functions: members, .. }) in self.slots.iter().enumerate() {
             for &(index, number) in members {
@@ -162,13 +162,9 @@ impl Layout {
     }
 
     /// A guest lets go of a slot, which is behind a port.
-    fn on_removal(&self, slot: usize, device: &Assigned, notes: &mut Vec<String>) -> OnRemoval {
+    fn on_removal(&self, slot: usize, device: &Assigned, notes: &mut Vec<Note>) -> OnRemoval {
         if device.on_removal == OnRemoval::Unplug && self.slots[slot].port.is_none() {
-            notes.push(format!(
-                "{} is behind no port, where nothing can be unplugged: when the host wants it \
-                 back, the machine ends",
-                device.address
-            ));
+            notes.push(Note::NotUnpluggable { device: device.address });
             return OnRemoval::Stop;
         }
         device.on_removal

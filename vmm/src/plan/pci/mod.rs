@@ -12,7 +12,7 @@ use berth_devices::vfio::ResetMethod;
 use serde::Serialize;
 
 use super::devices::Assigned;
-use super::{MemoryPlan, NumaPlan, PlanError};
+use super::{MemoryPlan, Note, NumaPlan, PlanError};
 use crate::config::{OnError, OnRemoval};
 use crate::host::HostProfile;
 use crate::units::VfPortChange;
@@ -140,12 +140,10 @@ pub(super) fn plan(
     host: &HostProfile,
     memory: &MemoryPlan,
     numa: &NumaPlan,
-    notes: &mut Vec<String>,
+    notes: &mut Vec<Note>,
 ) -> Result<PciPlan, PlanError> {
     for Assigned { address, .. } in assigned.iter().filter(|a| a.function.msix_vectors.is_none()) {
-        notes.push(format!(
-            "only root sees the capabilities of {address}; its MSI-X vectors are not counted"
-        ));
+        notes.push(Note::CapabilitiesHidden { device: *address });
     }
     let mut concessions = Concessions::none(assigned);
     loop {

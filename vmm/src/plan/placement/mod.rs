@@ -9,7 +9,7 @@ mod topology;
 mod vmm_cpus;
 
 use super::devices::Assigned;
-use super::{Avoided, PlanError, Share, VcpuPlan};
+use super::{Avoided, Note, PlanError, Share, VcpuPlan};
 use crate::config::Config;
 use crate::host::{HostProfile, IdSet};
 
@@ -31,7 +31,7 @@ pub(super) fn place(
     config: &Config,
     host: &HostProfile,
     assigned: &[Assigned],
-    notes: &mut Vec<String>,
+    notes: &mut Vec<Note>,
 ) -> Result<Placement, PlanError> {
     let shares = nodes::shares(config, host, assigned, notes)?;
     let pins = cpus::pin(config, host, &shares)?;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use berth_devices::pci::Bdf;
 
 use super::super::devices::Assigned;
-use super::super::{PlanError, Share};
+use super::super::{Note, PlanError, Share};
 use super::{node_of, usable};
 use crate::config::{Config, SeveralNodes};
 use crate::host::{HostProfile, IdSet, Node};
@@ -17,7 +17,7 @@ pub(super) fn shares(
     config: &Config,
     host: &HostProfile,
     assigned: &[Assigned],
-    notes: &mut Vec<String>,
+    notes: &mut Vec<Note>,
 ) -> Result<Vec<Share>, PlanError> {
     let of_devices = by_frequency(assigned);
     let policy = config.placement.several_nodes;
@@ -82,7 +82,7 @@ fn one(
     host: &HostProfile,
     assigned: &[Assigned],
     of_devices: &[u32],
-    notes: &mut Vec<String>,
+    notes: &mut Vec<Note>,
 ) -> u32 {
     if let Some(node) = config.placement.node {
         return node;
@@ -93,9 +93,7 @@ fn one(
     let first = config.placement.cpus.named().and_then(<[u32]>::first);
     let node = first.and_then(|&cpu| node_of(host, cpu)).unwrap_or_else(|| roomiest(config, host));
     if !assigned.is_empty() && host.memory.nodes.len() > 1 {
-        notes.push(format!(
-            "the firmware names no NUMA node for the devices; node {node} was chosen"
-        ));
+        notes.push(Note::NodeGuessed { node });
     }
     node
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::hosts::{assign, bdf, found, function, igb, server};
 use super::{config, plan};
-use crate::host::{Access, HostProfile, HostUse, Sriov};
+use crate::host::{Access, HostProfile, HostUse, Sriov, Unfit};
 use crate::plan::Plan;
 
 const PHYSICAL: &str = "0000:42:00.0";
@@ -75,22 +75,22 @@ fn the_environment_names_devices_in_their_order() {
         (
             with(None),
             json!([env()]),
-            "devices wants addresses from $PCIDEVICE_NIC, which is not set",
+            "`devices` takes addresses from $PCIDEVICE_NIC, which is not set",
         ),
         (
             with(Some("eth0")),
             json!([env()]),
-            "devices wants addresses from $PCIDEVICE_NIC, and `eth0` in it is none",
+            "`devices` takes addresses from $PCIDEVICE_NIC, and `eth0` in it is none",
         ),
         (
             with(Some("0000:42:10.2")),
             json!([env(), env()]),
-            "devices wants more addresses from $PCIDEVICE_NIC than are in it",
+            "`devices` takes more addresses from $PCIDEVICE_NIC than are in it",
         ),
         (
             with(Some("0000:42:10.2")),
             json!([env(), { "address": "42:10.2" }]),
-            "two of devices are 0000:42:10.2",
+            "`devices` names 0000:42:10.2 twice",
         ),
     ] {
         assert_eq!(refusal(devices, &host), message);
@@ -107,14 +107,14 @@ fn a_device_to_be_bound_is_planned_and_said() {
     };
     host.group_files.insert(group, Access::Missing);
     let auto = json!({ "devices": [{ "address": "41:00.0", "bind": "auto" }] });
-    let notes = plan(auto.clone(), &host).notes;
+    let notes = super::notes(&plan(auto.clone(), &host));
     assert!(
         notes.contains(&"berth takes 0000:41:00.0 from igb for the run".to_owned()),
         "{notes:?}"
     );
 
     (host.functions.vfio_pci, host.vfio) = (false, Access::Missing);
-    let notes = plan(auto.clone(), &host).notes;
+    let notes = super::notes(&plan(auto.clone(), &host));
     assert!(
         notes.contains(
             &"berth takes 0000:41:00.0 from igb for the run, and loads vfio-pci".to_owned()
@@ -138,10 +138,10 @@ fn only_virtual_functions_have_ports() {
 #[test]
 fn a_vf_whose_physical_function_is_vfios_needs_a_token() {
     let mut host = card();
-    found(&mut host, "42:10.0").virtual_of = Some((bdf(PHYSICAL), 0));
     let vf = json!([{ "address": "42:10.0" }]);
-    let refused = refusal(vf.clone(), &host);
-    assert!(refused.contains("of 0000:42:00.0, which vfio-pci has"), "{refused}");
-    function(&mut host, PHYSICAL).driver = Some("pci-pf-stub".to_owned());
-    assert_eq!(chosen(vf, &host), ["0000:42:10.0"]);
+    assert_eq!(chosen(vf.clone(), &host), ["0000:42:10.0"]);
+    let needed = Unfit::TokenNeeded { physical: bdf(PHYSICAL) };
+    function(&mut host, "42:10.0").unfit.push(needed);
+    let refused = refusal(vf, &host);
+    assert!(refused.contains(PHYSICAL) && refused.contains("token"), "{refused}");
 }

@@ -9,11 +9,11 @@ use berth_devices::vfio::ResetMethod;
 use crate::host::iommu::ReservedRegion;
 use crate::host::memory::Pool;
 use crate::host::{
-    Access, CommandLine, CpuVendor, Cpus, Depth, FileFacts, FileState, Functions, HostBar,
-    HostFunction, HostProfile, IdSet, Iommu, IommuGroup, KernelFacts, KernelFormat, LinuxVersion,
-    Memory, Node, PciFunction, Process,
+    Access, Cgroup, CommandLine, CpuVendor, Cpus, Depth, FileFacts, FileState, Functions, HostBar,
+    HostFunction, HostProfile, IdSet, Iommu, IommuGroup, KernelFacts, KernelFormat, KernelLog,
+    LinuxVersion, Memory, Node, PciFunction, Process, System,
 };
-use crate::units::PageSize;
+use crate::units::{PageSize, Seen};
 
 const MIB: u64 = 1 << 20;
 
@@ -86,6 +86,7 @@ pub(super) fn igb(node: Option<u32>, group: u32) -> PciFunction {
             bar(3, MEMORY64, 16 << 10),
         ],
         rom_size: 0,
+        unfit: Vec::new(),
         msix_vectors: Some(10),
         reset_methods: vec![ResetMethod::Flr, ResetMethod::Bus],
     }
@@ -145,6 +146,8 @@ fn file(path: &str, size: u64) -> FileFacts {
 /// A host with room for everything, run by root, without devices.
 pub(super) fn host(cpus: Cpus, memory: Memory) -> HostProfile {
     HostProfile {
+        architecture: Some("x86_64".to_owned()),
+        cgroup: Cgroup::default(),
         linux: Some(LinuxVersion(6, 12)),
         process: Process {
             cpus: cpus.online.clone(),
@@ -166,7 +169,9 @@ pub(super) fn host(cpus: Cpus, memory: Memory) -> HostProfile {
             unsafe_interrupts_iommufd: false,
         },
         machines: Vec::new(),
-        irqbalance: Some(false),
+        irqbalance: Seen::No,
+        system: System::default(),
+        log: KernelLog::default(),
         command_line: CommandLine::from("quiet"),
         functions: Functions { vfio_pci: true, ..Functions::default() },
         environment: BTreeMap::new(),

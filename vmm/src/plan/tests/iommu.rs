@@ -174,7 +174,7 @@ fn bars_that_no_peer_reaches_are_named() {
     }
     let mut fields = both_nics("container");
     fields["memory"] = json!({ "size_mib": 511 << 10 });
-    let notes = plan(fields.clone(), &host).notes;
+    let notes = super::notes(&plan(fields.clone(), &host));
     let expected = (0..4).map(|bar| {
         format!(
             "no other device reaches BAR {bar} of 0000:41:00.0: the IOMMU's addresses have 39 bits"
@@ -183,12 +183,12 @@ fn bars_that_no_peer_reaches_are_named() {
     assert_eq!(notes, expected.collect::<Vec<_>>());
     // With room below the limit they lie there, and an iommufd takes no BARs at all.
     fields["memory"] = json!({ "size_mib": 4096 });
-    assert_eq!(plan(fields.clone(), &host).notes, Vec::<String>::new());
+    assert_eq!(super::notes(&plan(fields.clone(), &host)), Vec::<String>::new());
     let group = host.functions.groups.get_mut(&15).expect("the second NIC's group");
     group
         .reserved
         .push(ReservedRegion { range: 0xc000_0000..=0xc000_ffff, kind: "direct".to_owned() });
-    let notes = plan(fields, &host).notes;
+    let notes = super::notes(&plan(fields, &host));
     assert!(
         notes.iter().any(|note| note.contains("the IOMMU reserves 0x0000c0000000")),
         "{notes:?}"

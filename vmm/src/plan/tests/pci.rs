@@ -116,7 +116,7 @@ fn sixteen_functions_share_the_io_ports_as_far_as_they_go() {
     }
     let plan = plan(json!({ "devices": devices }), &host);
     let notes = ["0000:8f:00.0 does without I/O BARs: other devices' take all I/O ports"];
-    assert_eq!(plan.notes, notes);
+    assert_eq!(super::notes(&plan), notes);
     let with_io = |f: &&crate::plan::FunctionPlan| f.bars.iter().any(|b| b.kind == BarKind::Io);
     assert_eq!(plan.pci.functions.iter().filter(with_io).count(), 15);
     assert_eq!(plan.pci.roots[0].ports[15].windows.io, None);
@@ -134,7 +134,7 @@ fn large_bars_that_are_not_prefetchable_need_the_root_bus() {
     let devices = json!([{ "address": "41:00.0" }, { "address": "42:10.0" }]);
     let plan = plan(json!({ "devices": devices }), &host);
     assert_eq!(
-        plan.notes,
+        super::notes(&plan),
         [
             "the devices do without expansion ROMs: 32-bit BARs need the room",
             "0000:41:00.0 is on the root bus, behind no port: ports forward BARs such as its BAR 0 \
@@ -197,9 +197,8 @@ fn with_large_bar() -> HostProfile {
 fn a_bar_that_the_kernel_is_slow_to_map_stays_closed_to_peers() {
     let devices = json!([{ "address": "41:00.0" }, { "address": "41:00.1" }]);
     let decided = |host: &HostProfile, wish: &str| {
-        let Plan { pci, notes, .. } =
-            plan(json!({ "devices": devices, "peer_to_peer": wish }), host);
-        (pci.largest_peer_bar, notes)
+        let plan = plan(json!({ "devices": devices, "peer_to_peer": wish }), host);
+        (plan.pci.largest_peer_bar, super::notes(&plan))
     };
     let mut host = with_large_bar();
     let (largest, notes) = decided(&host, "auto");

@@ -229,7 +229,7 @@ fn a_mix_of_kinds_is_said() {
     });
     let said = |count: u8| {
         let plan = plan(vcpus(count), &host);
-        plan.shortfalls.iter().any(|s| s.what.contains("CPUs 6-8 are slow cores"))
+        plan.shortfalls.iter().any(|s| s.seen.contains("CPUs 6-8 are slow cores"))
     };
     assert!(said(7) && !said(6));
 }

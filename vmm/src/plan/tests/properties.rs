@@ -330,7 +330,7 @@ proptest! {
                 check_memory(&config, &host, &plan);
                 prop_assert!(!plan.to_string().is_empty());
             }
-            Err(error) => prop_assert!(error.help().is_some(), "{error}"),
+            Err(error) => prop_assert!(!error.help(&host).is_empty(), "{error}"),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Every refusal with its remedy, in one text.
 
+use std::collections::BTreeSet;
+
 use berth_devices::pci::BarKind;
 use berth_devices::vfio::ResetMethod;
 use serde_json::{Value, json};
@@ -9,11 +11,67 @@ use super::{config, golden, pool};
 use crate::host::iommu::ReservedRegion;
 use crate::host::memory::Pool;
 use crate::host::{
-    Access, CommandLine, CpuVendor, FileState, Holder, HostProfile, IdSet, KernelFacts,
-    KernelFormat,
+    Access, CgroupLimit, CommandLine, Container, CpuVendor, FileState, Holder, HostFunction,
+    HostProfile, HostUse, IdSet, KernelFacts, KernelFormat, Sriov, Unfit,
 };
-use crate::plan::Plan;
-use crate::units::{PageSize, write_failure};
+use crate::plan::{Plan, PlanError};
+use crate::units::{Failure, PageSize, variants};
+
+variants!(PlanError:
+    Foreign
+    Unfit
+    CgroupLimit
+    File
+    ConsoleFile
+    NotAKernel
+    CommandLineTooLong
+    MemoryTooSmall
+    NoVirtualization
+    Kvm
+    NoSuchDevice
+    Bridge
+    NoIommu
+    IommuOff
+    NotBehindIommu
+    NotBound
+    InUse
+    HasVirtualFunctions
+    NoReset
+    NotVirtual
+    NoFreeVf
+    VariableUnset
+    VariableMalformed
+    VariableExhausted
+    DeviceTwice
+    GroupNotViable
+    NoInterruptRemapping
+    Vfio
+    Group
+    Iommufd
+    NoDeviceFile
+    DeviceFile
+    NoSuchNode
+    NodeWithoutMemory
+    NodeNotAllowed
+    SeveralNodes
+    TooFewCpus
+    CpuCount
+    CpuNotOnline
+    InterruptCpuNotOnline
+    CpuNotAllowed
+    CpuPartitioned
+    NoPool
+    TooFewPages
+    PagesPromised
+    TooLittleMemory
+    ReservedLow
+    AddressSpace
+    TooManyDevices
+    WindowFull
+    MemlockLimit
+    OpenFilesLimit
+    SizeLimit
+);
 
 /// A refusal: its name, fields of the config that differ, and what differs on the host.
 type Case = (&'static str, Value, fn(&mut HostProfile));
@@ -25,6 +83,24 @@ fn kernel(host: &mut HostProfile) -> &mut KernelFacts {
 fn refusals() -> Vec<Case> {
     let none = || json!({});
     vec![
+        ("another kind of host", none(), |host| host.architecture = Some("aarch64".to_owned())),
+        ("a device that does not answer", none(), |host| {
+            function(host, "0000:41:00.0").unfit.push(Unfit::Unreachable);
+        }),
+        ("a BAR without an address", none(), |host| {
+            let unfit = Unfit::BarUnassigned { bar: 0, size: 64 << 30 };
+            function(host, "0000:41:00.0").unfit.push(unfit);
+        }),
+        ("a VF of what VFIO has", none(), |host| {
+            let physical = "0000:41:00.1".parse().expect("an address");
+            function(host, "0000:41:00.0").unfit.push(Unfit::TokenNeeded { physical });
+        }),
+        ("a pod without huge pages", none(), |host| {
+            host.system.container = Some(Container::Pod);
+            let file = "/sys/fs/cgroup/hugetlb.1GB.max".to_owned();
+            let limit = CgroupLimit { room: 0, max: 0, file };
+            host.cgroup.huge_pages.insert(PageSize::Size1G, limit);
+        }),
         ("kernel missing", none(), |host| kernel(host).file.state = FileState::Missing),
         ("kernel is a folder", none(), |host| {
             kernel(host).file.state = FileState::NotAFile("a directory");
@@ -88,6 +164,66 @@ fn refusals() -> Vec<Case> {
             member(host, "0000:41:00.5", 14, None);
             member(host, "0000:41:00.6", 14, Some("nvme"));
         }),
+        ("in use", auto(), |host| {
+            let nic = "0000:41:00.0".parse().expect("an address");
+            function(host, "0000:41:00.0").driver = Some("igb".to_owned());
+            let usage = HostUse::Mounted { device: "nvme0n1p1".to_owned(), at: "/".to_owned() };
+            let nic = host.functions.read.get_mut(&nic).expect("the NIC");
+            nic.uses.push(usage);
+        }),
+        ("VFs that go with the driver", auto(), |host| {
+            let nic = "0000:41:00.0".parse().expect("an address");
+            function(host, "0000:41:00.0").driver = Some("igb".to_owned());
+            let nic = host.functions.read.get_mut(&nic).expect("the NIC");
+            let vf = "0000:41:10.0".parse().expect("an address");
+            nic.sriov = Some(Sriov { max: 7, functions: vec![vf], ..Sriov::default() });
+        }),
+        ("a port for what has none", devices(json!([{ "address": "41:00.0", "vlan": 7 }])), |_| ()),
+        (
+            "a VF of what is not there",
+            devices(json!([{ "address": { "free_vf_of": "7f:00.0" } }])),
+            |_| (),
+        ),
+        ("no free VF", devices(json!([{ "address": { "free_vf_of": "41:00.0" } }])), |_| ()),
+        ("variable unset", environment(1), |_| ()),
+        ("variable malformed", environment(1), |host| {
+            host.environment.insert("PCIDEVICE_NIC".to_owned(), Some("eth0".to_owned()));
+        }),
+        ("variable exhausted", environment(2), |host| {
+            host.environment.insert("PCIDEVICE_NIC".to_owned(), Some("41:00.0".to_owned()));
+        }),
+        (
+            "device twice",
+            devices(json!([{ "address": { "env": "PCIDEVICE_NIC" } }, { "address": "41:00.0" }])),
+            |host| {
+                let nic = Some("41:00.0".to_owned());
+                host.environment.insert("PCIDEVICE_NIC".to_owned(), nic);
+            },
+        ),
+        (
+            "several nodes",
+            {
+                let mut fields =
+                    devices(json!([{ "address": "41:00.0" }, { "address": "01:00.0" }]));
+                fields["placement"] = json!({ "several_nodes": "refuse" });
+                fields
+            },
+            |host| other_node(host, "0000:01:00.0"),
+        ),
+        ("interrupt CPU not online", json!({ "placement": { "interrupt_cpus": [99] } }), |_| ()),
+        (
+            "more devices than a bus has places",
+            {
+                let many =
+                    (0..40).map(|bus| json!({ "address": format!("{:02x}:00.0", 0x80 + bus) }));
+                devices(many.collect())
+            },
+            |host| {
+                for bus in 0x80..0x80 + 40 {
+                    other_node(host, &format!("0000:{bus:02x}:00.0"));
+                }
+            },
+        ),
         ("no interrupt remapping", none(), |host| {
             host.iommu.interrupt_remapping = Some(false);
         }),
@@ -97,6 +233,11 @@ fn refusals() -> Vec<Case> {
         }),
         ("no VFIO", none(), |host| host.vfio = Access::Missing),
         ("group denied", none(), |host| {
+            host.process.capabilities = 0;
+            host.process.memlock = None;
+            host.group_files.insert(14, Access::Denied);
+        }),
+        ("group denied to root", none(), |host| {
             host.group_files.insert(14, Access::Denied);
         }),
         ("group held", none(), |host| {
@@ -114,6 +255,8 @@ fn refusals() -> Vec<Case> {
             host.iommufd = Access::Granted;
         }),
         ("device file denied", json!({ "iommu_backend": "iommufd" }), |host| {
+            host.process.capabilities = 0;
+            host.process.memlock = None;
             device_file(host, Access::Denied);
         }),
         ("device file held", json!({ "iommu_backend": "iommufd" }), |host| {
@@ -149,6 +292,9 @@ fn refusals() -> Vec<Case> {
         }),
         ("too few CPUs named", json!({ "placement": { "cpus": [4] } }), |_| ()),
         ("CPU not online", json!({ "placement": { "cpus": [4, 99] } }), |_| ()),
+        ("CPU of another's partition", json!({ "placement": { "cpus": [4, 5] } }), |host| {
+            host.cpus.partitioned = IdSet::from_iter([5]);
+        }),
         ("CPU not allowed", json!({ "placement": { "cpus": [4, 5] } }), |host| {
             host.process.cpus = IdSet::from_iter(0..=4)
         }),
@@ -206,6 +352,30 @@ fn required() -> Value {
     json!({ "devices": [{ "address": "41:00.0", "reset": "required" }] })
 }
 
+fn devices(devices: Value) -> Value {
+    json!({ "devices": devices })
+}
+
+fn auto() -> Value {
+    devices(json!([{ "address": "41:00.0", "bind": "auto" }]))
+}
+
+fn environment(count: usize) -> Value {
+    devices(vec![json!({ "address": { "env": "PCIDEVICE_NIC" } }); count].into())
+}
+
+/// One more card like the server's, on node 0 and in a group of its own.
+fn other_node(host: &mut HostProfile, address: &str) {
+    let mut card = function(host, "0000:41:00.0").clone();
+    let address: berth_devices::pci::Bdf = address.parse().expect("an address");
+    card.node = Some(0);
+    card.group = Some(100 + u32::from(address.bus()));
+    card.msix_vectors = Some(1);
+    card.bars.clear();
+    host.functions.read.insert(address, HostFunction::of(card));
+    host.functions.addresses.push(address);
+}
+
 fn device_file(host: &mut HostProfile, access: Access) {
     host.iommufd = Access::Granted;
     function(host, "0000:41:00.0").device_file = Some("vfio3".to_owned());
@@ -228,6 +398,7 @@ fn no_pool(host: &mut HostProfile) {
 
 #[test]
 fn refusals_name_the_object_and_the_remedy() {
+    let mut met = BTreeSet::new();
     let mut text = String::new();
     for (name, fields, change) in refusals() {
         let mut host = server();
@@ -235,12 +406,14 @@ fn refusals_name_the_object_and_the_remedy() {
         match Plan::new(&config(fields), &host) {
             Ok(_) => panic!("{name}: accepted"),
             Err(error) => {
+                met.insert(variant(&error));
+                let failure = Failure::new(error.code().name(), &error, error.help(&host));
                 let mut report = Vec::new();
-                let help = error.help();
-                write_failure(&mut report, &error, help.as_deref()).expect("memory takes all");
+                failure.write(&mut report).expect("memory takes all");
                 text += &format!("# {name}\n{}\n", String::from_utf8_lossy(&report));
             }
         }
     }
     golden("refusals.txt", &text);
+    assert_eq!(met, BTreeSet::from_iter(VARIANTS.iter().copied()), "each refusal has a text");
 }

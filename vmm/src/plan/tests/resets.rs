@@ -67,15 +67,17 @@ fn a_part_of_a_card_leaves_the_others_alone() {
     let plan = with(&card([&[Pm, Bus], &[Pm]]), &BOTH[1..]);
     assert_eq!(resets(&plan), [(Pm, Pm)]);
     assert_eq!(
-        plan.notes,
-        ["0000:43:00.1 has no better reset than a PM reset, over which some devices keep state; a hot reset would hit 0000:43:00.0, \
-          not assigned to this guest"]
+        super::notes(&plan),
+        [
+            "0000:43:00.1 has no better reset than a PM reset, over which some devices keep state; a hot reset would hit 0000:43:00.0, \
+          not assigned to this guest"
+        ]
     );
     let plan = with(&card([&[Bus], &[]]), &BOTH[1..]);
     assert_eq!(resets(&plan), [(ResetMethod::None, ResetMethod::None)]);
     assert!(plan.to_string().contains(", no reset\n"));
     assert_eq!(
-        plan.notes,
+        super::notes(&plan),
         ["0000:43:00.1 has no reset: the guest finds it as its last user left it; a hot reset \
           would hit 0000:43:00.0, not assigned to this guest"]
     );
@@ -103,7 +105,7 @@ fn a_function_alone_on_its_bus_has_what_the_kernel_found() {
     let plan = with(&host, &["42:10.0"]);
     assert_eq!(resets(&plan), [(ResetMethod::None, ResetMethod::None)]);
     assert_eq!(
-        plan.notes,
+        super::notes(&plan),
         ["0000:42:10.0 has no reset: the guest finds it as its last user left it"]
     );
 }
@@ -136,7 +138,7 @@ fn the_first_function_of_a_bus_is_not_promised_the_bus_reset_that_the_kernel_lis
     let plan = with(&host, &CONVENTIONAL[..1]);
     assert_eq!(resets(&plan), [(ResetMethod::None, ResetMethod::None)]);
     assert_eq!(
-        plan.notes,
+        super::notes(&plan),
         ["0000:44:01.0 has no reset: the guest finds it as its last user left it; a hot reset \
           would hit 0000:44:02.0, not assigned to this guest"]
     );
@@ -169,7 +171,7 @@ fn a_bridge_on_the_bus_and_a_root_bus_allow_no_hot_reset() {
     function(&mut host, "0000:44:03.0").class = 0x06_0400;
     let plan = with(&host, &CONVENTIONAL[..2]);
     assert_eq!(resets(&plan), [(ResetMethod::None, ResetMethod::None); 2]);
-    assert!(plan.notes[0].contains("would hit 0000:44:03.0"), "{:?}", plan.notes);
+    assert!(super::notes(&plan)[0].contains("would hit 0000:44:03.0"), "{:?}", plan.notes);
 
     let mut host = conventional_bus([&[Pm], &[], &[]]);
     for address in CONVENTIONAL {
@@ -178,7 +180,7 @@ fn a_bridge_on_the_bus_and_a_root_bus_allow_no_hot_reset() {
     let plan = with(&host, &CONVENTIONAL);
     let none = ResetMethod::None;
     assert_eq!(resets(&plan), [(Pm, Pm), (none, none), (none, none)]);
-    assert!(plan.notes.iter().all(|note| !note.contains("hot reset")), "{:?}", plan.notes);
+    assert!(super::notes(&plan).iter().all(|note| !note.contains("hot reset")), "{:?}", plan.notes);
 }
 
 /// A guest causes a hot reset by a port, and hits what is behind others by it.
@@ -248,7 +250,7 @@ fn nothing_is_unplugged_from_a_root_bus() {
     let plan = plan(json!({ "devices": devices }), &host);
     assert_eq!(plan.pci.functions[0].on_removal, OnRemoval::Stop);
     assert_eq!(
-        plan.notes,
+        super::notes(&plan),
         ["0000:41:00.0 is behind no port, where nothing can be unplugged: when the host wants it \
           back, the machine ends"]
     );

@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 
 use super::hosts::{assign, host, igb, node};
 use super::{config, golden};
+use crate::advice::{Code, Finding};
 use crate::host::{CoreKind, CpuVendor, Cpus, HostProfile, IdSet, Memory, RunningMachine};
-use crate::plan::{Plan, Shortfall};
-use crate::units::PageSize;
+use crate::plan::Plan;
+use crate::units::{PageSize, Seen};
 
 /// Which threads share a core.
 #[derive(Clone, Copy, Debug)]
@@ -130,15 +131,17 @@ impl Shape {
                     text += part.trim_end();
                     text.push('\n');
                 }
-                let about_cards = |text: &&Shortfall| !text.what.contains("link of");
-                for shortfall in shortfalls.iter().filter(about_cards) {
-                    let fix = shortfall.fix.as_deref().unwrap_or("nothing");
-                    let _ = writeln!(text, "better: {}\n        {fix}", shortfall.what);
+                let about_cpus = |finding: &&Finding| finding.code != Code::LinkReduced;
+                for shortfall in shortfalls.iter().filter(about_cpus) {
+                    let _ = writeln!(text, "better: {} ({})", shortfall.seen, shortfall.code);
+                    for step in &shortfall.remedy {
+                        let _ = writeln!(text, "        {step}");
+                    }
                 }
             }
             Err(error) => {
-                let _ =
-                    writeln!(text, "refused: {error}\nhelp: {}", error.help().unwrap_or_default());
+                let help = error.help(&self.host).join("\n      ");
+                let _ = writeln!(text, "refused: {error}\nhelp: {help}");
             }
         }
         text
@@ -237,7 +240,7 @@ fn policies() -> Vec<Shape> {
         shape("interrupts that are nobody's business without root").change(|host| {
             host.process.capabilities = 1 << 14;
         }),
-        shape("interrupts that irqbalance moves").change(|host| host.irqbalance = Some(true)),
+        shape("interrupts that irqbalance moves").change(|host| host.irqbalance = Seen::Yes),
         shape("no CPU left but the vCPUs'").change(|host| {
             host.process.cpus = ids("8-9");
             host.cpus.online = ids("8-9");
@@ -375,7 +378,7 @@ fn too_many_cores_with_threads_are_not_told_of() {
         Plan::new(&config(fields), &shape.host).expect("a plan")
     };
     let told = |plan: &Plan| plan.vcpus.iter().any(|vcpu| vcpu.place.thread == 1);
-    let said = |plan: &Plan| plan.shortfalls.iter().any(|s| s.what.contains("too many to tell"));
+    let said = |plan: &Plan| plan.shortfalls.iter().any(|s| s.seen.contains("too many to tell"));
     let (most, more) = (plan(128), plan(129));
     assert!(told(&most) && !said(&most));
     assert_eq!(most.vcpus[127].apic_id, 254);
