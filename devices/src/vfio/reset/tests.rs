@@ -1,5 +1,6 @@
 //! Which way is the best, and what a configuration space says of it.
 
+mod at_start;
 mod through_ports;
 
 use super::*;
