@@ -146,8 +146,11 @@ fn a_part_of_a_card_is_reset_by_power_management_and_the_plan_says_so() -> Resul
     unbind(&host, &CARD[..1])?;
     let config = guest(&host, &[second]);
     let plan = plan(&host, &config)?;
-    let note =
-        format!("{second} has no better reset than a PM reset; a hot reset would hit {}", CARD[0]);
+    let note = format!(
+        "{second} has no better reset than a PM reset, over which some devices keep state; a hot \
+         reset would hit {}",
+        CARD[0]
+    );
     ensure!(plan.contains(&note) && plan.contains(", PM reset\n"), "{plan}");
     let (_, said) = leave_pattern(&host, &config)?;
     for when in ["at the start", "at the end"] {
