@@ -90,6 +90,13 @@ fn policies_are_words() {
     let config =
         parse(&device(r#""0000:21:00.0", "on_error": "reset", "on_removal": "unplug""#)).devices;
     assert_eq!((config[0].on_error, config[0].on_removal), (OnError::Reset, OnRemoval::Unplug));
+    assert_eq!(config[0].reset, DeviceReset::Best);
+    let config = parse(&device(r#""0000:21:00.0", "reset": "required""#)).devices;
+    assert_eq!(config[0].reset, DeviceReset::Required);
+    assert_eq!(
+        message(&device(r#""0000:21:00.0", "reset": "none""#)),
+        "vm.json:7:48: devices[0].reset: unknown variant `none`, expected `best` or `required`"
+    );
     assert_eq!(
         message(&device(r#""0000:21:00.0", "on_error": "ignore""#)),
         "vm.json:7:53: devices[0].on_error: unknown variant `ignore`, expected one of `stop`, \
@@ -99,6 +106,27 @@ fn policies_are_words() {
         message(&device(r#""0000:21:00.0", "on_removal": "reset""#)),
         "vm.json:7:54: devices[0].on_removal: unknown variant `reset`, expected `stop` or `unplug`"
     );
+}
+
+/// What is derived takes a list for an object, member by member, and speaks of Rust's types.
+#[test]
+fn a_list_is_no_object() {
+    let object = "expected an object: { \"field\": value, ... }";
+    assert_eq!(
+        message(r#"["vm", "vmlinuz", null, ""]"#),
+        format!("vm.json:1:0: invalid type: sequence, {object}")
+    );
+    for (text, field) in [
+        (GOOD.replace(r#"{ "size_mib": 2048 }"#, r#"[2048, "1G"]"#), "memory"),
+        (GOOD.replace(r#"{ "address": "0000:21:00.0" }"#, r#"["0000:21:00.0"]"#), "devices[0]"),
+        (with(r#""placement": ["auto"]"#), "placement"),
+    ] {
+        let message = message(&text);
+        assert!(
+            message.contains(&format!("{field}: invalid type: sequence, {object}")),
+            "{message}"
+        );
+    }
 }
 
 #[test]
