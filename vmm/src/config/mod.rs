@@ -33,7 +33,11 @@ pub struct Config {
     #[serde(deserialize_with = "fields::path")]
     pub kernel: PathBuf,
     /// Initial RAM disk.
-    #[serde(default, deserialize_with = "fields::optional_path")]
+    #[serde(
+        default,
+        deserialize_with = "fields::optional_path",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub initrd: Option<PathBuf>,
     /// Kernel command line; empty when absent.
     #[serde(default)]
