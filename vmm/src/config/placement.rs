@@ -13,7 +13,7 @@ use super::visit::{Distinct, bounded};
 #[serde(deny_unknown_fields, default)]
 pub struct PlacementConfig {
     /// NUMA node of the guest's memory; `None` is `"auto"`: the devices' node.
-    #[serde(deserialize_with = "auto_or_node")]
+    #[serde(deserialize_with = "auto_or_node", serialize_with = "as_auto_or_node")]
     pub node: Option<u32>,
     /// What becomes of devices on several nodes.
     pub several_nodes: SeveralNodes,
@@ -132,6 +132,13 @@ impl<'de> Deserialize<'de> for InterruptCpus {
 
 /// Ids of CPUs and nodes; the largest kernels are built for 8,192 CPUs.
 const HOST_IDS: RangeInclusive<u64> = 0..=65_535;
+
+fn as_auto_or_node<S: Serializer>(node: &Option<u32>, serializer: S) -> Result<S::Ok, S::Error> {
+    match node {
+        Some(node) => serializer.serialize_u32(*node),
+        None => serializer.serialize_str("auto"),
+    }
+}
 
 fn auto_or_node<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     struct NodeVisitor;

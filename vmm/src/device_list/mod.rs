@@ -54,7 +54,7 @@ pub struct Device {
     pub sriov: Option<VfCount>,
     /// The function that it is a virtual function of.
     pub physical_function: Option<Bdf>,
-    /// Ways to reset it.
+    /// Ways to reset it, best first, for a guest that has its whole group.
     pub reset_methods: Vec<ResetMethod>,
     /// Its link.
     pub link: Option<Link>,
@@ -174,7 +174,7 @@ fn device(address: Bdf, listed: &HostFunction, functions: &Functions, names: &Na
         numa_node: function.node,
         sriov: listed.sriov.as_ref().map(VfCount::from),
         physical_function: listed.virtual_of.map(|(physical, _)| physical),
-        reset_methods: function.reset_methods.clone(),
+        reset_methods: functions.resets_with_group(address).ways,
         link: function.link.as_ref().map(Link::from),
         uses,
         state,

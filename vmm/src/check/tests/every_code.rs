@@ -244,6 +244,8 @@ fn faulty(code: Code) -> Option<(Facts, Config)> {
         | Code::BelongsToRun
         | Code::SettingUnreadable
         | Code::SettingRefused
+        | Code::FileSizeLow
+        | Code::AddressLimitLow
         | Code::SettingUnchanged
         | Code::SettingGone
         | Code::NotRestored

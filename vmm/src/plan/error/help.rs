@@ -58,6 +58,14 @@ impl PlanError {
             Self::NotVirtual { .. } => {
                 one("leave these fields out, or name a virtual function".to_owned())?
             }
+            Self::NoReset { others, .. } => {
+                let mut steps = device::no_reset(others);
+                steps.push(
+                    "or, for guests that trust each other, set its \"reset\" to \"best\""
+                        .to_owned(),
+                );
+                steps
+            }
             Self::NoFreeVf { exists: false, .. } => binding::absent(&[]),
             Self::NoFreeVf { physical, count, .. } => vec![
                 format!("`berth sriov {physical}` shows who has them"),
@@ -115,8 +123,20 @@ impl PlanError {
                 "leave out the devices of all nodes but one".to_owned(),
                 "or set placement.several_nodes to \"split\" or \"majority\"".to_owned(),
             ],
-            Self::TooFewCpus { cpus, isolated, elsewhere, whole_cores, only_isolated, .. } => {
-                fewer_vcpus(cpus, isolated, elsewhere, *whole_cores, *only_isolated)
+            Self::TooFewCpus {
+                vcpus,
+                cpus,
+                isolated,
+                elsewhere,
+                whole_cores,
+                only_isolated,
+                ..
+            } => {
+                // What does not have enough is no way out.
+                let enough = |set: &IdSet| Some(set.clone()).filter(|set| set.len() >= *vcpus);
+                let elsewhere = enough(elsewhere).unwrap_or_else(|| cpus.clone());
+                let isolated = enough(isolated).unwrap_or_default();
+                fewer_vcpus(cpus, &isolated, &elsewhere, *whole_cores, *only_isolated)
             }
             Self::CpuCount { vcpus, .. } => one(format!(
                 "name {vcpus} CPUs in placement.cpus, one per vCPU, or set it to \"auto\""
@@ -168,6 +188,7 @@ impl PlanError {
             }
             Self::MemlockLimit { need, .. } => limits::locked_memory(host, *need),
             Self::OpenFilesLimit { need, .. } => limits::open_files(host, *need),
+            Self::SizeLimit { resource, need, .. } => limits::size(host, *resource, *need),
             _ => return None,
         })
     }

@@ -154,6 +154,9 @@ pub(super) fn host(cpus: Cpus, memory: Memory) -> HostProfile {
             nodes: memory.nodes.keys().copied().collect(),
             memlock: Some(8 << 20),
             open_files: Some(524_288),
+            file_size: None,
+            address_space: None,
+            cpu_time: None,
             capabilities: u64::MAX,
         },
         iommu: Iommu {
