@@ -159,10 +159,12 @@ fn group(root: &Root, link: &str) -> Option<u32> {
 
 /// What keeps a function from working.
 fn unfit(root: &Root, address: Bdf, config: &[u8], resources: &[Resource]) -> Vec<Unfit> {
-    /// No function has this vendor: it is what a read gives that nobody answers.
-    const NOBODY: [u8; 4] = [0xff; 4];
+    /// Bytes of the header, which every user may read.
+    const HEADER: usize = 64;
     let mut found = Vec::new();
-    if config.starts_with(&NOBODY) {
+    // Vendor and device alone tell nothing: both read ones in every virtual function (PCI Express
+    // Base, section 9.3.4.1). A read that nobody answers is ones throughout.
+    if config.get(..HEADER).is_some_and(|header| header.iter().all(|byte| *byte == 0xff)) {
         found.push(Unfit::Unreachable);
     }
     let bars = (0..).zip(resources).take(ROM);
@@ -332,6 +334,10 @@ mod tests {
         // A BAR that is not there needs no address.
         assert_eq!(of(&config(), &[bar(UNSET)]), []);
         assert_eq!(of(&[0xff; 64], &[]), [Unfit::Unreachable]);
+        // A virtual function's vendor and device read ones.
+        let mut virtual_function = config();
+        virtual_function[..4].fill(0xff);
+        assert_eq!(of(&virtual_function, &[]), []);
         assert_eq!(of(&[], &[]), []);
     }
 

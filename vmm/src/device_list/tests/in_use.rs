@@ -107,7 +107,14 @@ fn what_other_network_namespaces_have_is_in_use() {
     };
     let usb_nic = |host: &mut Fixture| {
         let path = "pci0000:00";
-        host.device(Function { address: USB, path, class: 0x0c_0330, group: 9, driver: "x", ..NIC });
+        host.device(Function {
+            address: USB,
+            path,
+            class: 0x0c_0330,
+            group: 9,
+            driver: "x",
+            ..NIC
+        });
         host.link("/sys/class/net/eth9", "../../devices/pci0000:00/0000:00:14.0/usb1/1-2/net/eth9");
     };
     check(&[

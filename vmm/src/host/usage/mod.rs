@@ -105,7 +105,8 @@ impl Usage {
         let network = self.network(root);
         let here = network.interfaces(root, address);
         let driver = function.driver.as_deref().filter(|_| !function.is_bound_to_vfio());
-        let is_expected = function.is_network() && driver.is_some_and(|name| !has_no_interfaces(name));
+        let is_expected =
+            function.is_network() && driver.is_some_and(|name| !has_no_interfaces(name));
         if here.is_empty() && !is_expected {
             return;
         }
