@@ -2,7 +2,8 @@
 # The two initramfs kinds: an L1 and an L2 per kernel. With kernels and tools they are a set in the
 # cache, sets/KEY, the folder that L1 sees as /lab.
 
-L1_MODULES=(kvm-amd vfio-pci vfio_iommu_type1 igb igbvf e1000e nvme i2c-i801 crc32c_generic ext4 virtio_balloon 9p 9pnet_virtio)
+L1_MODULES=(kvm-amd vfio-pci vfio_iommu_type1 igb igbvf e1000e nvme i2c-i801 crc32c_generic ext4 virtio_balloon 9p 9pnet_virtio
+    8021q macvlan bonding bridge md-mod raid1 dm-mod btrfs uio_pci_generic)
 L2_MODULES=(igb igbvf e1000e nvme uio_pci_generic xhci_pci button evdev pvpanic-mmio)
 # The rest of what hosts and guests need is built in.
 OWN_L1_MODULES=(kvm-amd igb igbvf e1000e nvme)
@@ -48,6 +49,24 @@ fetch_kmod() {
     mv "$folder.partial" "$folder"
 }
 
+# Debian's programs for volumes, with all libraries of these packages: L1 calls one as
+# `/lab/volumes/ld-linux-x86-64.so.2 --library-path /lab/volumes /lab/volumes/PROGRAM`.
+VOLUME_PROGRAMS=(sbin/mdadm sbin/dmsetup sbin/mkfs.btrfs)
+VOLUME_PACKAGES=(mdadm dmsetup btrfs-progs libc6 libudev1 libcap2 libdevmapper1.02.1 libselinux1 libpcre2-8-0
+    libblkid1 libuuid1 liblzo2-2 libzstd1 zlib1g libcom-err2 libext2fs2 libreiserfscore0)
+
+fetch_volume_programs() {
+    local root=$CACHE/work/volumes folder=$CACHE/volumes package program
+    if [ -x "$folder/mdadm" ]; then return; fi
+    rm -rf "$root" "$folder" "$folder.partial"
+    for package in "${VOLUME_PACKAGES[@]}"; do fetch_deb "$package" "$root"; done
+    mkdir -p "$folder.partial"
+    cp "$root"/{,usr/}lib/x86_64-linux-gnu/*.so.* "$folder.partial/"
+    for program in "${VOLUME_PROGRAMS[@]}"; do cp "$root/$program" "$folder.partial/"; done
+    rm -rf "$root"
+    mv "$folder.partial" "$folder"
+}
+
 fetch_busybox() {
     [ -x "$CACHE/busybox/bin/busybox" ] || fetch_deb busybox-static "$CACHE/busybox"
 }
@@ -57,9 +76,10 @@ build_images() {
     local series key folder
     fetch_busybox
     fetch_kmod
+    fetch_volume_programs
     key=$({
         cat "${repo:?}"/resources/lab/l?-init.sh "$CACHE"/kernels/6.{12,1}/release
-        echo "${OWN_KERNEL_HOME:-} ${L1_MODULES[*]}, ${L2_MODULES[*]}, ${OWN_L1_MODULES[*]}, ${OWN_L2_MODULES[*]}"
+        echo "${OWN_KERNEL_HOME:-} ${L1_MODULES[*]}, ${L2_MODULES[*]}, ${OWN_L1_MODULES[*]}, ${OWN_L2_MODULES[*]}, ${VOLUME_PROGRAMS[*]}"
         recipe fill_set image skeleton pack copy_modules
     } | key_of)
     folder=$CACHE/sets/$key
@@ -81,7 +101,7 @@ fill_set() { # fill_set FOLDER
         image "$1" l2 "$series" "$CACHE/kernels/$series" "${L2_MODULES[@]}"
     done
     image "$1" l1 6.12 "$CACHE/kernels/6.12" "${L1_MODULES[@]}"
-    cp -r "$CACHE/kmod" "$1/kmod"
+    cp -r "$CACHE/kmod" "$CACHE/volumes" "$1/"
     [ -n "${OWN_KERNEL_HOME:-}" ] || return 0
     ln "$OWN_KERNEL_HOME/vmlinux" "$1/vmlinux-lab"
     image "$1" l1 lab "$OWN_KERNEL_HOME" "${OWN_L1_MODULES[@]}"

@@ -42,7 +42,7 @@ pub fn in_use(host: &HostProfile, usage: &HostUse) -> Steps {
             other_way(),
             format!("take {upper} apart (`ip -d link show {upper}` shows what it is)"),
         ],
-        HostUse::NetworkElsewhere { .. } => vec![
+        HostUse::NetworkElsewhere { .. } | HostUse::NetworkUpperElsewhere { .. } => vec![
             "end the container or pod that has it; `lsns -t net` lists network namespaces"
                 .to_owned(),
             "or choose another function".to_owned(),

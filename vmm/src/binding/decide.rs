@@ -100,8 +100,7 @@ pub fn unbind(
             None if original(&only).is_none() => continue,
             None => Goal::Is(now.clone()),
         };
-        let held = found.uses.iter().filter(|use_| use_.is_vfio());
-        let held: Vec<HostUse> = held.cloned().collect();
+        let held = held(found);
         if !held.is_empty() && !options.force && goal != Goal::Is(now.clone()) {
             return Err(BindingError::InUse { device, uses: held });
         }
@@ -199,6 +198,21 @@ pub fn overridden(host: &Functions, devices: &BTreeSet<Bdf>) -> Vec<String> {
         _ => None,
     };
     devices.iter().filter_map(of).collect()
+}
+
+/// What `--force` overrides on the way back, a line for each function that a process has open.
+pub fn overridden_back(host: &Functions, devices: &BTreeSet<Bdf>) -> Vec<String> {
+    let of = |&device: &Bdf| {
+        let held = held(host.get(device)?);
+        let verdict = (!held.is_empty()).then(|| Availability::InUse(held))?;
+        Some(format!("--force takes {device} from VFIO, although it {verdict}"))
+    };
+    devices.iter().filter_map(of).collect()
+}
+
+/// Processes that have it open through VFIO.
+fn held(found: &HostFunction) -> Vec<HostUse> {
+    found.uses.iter().filter(|use_| use_.is_vfio()).cloned().collect()
 }
 
 /// A function that exists.

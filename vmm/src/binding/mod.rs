@@ -33,7 +33,7 @@ use berth_devices::pci::Bdf;
 
 #[cfg(test)]
 pub(crate) use decide::tests as testing;
-pub use decide::{check_free, find};
+pub use decide::{check_free, find, overridden};
 pub use error::BindingError;
 pub use module::{ModuleError, load as load_module, need as need_vfio};
 pub use report::{Report, RestoreReport};
@@ -75,7 +75,7 @@ pub fn bind(target: &Target, asked: &[Bdf], options: BindOptions) -> Result<Repo
     }
     let mut report = Report::new(options.dry_run, &steps);
     if options.force {
-        report.notes.extend(decide::overridden(&host, &devices));
+        report.notes.extend(overridden(&host, &devices));
     }
     report.notes.extend(decide::notes(&host, &devices));
     if !host.vfio_pci {
@@ -123,6 +123,9 @@ pub fn unbind(
     let original = |setting: &Setting| session.original(setting);
     let steps = decide::unbind(&host, &devices, options, original)?;
     let mut report = Report::new(options.dry_run, &steps);
+    if options.force {
+        report.notes.extend(decide::overridden_back(&host, &devices));
+    }
     if !options.dry_run {
         session.run(&steps)?;
     }

@@ -36,10 +36,22 @@ pub enum HostUse {
         /// Whether the default route leads through it.
         default_route: bool,
     },
+    /// A network interface below one in another network namespace, as a container's macvlan.
+    NetworkUpperElsewhere {
+        /// The function's interface.
+        interface: String,
+        /// The one on it.
+        upper: String,
+        /// Whose namespace: a process, or the file that keeps it.
+        namespace: String,
+    },
     /// A network interface that is in another network namespace, as of a container.
     NetworkElsewhere {
         /// The driver that made it.
         driver: String,
+        /// The interface and whose namespace it is in, where that can be seen.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        seen: Option<SeenElsewhere>,
     },
     /// A block device with a mounted file system or swap.
     Mounted {
@@ -114,6 +126,15 @@ pub enum HostUse {
     },
 }
 
+/// An interface in another network namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SeenElsewhere {
+    /// What it is called there.
+    pub interface: String,
+    /// Whose namespace: a process, or the file that keeps it.
+    pub namespace: String,
+}
+
 /// What would tell whether a function is in use, and could not be seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -123,6 +144,11 @@ pub enum Unseen {
     /// What other processes have open: this one is in a container, is not root's, or a snapshot
     /// has none of it.
     OpenFiles,
+    /// Whether an interface of another network namespace stands on one of it.
+    UppersElsewhere {
+        /// The function's interface.
+        interface: String,
+    },
     /// Whether a disk can be opened for oneself.
     Claims {
         /// The disk.
@@ -136,6 +162,9 @@ impl fmt::Display for Unseen {
         match self {
             Self::Everything => f.write_str("what the host does with it"),
             Self::OpenFiles => f.write_str("whether a process has it open"),
+            Self::UppersElsewhere { interface } => {
+                write!(f, "whether {interface} is below an interface of another network namespace")
+            }
             Self::Claims { device } => write!(f, "whether {device} is claimed"),
         }
     }
@@ -181,7 +210,14 @@ impl fmt::Display for HostUse {
                 }
                 if *default_route { f.write_str(", which the default route uses") } else { Ok(()) }
             }
-            Self::NetworkElsewhere { driver } => write!(
+            Self::NetworkUpperElsewhere { interface, upper, namespace } => write!(
+                f,
+                "is {interface}, below {upper} in the network namespace of {namespace}"
+            ),
+            Self::NetworkElsewhere { seen: Some(SeenElsewhere { interface, namespace }), .. } => {
+                write!(f, "is {interface} in the network namespace of {namespace}")
+            }
+            Self::NetworkElsewhere { driver, seen: None } => write!(
                 f,
                 "has no interface here although {driver} drives it: it is in another network \
                  namespace"

@@ -72,7 +72,7 @@ pub use error::HostError;
 pub use facts::Facts;
 pub use files::{FileFacts, FileState, KernelFacts, KernelFormat};
 pub use functions::{Depth, Functions, HostFunction, Sriov};
-pub use host_use::{HostUse, Unseen};
+pub use host_use::{HostUse, SeenElsewhere, Unseen};
 pub use id_set::IdSet;
 pub use iommu::{Iommu, IommuGroup};
 pub use kvm::KvmAnswer;

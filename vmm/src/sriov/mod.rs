@@ -57,6 +57,10 @@ pub fn set(
     let ports = ports(sriov(&host, physical)?)?;
     let first = renumber(&host, physical, &ports, request)?;
     let mut report = Report::new(request.dry_run, &first);
+    let there: BTreeSet<Bdf> = sriov(&host, physical)?.functions.iter().copied().collect();
+    if request.force && (request.bind || there.len() as u32 != request.count) {
+        report.notes.extend(binding::overridden(&host, &there));
+    }
     if request.dry_run {
         if request.bind {
             report.notes.push("then each new VF would be bound to vfio-pci".to_owned());

@@ -100,6 +100,54 @@ fn an_interface_that_is_not_here_is_somewhere_else() {
 }
 
 #[test]
+fn what_other_network_namespaces_have_is_in_use() {
+    const USB: &str = "0000:00:14.0";
+    let seen = |host: &mut Fixture, lines: &str| {
+        host.remove("/proc/net/route").file("/berth/in-use", &format!("processes all\n{lines}"));
+    };
+    let usb_nic = |host: &mut Fixture| {
+        let path = "pci0000:00";
+        host.device(Function { address: USB, path, class: 0x0c_0330, group: 9, driver: "x", ..NIC });
+        host.link("/sys/class/net/eth9", "../../devices/pci0000:00/0000:00:14.0/usb1/1-2/net/eth9");
+    };
+    check(&[
+        (
+            OWN_NIC,
+            State::InUse,
+            "is eno1, below mv0 in the network namespace of process 7 (nginx)",
+            &|host| seen(host, "interface mv0 eno1 - process 7 (nginx)"),
+        ),
+        // It stands on what stands on it.
+        (OWN_NIC, State::InUse, "is eno1, below eno1.5", &|host| {
+            seen(host, "interface mv0 eno1.5 - /run/netns/red");
+            stack(host, "eno1", "eno1.5");
+        }),
+        (OWN_NIC, State::Free, "", &|host| seen(host, "interface mv0 eno2 - process 7 (nginx)")),
+        // One of a card's two ports.
+        (OWN_NIC, State::InUse, "is eno2 in the network namespace of /run/netns/red", &|host| {
+            seen(host, &format!("interface eno2 - {OWN_NIC} /run/netns/red"));
+        }),
+        (OWN_NIC, State::InUse, "is eno1 in the network namespace of process 7 (sh)", &|host| {
+            without_interface(host, "e1000e");
+            seen(host, &format!("interface eno1 - 0000:00:1c.0,{OWN_NIC} process 7 (sh)"));
+        }),
+        (OWN_NIC, State::Unknown, "whether eno1 is below an interface of another", &|host| {
+            seen(host, "namespaces some");
+        }),
+        // A controller has the interfaces behind it, here and elsewhere.
+        (USB, State::InUse, "is eth9, which the default route uses", &|host| {
+            usb_nic(host);
+            route(host, "eth9");
+        }),
+        (USB, State::InUse, "is eth8 in the network namespace of process 7 (sh)", &|host| {
+            usb_nic(host);
+            seen(host, &format!("interface eth8 - {USB} process 7 (sh)"));
+        }),
+        (USB, State::Free, "", &usb_nic),
+    ]);
+}
+
+#[test]
 fn drives_are_claimed_in_many_ways() {
     const MEMBER: &str = "/sys/fs/btrfs/0b5e/devices/nvme0n1p1";
     let elsewhere = "mounted on /data in the mount namespace of process 7 (dockerd)";

@@ -12,6 +12,7 @@ use std::path::Path;
 use super::super::access::Holder;
 use super::super::root::Root;
 use super::super::tree::Entry;
+use super::namespaces::{InterfaceElsewhere, Namespaces};
 
 /// Where a snapshot has it.
 const FILE: &str = "/berth/in-use";
@@ -53,8 +54,12 @@ pub(super) struct InUse {
     pub(super) mounts: Vec<MountElsewhere>,
     /// Whole disks that the kernel or a program has claimed, or `None` where that cannot be tried.
     claims: BTreeMap<String, Option<bool>>,
+    /// Interfaces of other network namespaces that need a function.
+    pub(super) interfaces: Vec<InterfaceElsewhere>,
     /// Whether all processes were seen.
     pub(super) is_complete: bool,
+    /// Whether there is a network namespace that could not be looked into.
+    pub(super) has_closed_namespace: bool,
 }
 
 impl InUse {
@@ -63,7 +68,7 @@ impl InUse {
         let live = root.is_live();
         let found = match root.glance(FILE) {
             Some(text) => Self::parse(&text),
-            None if live => Self::of_this_host(disks),
+            None if live => Self::of_this_host(root, disks),
             None => Self::of_processes(root),
         };
         root.remember(Path::new(FILE), || Entry::File(found.text().into_bytes()));
@@ -75,7 +80,7 @@ impl InUse {
         self.claims.get(disk).copied().flatten()
     }
 
-    fn of_this_host(disks: &BTreeSet<String>) -> Self {
+    fn of_this_host(root: &Root, disks: &BTreeSet<String>) -> Self {
         let mut found = Self {
             is_complete: fs::read_link("/proc/self/ns/pid")
                 .is_ok_and(|namespace| namespace == Path::new(ALL_PROCESSES)),
@@ -84,6 +89,7 @@ impl InUse {
         };
         let own = fs::read_link("/proc/self/ns/mnt").ok();
         let mut namespaces: BTreeSet<_> = own.into_iter().collect();
+        let mut networks = Namespaces::kept();
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok())
             else {
@@ -110,7 +116,19 @@ impl InUse {
                 let text = fs::read_to_string(folder.join("mountinfo")).unwrap_or_default();
                 found.mounts.extend(mounts(&text, &holder));
             }
+            let network = folder.join("ns/net");
+            if let Ok(namespace) = fs::read_link(&network) {
+                let name = || {
+                    let Holder { pid, comm } = holder();
+                    format!("process {pid} ({comm})")
+                };
+                networks.add(namespace, network, name);
+            }
         }
+        let (interfaces, all) = networks.interfaces(root);
+        found.interfaces = interfaces;
+        // A process that is not seen may have one of its own.
+        found.has_closed_namespace = !all || !found.is_complete;
         found
     }
 
@@ -137,25 +155,32 @@ impl InUse {
     /// As lines; paths with white space, which no device of the kernel's has, are left out.
     fn text(&self) -> String {
         let mut text = String::new();
-        let mut line = |words: &[&str], holder: Option<&Holder>| {
+        let mut line = |words: &[&str], rest: &str| {
             if words.iter().all(|word| !word.is_empty() && !word.contains(char::is_whitespace)) {
-                text += &words.join(" ");
-                if let Some(Holder { pid, comm }) = holder {
-                    text += &format!(" {pid} {}", comm.replace(char::is_whitespace, " "));
-                }
+                let line = format!("{} {}", words.join(" "), rest.replace(char::is_whitespace, " "));
+                text += line.trim_end();
                 text.push('\n');
             }
         };
-        line(&["processes", if self.is_complete { "all" } else { "some" }], None);
+        let process = |Holder { pid, comm }: &Holder| format!("{pid} {comm}");
+        line(&["processes", if self.is_complete { "all" } else { "some" }], "");
+        if self.has_closed_namespace {
+            line(&["namespaces", "some"], "");
+        }
         for OpenNode { path, number, holder } in &self.open {
-            line(&["open", path, number.as_deref().unwrap_or("-")], Some(holder));
+            line(&["open", path, number.as_deref().unwrap_or("-")], &process(holder));
         }
         for MountElsewhere { number, source, at, holder } in &self.mounts {
-            line(&["mounted", number, source, at], Some(holder));
+            line(&["mounted", number, source, at], &process(holder));
+        }
+        for InterfaceElsewhere { name, lower, functions, namespace } in &self.interfaces {
+            let functions: Vec<String> = functions.iter().map(ToString::to_string).collect();
+            let functions = if functions.is_empty() { "-".to_owned() } else { functions.join(",") };
+            line(&["interface", name, lower.as_deref().unwrap_or("-"), &functions], namespace);
         }
         for (disk, claimed) in &self.claims {
             if let Some(claimed) = claimed {
-                line(&[if *claimed { "claimed" } else { "unclaimed" }, disk], None);
+                line(&[if *claimed { "claimed" } else { "unclaimed" }, disk], "");
             }
         }
         text
@@ -171,6 +196,15 @@ impl InUse {
             let words: Vec<&str> = line.split_whitespace().collect();
             match words.as_slice() {
                 ["processes", which] => found.is_complete = *which == "all",
+                ["namespaces", which] => found.has_closed_namespace = *which != "all",
+                ["interface", name, lower, functions, namespace @ ..] => {
+                    found.interfaces.push(InterfaceElsewhere {
+                        name: (*name).to_owned(),
+                        lower: (*lower != "-").then(|| (*lower).to_owned()),
+                        functions: functions.split(',').filter_map(|one| one.parse().ok()).collect(),
+                        namespace: namespace.join(" "),
+                    });
+                }
                 ["open", path, number, rest @ ..] => {
                     found.open.extend(holder(rest).map(|holder| {
                         let number = (*number != "-").then(|| (*number).to_owned());
@@ -273,11 +307,27 @@ mod tests {
             ],
             mounts: mounts("9 1 259:1 / /data rw - ext4 /dev/sda1 rw", &|| x.clone()),
             claims: BTreeMap::from([("sda".to_owned(), Some(true)), ("sdb".to_owned(), None)]),
+            interfaces: vec![
+                InterfaceElsewhere {
+                    name: "mv0".to_owned(),
+                    lower: Some("eno1".to_owned()),
+                    functions: Vec::new(),
+                    namespace: "process 7 (X server)".to_owned(),
+                },
+                InterfaceElsewhere {
+                    name: "eno2".to_owned(),
+                    lower: None,
+                    functions: vec!["0000:01:00.1".parse().expect("an address")],
+                    namespace: "/run/netns/red".to_owned(),
+                },
+            ],
             is_complete: true,
+            has_closed_namespace: true,
         };
         let again = InUse::parse(&found.text());
         assert_eq!((&again.open, &again.mounts), (&found.open, &found.mounts));
-        assert!(again.is_complete);
+        assert_eq!(again.interfaces, found.interfaces);
+        assert!(again.is_complete && again.has_closed_namespace);
         assert_eq!((again.is_claimed("sda"), again.is_claimed("sdb")), (Some(true), None));
     }
 

@@ -2,6 +2,7 @@
 
 mod console;
 mod in_use;
+mod namespaces;
 mod network;
 mod nodes;
 mod storage;
@@ -16,8 +17,9 @@ use super::access::{Access, Holder};
 use super::functions::Depth;
 use super::pci::{DEVICES, PciFunction};
 use super::root::Root;
-use super::{HostUse, Unseen};
+use super::{HostUse, SeenElsewhere, Unseen};
 use in_use::InUse;
+use namespaces::InterfaceElsewhere;
 use network::Network;
 use nodes::{Node, Nodes};
 use storage::Storage;
@@ -74,17 +76,7 @@ impl Usage {
             let tried = depth == Depth::Take;
             seen.uses.extend(self.vfio(root, &folder, function.group, tried));
         }
-        let interfaces = interfaces(root, &folder);
-        for interface in &interfaces {
-            seen.uses.extend(self.network(root).of(root, interface));
-        }
-        if interfaces.is_empty()
-            && let Some(driver) = function.driver.as_deref().filter(|_| function.is_network())
-            && !has_no_interfaces(driver)
-            && !function.is_bound_to_vfio()
-        {
-            seen.uses.push(HostUse::NetworkElsewhere { driver: driver.to_owned() });
-        }
+        self.see_interfaces(root, address, function, &mut seen);
         // VFIO's own node was looked at above.
         if !function.is_bound_to_vfio() {
             let nodes = self.nodes.get_or_init(|| Nodes::read(root)).below(root, address);
@@ -106,6 +98,43 @@ impl Usage {
         seen.uses
             .extend(keyboards.get(&address).map(|name| HostUse::Keyboard { name: name.clone() }));
         seen
+    }
+
+    /// What its interfaces are used for, here and in other network namespaces.
+    fn see_interfaces(&self, root: &Root, address: Bdf, function: &PciFunction, seen: &mut Seen) {
+        let network = self.network(root);
+        let here = network.interfaces(root, address);
+        let driver = function.driver.as_deref().filter(|_| !function.is_bound_to_vfio());
+        let is_expected = function.is_network() && driver.is_some_and(|name| !has_no_interfaces(name));
+        if here.is_empty() && !is_expected {
+            return;
+        }
+        let in_use = self.in_use(root);
+        let before = seen.uses.len();
+        for interface in &here {
+            let elsewhere = || {
+                let is_on = |upper: &&InterfaceElsewhere| upper.lower.as_ref() == Some(interface);
+                let upper = in_use.interfaces.iter().find(is_on)?;
+                let (interface, namespace) = (interface.clone(), upper.namespace.clone());
+                let upper = upper.name.clone();
+                Some(HostUse::NetworkUpperElsewhere { interface, upper, namespace })
+            };
+            seen.uses.extend(network.of(root, interface).or_else(elsewhere));
+        }
+        let driver = || driver.unwrap_or_default().to_owned();
+        let moved = in_use.interfaces.iter().filter(|one| one.functions.contains(&address));
+        seen.uses.extend(moved.map(|InterfaceElsewhere { name, namespace, .. }| {
+            let (interface, namespace) = (name.clone(), namespace.clone());
+            let found = Some(SeenElsewhere { interface, namespace });
+            HostUse::NetworkElsewhere { driver: driver(), seen: found }
+        }));
+        if seen.uses.len() == before && here.is_empty() {
+            seen.uses.push(HostUse::NetworkElsewhere { driver: driver(), seen: None });
+        }
+        if seen.uses.len() == before && in_use.has_closed_namespace {
+            let unseen = here.into_iter().map(|interface| Unseen::UppersElsewhere { interface });
+            seen.unseen.extend(unseen);
+        }
     }
 
     /// What is stored on it, and which process has one of its nodes open.
@@ -152,16 +181,6 @@ impl Usage {
         };
         is_open.then_some(HostUse::OpenVfio { holder: None })
     }
-}
-
-/// Network interfaces of a function, of its own or below a virtio device on it.
-fn interfaces(root: &Root, folder: &str) -> Vec<String> {
-    let mut interfaces = root.names(format!("{folder}/net")).unwrap_or_default();
-    for name in virtio(root, folder) {
-        let below = root.names(format!("{folder}/{name}/net"));
-        interfaces.extend(below.unwrap_or_default());
-    }
-    interfaces
 }
 
 /// The virtio devices on a function.

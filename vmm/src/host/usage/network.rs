@@ -2,9 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use berth_devices::pci::Bdf;
+
 use super::super::HostUse;
 use super::super::addresses;
+use super::super::pci::DEVICES;
 use super::super::root::Root;
+use super::{functions_of, virtio};
+
+/// A link for each interface, to its device's folder.
+const CLASS: &str = "/sys/class/net";
 
 /// The network of this process's namespace.
 #[derive(Debug, Default)]
@@ -13,6 +20,8 @@ pub(super) struct Network {
     routed: BTreeMap<String, bool>,
     /// Interfaces with an address that is not only of its link, and what is known of these.
     addresses: BTreeMap<String, Vec<String>>,
+    /// Interfaces by the functions that they are below.
+    below: BTreeMap<Bdf, BTreeSet<String>>,
 }
 
 impl Network {
@@ -44,15 +53,32 @@ impl Network {
                 network.addresses.entry(name.to_owned()).or_default();
             }
         }
+        for name in root.names(CLASS).unwrap_or_default() {
+            let target = root.link(format!("{CLASS}/{name}")).unwrap_or_default();
+            for function in functions_of(root, &target) {
+                network.below.entry(function).or_default().insert(name.clone());
+            }
+        }
         if root.is_live() && !root.is_recorded() {
             network.addresses.extend(addresses::by_interface().unwrap_or_default());
         }
         network
     }
 
+    /// Interfaces below a function: its own, of a virtio device on it, of what a controller has.
+    /// Not every snapshot has the links that tell.
+    pub(super) fn interfaces(&self, root: &Root, function: Bdf) -> BTreeSet<String> {
+        let folder = format!("{DEVICES}/{function}");
+        let virtio = virtio(root, &folder).into_iter().map(|name| format!("{folder}/{name}/net"));
+        let folders = std::iter::once(format!("{folder}/net")).chain(virtio);
+        let own = folders.flat_map(|folder| root.names(folder).unwrap_or_default());
+        let below = self.below.get(&function).into_iter().flatten().cloned();
+        own.chain(below).collect()
+    }
+
     /// What `interface` is used for: by itself, or by what stands on it.
     pub(super) fn of(&self, root: &Root, interface: &str) -> Option<HostUse> {
-        let master = root.link_name(format!("/sys/class/net/{interface}/master"));
+        let master = root.link_name(format!("{CLASS}/{interface}/master"));
         let own = |master| {
             let (addresses, interface) = (self.addresses.get(interface), interface.to_owned());
             let default_route = self.has_default_route(&interface);
@@ -85,7 +111,7 @@ impl Network {
         let mut below = vec![interface.to_owned()];
         while let Some(lower) = below.pop() {
             // A VLAN, macvlan, ipvlan, bond, bridge or team (`netdev_adjacent_sysfs_add`).
-            let names = root.names(format!("/sys/class/net/{lower}")).unwrap_or_default();
+            let names = root.names(format!("{CLASS}/{lower}")).unwrap_or_default();
             let uppers = names.iter().filter_map(|name| name.strip_prefix("upper_"));
             for upper in uppers {
                 if seen.insert(upper.to_owned()) {
