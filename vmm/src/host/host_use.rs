@@ -210,11 +210,12 @@ impl fmt::Display for HostUse {
                 }
                 if *default_route { f.write_str(", which the default route uses") } else { Ok(()) }
             }
-            Self::NetworkUpperElsewhere { interface, upper, namespace } => write!(
-                f,
-                "is {interface}, below {upper} in the network namespace of {namespace}"
-            ),
-            Self::NetworkElsewhere { seen: Some(SeenElsewhere { interface, namespace }), .. } => {
+            Self::NetworkUpperElsewhere { interface, upper, namespace } => {
+                write!(f, "is {interface}, below {upper} in the network namespace of {namespace}")
+            }
+            Self::NetworkElsewhere {
+                seen: Some(SeenElsewhere { interface, namespace }), ..
+            } => {
                 write!(f, "is {interface} in the network namespace of {namespace}")
             }
             Self::NetworkElsewhere { driver, seen: None } => write!(

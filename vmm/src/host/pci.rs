@@ -151,10 +151,11 @@ impl PciFunction {
 
 /// What keeps a function from working.
 fn unfit(root: &Root, address: Bdf, config: &[u8], resources: &[Resource]) -> Vec<Unfit> {
-    /// No function has this vendor: it is what a read gives that nobody answers.
-    const NOBODY: [u8; 4] = [0xff; 4];
+    /// The header. A read that nobody answers gives ones; of a virtual function the vendor and the
+    /// device are ones, too, and nothing else (SR-IOV specification 1.1, 3.4.1.1 and 3.4.1.2).
+    const HEADER: usize = 64;
     let mut found = Vec::new();
-    if config.starts_with(&NOBODY) {
+    if !config.is_empty() && config.iter().take(HEADER).all(|byte| *byte == u8::MAX) {
         found.push(Unfit::Unreachable);
     }
     let bars = (0..).zip(resources).take(ROM);
@@ -325,6 +326,10 @@ mod tests {
         assert_eq!(of(&config(), &[bar(UNSET)]), []);
         assert_eq!(of(&[0xff; 64], &[]), [Unfit::Unreachable]);
         assert_eq!(of(&[], &[]), []);
+        // A virtual function answers, and has no vendor of its own.
+        let mut of_vf = config();
+        of_vf[..4].fill(0xff);
+        assert_eq!(of(&of_vf, &[]), []);
     }
 
     #[test]

@@ -157,7 +157,8 @@ impl InUse {
         let mut text = String::new();
         let mut line = |words: &[&str], rest: &str| {
             if words.iter().all(|word| !word.is_empty() && !word.contains(char::is_whitespace)) {
-                let line = format!("{} {}", words.join(" "), rest.replace(char::is_whitespace, " "));
+                let line =
+                    format!("{} {}", words.join(" "), rest.replace(char::is_whitespace, " "));
                 text += line.trim_end();
                 text.push('\n');
             }
@@ -201,7 +202,10 @@ impl InUse {
                     found.interfaces.push(InterfaceElsewhere {
                         name: (*name).to_owned(),
                         lower: (*lower != "-").then(|| (*lower).to_owned()),
-                        functions: functions.split(',').filter_map(|one| one.parse().ok()).collect(),
+                        functions: functions
+                            .split(',')
+                            .filter_map(|one| one.parse().ok())
+                            .collect(),
                         namespace: namespace.join(" "),
                     });
                 }

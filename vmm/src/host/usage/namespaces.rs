@@ -93,7 +93,9 @@ impl Namespaces {
                     continue;
                 }
             };
-            all.extend(links.into_iter().filter_map(|link| of_ours(root, link, id, &own, namespace)));
+            all.extend(
+                links.into_iter().filter_map(|link| of_ours(root, link, id, &own, namespace)),
+            );
         }
         (all, is_complete)
     }
@@ -143,8 +145,12 @@ fn of_ours(
     });
     let functions = functions.unwrap_or_default();
     let (name, namespace) = (link.name, namespace.to_owned());
-    (lower.is_some() || !functions.is_empty())
-        .then_some(InterfaceElsewhere { name, lower, functions, namespace })
+    (lower.is_some() || !functions.is_empty()).then_some(InterfaceElsewhere {
+        name,
+        lower,
+        functions,
+        namespace,
+    })
 }
 
 #[cfg(test)]
