@@ -125,13 +125,18 @@ impl Case {
     }
 }
 
-/// What `berth check ... --json` says; it ends with 0 or 3, as its answer says.
+/// What `berth check ... --json` says; its exit code is that of its verdict.
 fn report(host: &Host, command: &str) -> Result<Value> {
     let command = format!("export BERTH_STATE_DIR={STATE}; {command}");
     let output = host.exec_with(&command, &[], LIMIT)?;
     let report: Value = serde_json::from_str(&output.stdout)
         .with_context(|| format!("no report: {} {}{}", command, output.stdout, output.stderr))?;
-    let expected = if report["ready"] == true { 0 } else { 3 };
+    let expected = match report["verdict"].as_str() {
+        Some("ready") => 0,
+        Some("not_ready") => 3,
+        Some("not_seen_enough") => 6,
+        other => anyhow::bail!("the verdict is {other:?} in {report:#}"),
+    };
     ensure!(output.status == expected, "exit code {} of {report:#}", output.status);
     Ok(report)
 }

@@ -54,6 +54,20 @@ fn panic() -> Result<()> {
     ends_itself("panic", |config| config, 11)
 }
 
+/// The driver of pvpanic is a module, and there is nothing to load it from.
+#[test]
+fn panic_before_its_driver() -> Result<()> {
+    let host = harness::host("nic");
+    host.bind_vfio()?;
+    let config = GuestConfig::new(&host).kernel("6.12").verbs("none");
+    let guest = host.run_guest(&config.parameter("rdinit=/nowhere root=/dev/nowhere"))?;
+    guest.must_end(11, LIMIT)?;
+    let console = guest.stdout()?;
+    ensure!(console.contains("Kernel panic - not syncing: VFS"), "{}", guest.everything());
+    ensure!(guest.stderr()?.contains("the guest's kernel panicked"), "{}", guest.everything());
+    all_is_well(&host)
+}
+
 #[test]
 fn triple_fault() -> Result<()> {
     ends_itself("reboot", |config| config.parameter("reboot=t"), 12)

@@ -1,5 +1,7 @@
 //! Resets: of whole cards on the host, and what a guest resets itself.
 
+mod state;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};

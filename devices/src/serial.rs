@@ -47,7 +47,7 @@ impl SerialPort {
             if let Err(error) = self.serial.write(at, *byte)
                 && !std::mem::replace(&mut self.out_failed, true)
             {
-                log::warn!("the console cannot be written: {error:?}");
+                log::warn!("the console cannot be written: {error}");
             }
         }
     }

@@ -40,6 +40,28 @@ check_lengths() {
     return 1
 }
 
+# A library's public items are out of the compiler's sight when nobody uses them. One whose name
+# stands nowhere else in the tree has no user here; whoever needs it may make it again.
+check_unused() {
+    local unused
+    unused=$(cd "${repo:?}" && find vmm devices arch tests -name target -prune -o -name '*.rs' -print0 |
+        xargs -0 awk '
+            { line = $0; while (match(line, /[A-Za-z_][A-Za-z0-9_]*/)) {
+                count[substr(line, RSTART, RLENGTH)]++
+                line = substr(line, RSTART + RLENGTH)
+            } }
+            match($0, /^ *pub (const fn|unsafe fn|fn|struct|enum|trait|type|const|static) +[A-Za-z_0-9]+/) {
+                name = substr($0, RSTART, RLENGTH); sub(/.* /, "", name)
+                where[name] = FILENAME ":" FNR
+            }
+            END { for (name in where) if (count[name] == 1) print where[name], name }' | sort) || return
+    [ -n "$unused" ] || return 0
+    while read -r place name; do
+        breach "$place: nothing uses \`$name\`, which is public"
+    done <<<"$unused"
+    return 1
+}
+
 # A package outside of the workspace has a lock file of its own, which nothing else keeps current.
 check_lock() { # check_lock FOLDER
     (cd "${repo:?}/$1" && cargo metadata --locked --format-version 1 >/dev/null) && return

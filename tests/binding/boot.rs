@@ -64,7 +64,7 @@ fn vfio_pci_is_loaded_when_it_is_not() -> Result<()> {
     let (nic, before) = (host.nic().to_owned(), state(&host)?);
     host.run("rmmod vfio-pci && rmmod vfio_iommu_type1")?;
     let dry = berth(&host, &format!("bind {nic} --dry-run"))?;
-    ensure!(dry.starts_with("modprobe vfio-pci\n"), "{dry}");
+    ensure!(dry.starts_with("modprobe -a vfio-pci vfio_iommu_type1\n"), "{dry}");
     host.run("! test -e /sys/module/vfio_pci")?;
     let without = format!("PATH=/none BERTH_STATE_DIR={STATE} {} bind {nic}", host.berth()?);
     let output = host.exec(&without)?;

@@ -7,9 +7,12 @@ use std::process::{ExitCode, Termination};
 pub enum Exit {
     /// The guest powered itself off.
     PowerOff,
-    /// The guest asked for a reset, or a device's error does by its policy.
+    /// The guest asked for a reset.
     Reset,
-    /// The guest's kernel reported a panic through pvpanic.
+    /// A device reported an uncorrectable error, after which its policy resets the machine.
+    ErrorReset,
+    /// The guest's kernel reported a panic through pvpanic, or printed one on its serial console
+    /// and then asked for a reset.
     Panic,
     /// A CPU of the guest shut down after a triple fault.
     TripleFault,
@@ -70,7 +73,7 @@ impl Outcome {
             Self::BuildFailed => 4,
             Self::RunFailed => 5,
             Self::NotSeenEnough => 6,
-            Self::Ended(Exit::Reset) => 10,
+            Self::Ended(Exit::Reset | Exit::ErrorReset) => 10,
             Self::Ended(Exit::Panic) => 11,
             Self::Ended(Exit::TripleFault) => 12,
             Self::Ended(Exit::DeviceLost) => 13,
@@ -79,7 +82,17 @@ impl Outcome {
         }
     }
 
-    /// What the code means.
+    /// All that the code may mean.
+    pub fn meaning_of_code(self) -> &'static str {
+        match self {
+            Self::Ended(Exit::Reset | Exit::ErrorReset) => {
+                "the guest asked for a reset, or the error policy of a device did"
+            }
+            outcome => outcome.meaning(),
+        }
+    }
+
+    /// What happened.
     pub fn meaning(self) -> &'static str {
         match self {
             Self::Done | Self::Ended(Exit::PowerOff) => {
@@ -91,8 +104,9 @@ impl Outcome {
             Self::BuildFailed => "the machine could not be built",
             Self::RunFailed => "the machine failed while it ran",
             Self::NotSeenEnough => "too little was seen of the host to say whether it is ready",
-            Self::Ended(Exit::Reset) => {
-                "the guest asked for a reset, or the error policy of a device does"
+            Self::Ended(Exit::Reset) => "the guest asked for a reset",
+            Self::Ended(Exit::ErrorReset) => {
+                "an assigned device failed, and its error policy asks for a reset"
             }
             Self::Ended(Exit::Panic) => "the guest's kernel panicked",
             Self::Ended(Exit::TripleFault) => "a CPU of the guest shut down after a triple fault",
@@ -124,7 +138,7 @@ mod tests {
             Outcome::BuildFailed => Outcome::RunFailed,
             Outcome::RunFailed => Outcome::NotSeenEnough,
             Outcome::NotSeenEnough => Outcome::Ended(Exit::Reset),
-            Outcome::Ended(Exit::Reset) => Outcome::Ended(Exit::Panic),
+            Outcome::Ended(Exit::Reset | Exit::ErrorReset) => Outcome::Ended(Exit::Panic),
             Outcome::Ended(Exit::Panic) => Outcome::Ended(Exit::TripleFault),
             Outcome::Ended(Exit::TripleFault) => Outcome::Ended(Exit::DeviceLost),
             Outcome::Ended(Exit::DeviceLost) => Outcome::Ended(Exit::Forced),
@@ -140,5 +154,14 @@ mod tests {
         assert_eq!(all, Outcome::ALL);
         assert!(all.windows(2).all(|pair| pair[0].code() < pair[1].code()));
         assert_eq!(Outcome::Ended(Exit::PowerOff).code(), 0);
+    }
+
+    #[test]
+    fn a_reset_says_who_wanted_it() {
+        let [guest, policy] = [Exit::Reset, Exit::ErrorReset].map(Outcome::Ended);
+        assert_eq!((guest.code(), policy.code()), (10, 10));
+        assert_eq!(guest.meaning(), "the guest asked for a reset");
+        assert!(policy.meaning().contains("error policy") && !policy.meaning().contains("guest"));
+        assert_eq!(guest.meaning_of_code(), policy.meaning_of_code());
     }
 }

@@ -2,7 +2,7 @@
 
 use super::config::ConfigSpace;
 use super::regs::CONFIG_SIZE;
-use super::{Bar, Freed, LinkState, PciFunction, ResetCause, ResetExtent};
+use super::{Bar, Freed, LinkState, PciFunction, ResetBuses, ResetCause};
 
 /// Red Hat's vendor ID and its generic PCIe host bridge, which any guest takes for a host bridge
 /// without quirks (QEMU docs/specs/pci-ids.rst).
@@ -48,7 +48,5 @@ impl PciFunction for HostBridge {
         Freed::Nothing
     }
 
-    fn reset(&mut self, _cause: ResetCause, done: ResetExtent) -> ResetExtent {
-        done
-    }
+    fn reset(&mut self, _cause: ResetCause, _done: &mut ResetBuses) {}
 }

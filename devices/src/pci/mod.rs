@@ -15,6 +15,7 @@ mod root_port;
 mod segment;
 mod slot;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::{BitOr, BitOrAssign};
 
@@ -44,9 +45,9 @@ pub trait PciFunction: Send {
     fn sync(&mut self) -> Freed;
     /// Follows the link above it.
     fn set_link(&mut self, link: LinkState) -> Freed;
-    /// Resets the device, whose link is down, as far as `done` has not done it. Returns what is
-    /// done by then.
-    fn reset(&mut self, cause: ResetCause, done: ResetExtent) -> ResetExtent;
+    /// Resets the device, whose link is down, unless its bus is in `done`; a reset of its whole bus
+    /// is added there.
+    fn reset(&mut self, cause: ResetCause, done: &mut ResetBuses);
 }
 
 /// What a function has given up. Another one may be waiting for the addresses, and has to be synced
@@ -106,11 +107,20 @@ impl fmt::Display for ResetCause {
     }
 }
 
-/// Which functions of a card were reset, while one after the other is asked to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ResetExtent {
-    /// Those that were asked.
-    Asked,
-    /// All at once.
-    Card,
+/// Buses of the host that were reset as a whole, while one function after the other is asked to
+/// reset itself.
+#[derive(Clone, Debug, Default)]
+pub struct ResetBuses(BTreeSet<(u32, u8)>);
+
+impl ResetBuses {
+    /// The bus of `function` has been reset.
+    pub fn insert(&mut self, function: HostBdf) {
+        self.0.insert((function.domain(), function.bus()));
+    }
+
+    /// Whether the bus of `function` has been reset.
+    #[must_use]
+    pub fn contains(&self, function: HostBdf) -> bool {
+        self.0.contains(&(function.domain(), function.bus()))
+    }
 }

@@ -8,8 +8,6 @@ pub const CONFIG_SIZE: usize = 256;
 /// Bytes of configuration space of a PCI Express function.
 pub const EXTENDED_CONFIG_SIZE: usize = 4096;
 
-/// Vendor ID and device ID.
-pub const VENDOR_ID: u16 = 0x00;
 /// Command register.
 pub const COMMAND: u16 = 0x04;
 /// Command: answers in I/O space.

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::regs::{CONFIG_SIZE, EXTENDED_CONFIG_SIZE};
 use super::{
-    Attention, BarRoutes, Freed, GuestBdf, LinkState, PciFunction, ResetCause, ResetExtent,
-    RootBus, RootPort, RoutedBdf, Space,
+    Attention, BarRoutes, Freed, GuestBdf, LinkState, PciFunction, ResetBuses, ResetCause, RootBus,
+    RootPort, RoutedBdf, Space,
 };
 
 /// Enable bit of CONFIG_ADDRESS (PCI Local Bus 3.0, section 3.2.2.3.2).
@@ -86,7 +86,7 @@ impl Segment {
         self.behind(above.home).filter_map(|place| lock(place).take()).collect()
     }
 
-    /// Switches every function off and resets it, card by card. For the end: the guest runs no
+    /// Switches every function off and resets it, or its bus once. For the end: the guest runs no
     /// more.
     pub fn shut_down(&self) {
         for place in self.functions.values() {
@@ -95,11 +95,7 @@ impl Segment {
                 let _: Freed = function.set_link(LinkState::Down);
             }
         }
-        let mut cards: BTreeMap<GuestBdf, Vec<&Mutex<Occupant>>> = BTreeMap::new();
-        for (bdf, place) in &self.functions {
-            cards.entry(bdf.slot()).or_default().push(place);
-        }
-        cards.into_values().for_each(|card| reset(card, ResetCause::End));
+        reset(self.functions.values(), ResetCause::End);
     }
 
     fn port_above(&self, function: GuestBdf) -> Option<&Port> {
@@ -249,12 +245,12 @@ impl Segment {
     }
 }
 
-/// Resets the functions of a card.
-fn reset<'a>(card: impl IntoIterator<Item = &'a Mutex<Occupant>>, cause: ResetCause) {
-    let mut done = ResetExtent::Asked;
-    for place in card {
+/// Resets functions, all of which are switched off.
+fn reset<'a>(functions: impl IntoIterator<Item = &'a Mutex<Occupant>>, cause: ResetCause) {
+    let mut done = ResetBuses::default();
+    for place in functions {
         if let Some(function) = lock(place).as_mut() {
-            done = function.reset(cause, done);
+            function.reset(cause, &mut done);
         }
     }
 }

@@ -87,6 +87,8 @@ pub struct DeviceProfile {
     pub has_error_irq: bool,
     /// The request interrupt is there.
     pub has_request_irq: bool,
+    /// The kernel can reset the function alone: it did when the device was opened.
+    pub can_be_reset: bool,
 }
 
 impl DeviceProfile {
@@ -127,6 +129,8 @@ pub struct Affected {
     pub bdf: HostBdf,
     /// Nobody else has it: its IOMMU group is ours.
     pub held: bool,
+    /// A VFIO driver has it, so that the kernel may reset it once nobody has it open.
+    pub is_bound: bool,
 }
 
 /// The only door to VFIO. Its errors are those of drivers/vfio/pci; the kinds that a caller tells

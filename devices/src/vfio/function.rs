@@ -8,12 +8,12 @@ use super::backend::{IrqKind, Region, VfioPort};
 use super::bars::FunctionBars;
 use super::config_space::FunctionConfig;
 use super::interrupts::Interrupts;
-use super::reset::{FlrBit, FunctionReset, ResetMethod};
+use super::reset::{DeviceState, FlrBit, FunctionReset, ResetMethod};
 use super::rom::Rom;
 use super::wiring::{FunctionError, FunctionSite, Wiring};
 use crate::pci::regs::{COMMAND, COMMAND_MEMORY, INTERRUPT_PIN, POWER_CONTROL, POWER_STATE};
 use crate::pci::{
-    Bar, BarDecode, BarSpec, ConfigSpace, Freed, LinkState, PciFunction, ResetCause, ResetExtent,
+    Bar, BarDecode, BarSpec, ConfigSpace, Freed, LinkState, PciFunction, ResetBuses, ResetCause,
 };
 use crate::warnings::Warnings;
 
@@ -177,6 +177,14 @@ impl VfioFunction {
         if let Err(error) = self.interrupts.disable(&*self.device) {
             self.warnings.say(format_args!("its interrupts cannot be switched off: {error}"));
         }
+        self.clear_command();
+        self.config.clear_writable();
+        self.interrupts.forget();
+        freed
+    }
+
+    /// Takes bus mastering from the device, and all spaces in which the guest does not reach it.
+    fn clear_command(&mut self) {
         // What the guest reaches still must answer.
         let stuck = self.bars.is_stuck(&BarDecode::default());
         let command = if stuck { COMMAND_MEMORY } else { 0 };
@@ -185,9 +193,6 @@ impl VfioFunction {
         {
             self.warnings.say(format_args!("its command register cannot be cleared: {error}"));
         }
-        self.config.clear_writable();
-        self.interrupts.forget();
-        freed
     }
 
     /// After a write or a reset: where BARs and interrupts should be by now.
@@ -328,10 +333,9 @@ impl PciFunction for VfioFunction {
         }
     }
 
-    fn reset(&mut self, cause: ResetCause, done: ResetExtent) -> ResetExtent {
-        self.clean |= done == ResetExtent::Card && self.reset.method == ResetMethod::Hot;
+    fn reset(&mut self, cause: ResetCause, done: &mut ResetBuses) {
         if self.clean {
-            return done;
+            return;
         }
         // What the guest has used up of its warnings is not missing at the end.
         let mut last_words = Warnings::about(self.reset.host);
@@ -339,25 +343,32 @@ impl PciFunction for VfioFunction {
             ResetCause::Port => &mut self.reset_warnings,
             ResetCause::Start | ResetCause::End => &mut last_words,
         };
-        let extent = self.reset.run(&*self.device, cause, warnings);
+        let state = self.reset.run(&*self.device, cause, warnings, done);
         // A reset that failed is tried again: at the next one, at the end, and on drop.
-        self.clean = extent.is_some();
-        if extent == Some(ResetExtent::Card) { ResetExtent::Card } else { done }
+        self.clean = state != DeviceState::Unknown;
+        // It is off whatever half a reset has left of it.
+        if state == DeviceState::Unknown {
+            self.clear_command();
+        }
     }
 }
 
 impl Drop for VfioFunction {
-    /// Gives the device back. It was reset before, unless something went wrong; then the kernel's
-    /// own reset is tried, and closing the device does what can be done, as when berth is killed.
+    /// Gives the device back. It was reset before, unless something went wrong; then that is tried
+    /// again, and closing the device does what can be done, as when berth is killed.
     fn drop(&mut self) {
         if self.clean {
             return;
         }
         // Who takes a function out of the segment syncs the others.
         let _: Freed = self.set_link(LinkState::Down);
-        if let Err(error) = self.device.reset() {
-            log::warn!("{}: not reset: {error}", self.reset.host);
+        // The others of its bus may be closed by now, or still at work.
+        if self.reset.alone == ResetMethod::None {
+            return;
         }
+        let alone = FunctionReset { method: self.reset.alone, ..self.reset };
+        let warnings = &mut Warnings::about(self.reset.host);
+        alone.run(&*self.device, ResetCause::End, warnings, &mut ResetBuses::default());
     }
 }
 

@@ -13,13 +13,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use vfio_bindings::bindings::vfio::{
-    VFIO_BASE, VFIO_IRQ_INFO_NORESIZE, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK,
-    VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE, VFIO_REGION_INFO_FLAG_MMAP, VFIO_TYPE,
-    vfio_irq_set,
+    VFIO_BASE, VFIO_DEVICE_FLAGS_RESET, VFIO_IRQ_INFO_NORESIZE, VFIO_IRQ_SET_ACTION_TRIGGER,
+    VFIO_IRQ_SET_ACTION_UNMASK, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE,
+    VFIO_REGION_INFO_FLAG_MMAP, VFIO_TYPE, vfio_device_info, vfio_irq_set,
 };
 use vfio_ioctls::{VfioDevice, VfioError, VfioOps, VfioRegionInfoCap};
 use vmm_sys_util::eventfd::EventFd;
-use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ptr, ioctl_with_ptr};
+use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ptr, ioctl_with_mut_ref, ioctl_with_ptr};
 use vmm_sys_util::ioctl_io_nr;
 
 use super::backend::{
@@ -31,6 +31,7 @@ use super::mapping::HostMapping;
 use crate::pci::regs::{CONFIG_SIZE, EXTENDED_CONFIG_SIZE};
 use crate::pci::{Bar, HostBdf};
 
+ioctl_io_nr!(VFIO_DEVICE_GET_INFO, VFIO_TYPE.into(), VFIO_BASE + 7);
 ioctl_io_nr!(VFIO_DEVICE_SET_IRQS, VFIO_TYPE.into(), VFIO_BASE + 10);
 ioctl_io_nr!(VFIO_DEVICE_RESET, VFIO_TYPE.into(), VFIO_BASE + 11);
 ioctl_io_nr!(VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, VFIO_TYPE.into(), VFIO_BASE + 12);
@@ -115,6 +116,7 @@ impl KernelDevice {
                 .is_some_and(|irq| irq.flags & VFIO_IRQ_INFO_NORESIZE == 0),
             has_error_irq: irq(IrqKind::Error).is_some(),
             has_request_irq: irq(IrqKind::Request).is_some(),
+            can_be_reset: info(&file)?.flags & VFIO_DEVICE_FLAGS_RESET != 0,
         };
         let (file, device) = (ManuallyDrop::new(file), ManuallyDrop::new(device));
         Ok(Self { profile, file, device, space, listener: None })
@@ -190,6 +192,24 @@ impl KernelDevice {
         });
         Ok(dependents.collect())
     }
+}
+
+/// What the kernel says of the device as a whole; vfio-ioctls keeps the flags to itself.
+fn info(device: &File) -> io::Result<vfio_device_info> {
+    let argsz = word(size_of::<vfio_device_info>())?;
+    let mut info = vfio_device_info { argsz, ..Default::default() };
+    // SAFETY: the kernel writes no further than `argsz`, which is the size of `info`.
+    match unsafe { ioctl_with_mut_ref(device, VFIO_DEVICE_GET_INFO(), &mut info) } {
+        0.. => Ok(info),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Whether the driver of a function is vfio-pci or a vendor's variant of it.
+fn is_bound_to_vfio(function: HostBdf) -> bool {
+    let driver = std::fs::read_link(format!("/sys/bus/pci/devices/{function}/driver"));
+    let name = driver.ok().and_then(|link| Some(link.file_name()?.to_str()?.replace('_', "-")));
+    name.is_some_and(|name| name.ends_with("vfio-pci"))
 }
 
 /// A size or a number as VFIO's structures hold it.
@@ -273,7 +293,12 @@ impl VfioPort for KernelDevice {
             AddressSpace::Iommufd(_) => owner as i32 != VFIO_PCI_DEVID_NOT_OWNED,
         };
         let affected = self.dependents()?.into_iter();
-        Ok(affected.map(|(bdf, owner)| Affected { bdf, held: held(owner) }).collect())
+        let affected = affected.map(|(bdf, owner)| Affected {
+            bdf,
+            held: held(owner),
+            is_bound: is_bound_to_vfio(bdf),
+        });
+        Ok(affected.collect())
     }
 
     fn hot_reset(&self) -> io::Result<()> {

@@ -43,5 +43,5 @@ pub use function::{Notifications, VfioFunction};
 pub use iommu::{AddressSpace, IommuBackend};
 pub use kernel::{KernelDevice, OpenError};
 pub use mapping::HostMapping;
-pub use reset::{FunctionReset, ResetMethod};
+pub use reset::{DeviceState, FunctionReset, ResetMethod};
 pub use wiring::{FunctionError, FunctionSite, Wiring};

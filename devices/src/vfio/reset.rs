@@ -1,136 +1,26 @@
 //! Resets of assigned functions: which way is the best, and what came of it.
 //!
 //! A function's own reset touches nothing else, so it is the best there is. Without one, a hot
-//! reset of the bus behind the host's port resets a card as a whole, which may be done only when
-//! all of the card is the guest's. What power management resets differs from device to device,
-//! and so comes last. QEMU ranks them alike (`vfio_pci_reset` and `vfio_pci_pre_reset` in
-//! hw/vfio/pci.c).
+//! reset of the bus resets all that is on it, which may be done only when all of that is the
+//! guest's. What power management resets differs from device to device, and so comes last. QEMU
+//! ranks them alike (`vfio_pci_reset` and `vfio_pci_pre_reset` in hw/vfio/pci.c).
+//!
+//! What the kernel knows of a device may be out of date, so that its word is asked for once more
+//! when the device is open: [`FunctionReset::confirmed`].
 
-use std::fmt;
+mod method;
+
 use std::io;
 
-use serde::{Serialize, Serializer};
-
-use super::backend::VfioPort;
+use super::backend::{Region, VfioPort};
 use crate::pci::capability::{capabilities, read_u16, read_u32};
 use crate::pci::regs::{
     ADVANCED_CAPABLE, ADVANCED_CONTROL, ADVANCED_FLR, ADVANCED_FLR_CAPABLE, CAP_ADVANCED_FEATURES,
-    CAP_EXPRESS, CAP_POWER, EXPRESS_CONTROL, EXPRESS_DEVICE, EXPRESS_FLR, EXPRESS_FLR_CAPABLE,
-    POWER_CONTROL, POWER_NO_SOFT_RESET,
+    CAP_EXPRESS, COMMAND, EXPRESS_CONTROL, EXPRESS_DEVICE, EXPRESS_FLR, EXPRESS_FLR_CAPABLE,
 };
-use crate::pci::{HostBdf, ResetCause, ResetExtent};
+use crate::pci::{HostBdf, ResetBuses, ResetCause};
 use crate::warnings::Warnings;
-
-/// A way to reset a function. All but two are the host kernel's, by its names for them
-/// (`pci_reset_fn_methods` in drivers/pci/pci.c).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ResetMethod {
-    /// What the host's kernel knows to do for this very device.
-    DeviceSpecific,
-    /// The firmware's `_RST` method.
-    Acpi,
-    /// Function-level reset of PCI Express.
-    Flr,
-    /// Function-level reset of conventional PCI, in the advanced features capability.
-    AfFlr,
-    /// All functions behind the host's port at once, through VFIO.
-    Hot,
-    /// Out of D0 and back.
-    Pm,
-    /// The bus behind the host's port, on which the function is alone.
-    Bus,
-    /// The same for a CXL device.
-    CxlBus,
-    /// There is none.
-    None,
-}
-
-impl ResetMethod {
-    const ALL: [(Self, &'static str); 9] = [
-        (Self::DeviceSpecific, "device_specific"),
-        (Self::Acpi, "acpi"),
-        (Self::Flr, "flr"),
-        (Self::AfFlr, "af_flr"),
-        (Self::Hot, "hot"),
-        (Self::Pm, "pm"),
-        (Self::Bus, "bus"),
-        (Self::CxlBus, "cxl_bus"),
-        (Self::None, "none"),
-    ];
-
-    /// The kernel's name for it, as in sysfs' `reset_method`, or one alike.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        let named = Self::ALL.iter().find(|(method, _)| *method == self);
-        named.map_or("", |(_, name)| name)
-    }
-
-    /// Reads one of the kernel's names.
-    #[must_use]
-    pub fn parse(name: &str) -> Option<Self> {
-        let (method, _) = Self::ALL.iter().find(|(_, known)| *known == name)?;
-        Some(*method).filter(|method| !matches!(method, Self::Hot | Self::None))
-    }
-
-    /// What a function's configuration space promises, for hosts whose kernel does not tell:
-    /// before Linux 5.15.
-    #[must_use]
-    pub fn from_config(config: &[u8]) -> Vec<Self> {
-        let (mut own, mut power) = (Vec::new(), Vec::new());
-        for (capability, id) in capabilities(config).iter().map(|c| (c.offset, c.id)) {
-            let control = || read_u16(config, capability + POWER_CONTROL);
-            match id {
-                CAP_POWER if control() & POWER_NO_SOFT_RESET == 0 => power.push(Self::Pm),
-                _ if flr_bit(config, id, capability).is_none() => {}
-                CAP_EXPRESS => own.push(Self::Flr),
-                _ => own.push(Self::AfFlr),
-            }
-        }
-        own.into_iter().chain(power).collect()
-    }
-
-    /// Whether it resets a function and nothing else, and all of that.
-    #[must_use]
-    pub fn is_functions_own(self) -> bool {
-        matches!(self, Self::DeviceSpecific | Self::Acpi | Self::Flr | Self::AfFlr)
-    }
-
-    /// The best way, of those that the kernel has in its order and of a hot reset, if that is
-    /// `possible`.
-    #[must_use]
-    pub fn best(kernel: &[Self], possible: bool) -> Self {
-        match kernel.first() {
-            Some(first) if first.is_functions_own() => *first,
-            // The same reset, and the kernel has tried it.
-            Some(Self::Bus) => Self::Bus,
-            _ if possible => Self::Hot,
-            Some(first) => *first,
-            None => Self::None,
-        }
-    }
-}
-
-impl Serialize for ResetMethod {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
-    }
-}
-
-impl fmt::Display for ResetMethod {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::DeviceSpecific => "device-specific reset",
-            Self::Acpi => "ACPI reset",
-            Self::Flr => "FLR",
-            Self::AfFlr => "AF FLR",
-            Self::Hot => "hot reset",
-            Self::Pm => "PM reset",
-            Self::Bus => "bus reset",
-            Self::CxlBus => "CXL bus reset",
-            Self::None => "no reset",
-        })
-    }
-}
+pub use method::ResetMethod;
 
 /// Where a function is told to reset itself: a byte of its configuration space, and the bit in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,76 +67,132 @@ pub struct FunctionReset {
     pub method: ResetMethod,
     /// The kernel's way to reset the function alone, for when a hot reset is refused or fails.
     pub alone: ResetMethod,
+    /// A hot reset hits nothing that the guest has elsewhere than behind the same port, so that the
+    /// guest may cause it through that port.
+    pub hot_at_port: bool,
+    /// Where there is no way: the kernel resets the bus once nobody has a function of it open
+    /// (`vfio_pci_dev_set_try_reset` in drivers/vfio/pci/vfio_pci_core.c).
+    pub on_close: bool,
 }
 
 impl FunctionReset {
-    /// What is left of a planned hot reset when the host's kernel has been asked whom it affects:
-    /// where it would hit functions of others, the function is reset alone.
+    /// What is left of the plan when the host's kernel has been asked: whether it can reset the
+    /// function alone, and whom a hot reset hits. The kernel has tried the former when it opened
+    /// the device.
+    #[must_use]
     pub fn confirmed(self, device: &dyn VfioPort) -> Self {
-        if self.method != ResetMethod::Hot {
-            return self;
-        }
-        let foreign = match device.hot_reset_affects() {
+        let host = self.host;
+        let alone = if device.profile().can_be_reset { self.alone } else { ResetMethod::None };
+        let affected = device.hot_reset_affects();
+        let others = match &affected {
             Ok(affected) => {
-                let foreign = affected.iter().filter(|a| !a.held).map(|a| a.bdf.to_string());
-                foreign.collect::<Vec<_>>().join(", ")
+                let others = affected.iter().filter(|a| !a.held).map(|a| a.bdf.to_string());
+                others.collect::<Vec<_>>().join(", ")
             }
-            Err(error) => format!("({error})"),
+            Err(error) => format!("no bus that can be reset ({error})"),
         };
-        if foreign.is_empty() {
-            return self;
-        }
-        log::warn!("{}: no hot reset, it would hit {foreign}; instead: {}", self.host, self.alone);
-        Self { method: self.alone, ..self }
+        let on_close = affected.is_ok_and(|all| all.iter().all(|a| a.is_bound));
+        let hot = others.is_empty();
+        let method = match self.method {
+            ResetMethod::Hot if hot => ResetMethod::Hot,
+            ResetMethod::Hot => {
+                log::warn!("{host}: no hot reset: it would hit {others}; instead: {alone}");
+                alone
+            }
+            ResetMethod::None => ResetMethod::None,
+            method if device.profile().can_be_reset => method,
+            method => {
+                let instead = if hot { ResetMethod::Hot } else { ResetMethod::None };
+                log::warn!("{host}: the kernel has no {method} for it; instead: {instead}");
+                instead
+            }
+        };
+        Self { method, alone, on_close, ..self }
     }
 
-    /// Resets `device`, or its whole card, and says what came of it. Returns what is done by now,
-    /// also where there is no way to reset it; `None` when every way failed, which another try may
-    /// mend. `warnings` are about the device, and limited where the guest is the cause.
+    /// Resets `device`, or with it all of its bus, unless `done` has its bus, and says what came of
+    /// it. Returns what is known of its state then. `warnings` are about the device, and limited
+    /// where the guest is the cause.
     pub(super) fn run(
         self,
         device: &dyn VfioPort,
         cause: ResetCause,
         warnings: &mut Warnings,
-    ) -> Option<ResetExtent> {
-        let Self { host, mut method, alone } = self;
+        done: &mut ResetBuses,
+    ) -> DeviceState {
+        let Self { host, mut method, alone, .. } = self;
+        if done.contains(host) {
+            return DeviceState::Reset;
+        }
         if method == ResetMethod::Hot {
-            match device.hot_reset() {
-                Ok(()) => {
-                    log::info!("{host}: reset {cause}: {method}");
-                    return Some(ResetExtent::Card);
+            let why = if cause == ResetCause::Port && !self.hot_at_port {
+                "would hit other devices of the guest".to_owned()
+            } else {
+                match device.hot_reset() {
+                    Ok(()) => {
+                        log::info!("{host}: reset {cause}: {method}");
+                        done.insert(host);
+                        return DeviceState::Reset;
+                    }
+                    Err(error) => format!("fails: {error}"),
                 }
-                Err(error) => {
-                    warnings.say(format_args!("{method} {cause} fails: {error}; instead: {alone}"));
-                    method = alone;
-                }
+            };
+            if alone == ResetMethod::None {
+                warnings.say(format_args!("not reset {cause}: a {method} {why}"));
+                return DeviceState::Unknown;
             }
+            warnings.say(format_args!("a {method} {cause} {why}; instead: {alone}"));
+            method = alone;
         }
         if method == ResetMethod::None {
-            warnings.say(format_args!("not reset {cause}: there is no way to"));
-            return Some(ResetExtent::Asked);
+            match (self.on_close, cause) {
+                (true, ResetCause::End) => log::info!(
+                    "{host}: left to the kernel, which resets its bus when nobody has a function \
+                     of it open"
+                ),
+                _ => warnings.say(format_args!("not reset {cause}: there is no way to")),
+            }
+            return DeviceState::Kept;
         }
-        match device.reset() {
+        let error = match device.reset() {
             Ok(()) => {
                 log::info!("{host}: reset {cause}: {method}");
-                return Some(ResetExtent::Asked);
+                return DeviceState::Reset;
             }
-            // The kernel does not wait for whoever has the device locked.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                warnings.say(format_args!("not reset {cause}: the host is busy with it"));
-            }
-            Err(error) => {
-                warnings.say(format_args!("not reset {cause}: {method} fails: {error}"));
-            }
+            Err(error) => error,
+        };
+        // The kernel does not wait for whoever has the device locked.
+        if error.kind() == io::ErrorKind::WouldBlock {
+            warnings.say(format_args!("not reset {cause}: the host is busy with it"));
+        } else {
+            warnings.say(format_args!("not reset {cause}: {method} fails: {error}"));
         }
-        None
+        DeviceState::Unknown
     }
 
-    /// The same for a device that no guest has yet.
-    pub fn run_at_start(self, device: &dyn VfioPort) -> ResetExtent {
-        let extent = self.run(device, ResetCause::Start, &mut Warnings::about(self.host));
-        extent.unwrap_or(ResetExtent::Asked)
+    /// The same for a device that no guest has yet. It is no bus master afterwards, whatever came
+    /// of the reset: the kernel opens it as none.
+    pub fn run_at_start(self, device: &dyn VfioPort, done: &mut ResetBuses) -> DeviceState {
+        let warnings = &mut Warnings::about(self.host);
+        let state = self.run(device, ResetCause::Start, warnings, done);
+        if state == DeviceState::Unknown
+            && let Err(error) = device.write(Region::Config, COMMAND.into(), &[0, 0])
+        {
+            warnings.say(format_args!("its command register cannot be cleared: {error}"));
+        }
+        state
     }
+}
+
+/// What is known of a device after the attempt to reset it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceState {
+    /// It is as after power-on.
+    Reset,
+    /// It is as its last user left it, and another attempt changes nothing.
+    Kept,
+    /// Every way failed, which another attempt may mend.
+    Unknown,
 }
 
 #[cfg(test)]

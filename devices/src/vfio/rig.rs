@@ -21,8 +21,13 @@ pub const MSI: u16 = 0x50;
 /// MSI-X message control.
 pub const MSIX_CONTROL: u16 = 0x72;
 /// How it is reset: by itself, as configuration space says too.
-pub const RESET: FunctionReset =
-    FunctionReset { host: HOST, method: ResetMethod::Flr, alone: ResetMethod::Flr };
+pub const RESET: FunctionReset = FunctionReset {
+    host: HOST,
+    method: ResetMethod::Flr,
+    alone: ResetMethod::Flr,
+    hot_at_port: true,
+    on_close: false,
+};
 /// Device control of its PCI Express capability.
 pub const DEVICE_CONTROL: u16 = 0xa8;
 /// Where its pin ends.
@@ -102,6 +107,7 @@ pub fn profile(offers: &Offers) -> DeviceProfile {
         msi_vectors: offers.msi.map_or(0, |control| 1 << (control >> 1 & 7)),
         msix_vectors: offers.msix.into(),
         msix_grows: offers.msix_grows,
+        can_be_reset: true,
         ..Default::default()
     };
     for (index, size) in [(0, 0x2_0000u64), (2, 0x20), (3, 0x4000), (4, 0x100)] {

@@ -55,6 +55,26 @@ pub fn kvm_module(vendor: CpuVendor) -> &'static str {
     }
 }
 
+/// KVM opens and makes no virtual machine.
+pub fn refused(reason: &str) -> String {
+    format!("/dev/kvm opens, and KVM makes no virtual machine: {reason}")
+}
+
+/// What to do about that.
+pub fn refusal(host: &HostProfile) -> Steps {
+    let mut steps = Steps::new();
+    if host.cpus.virtualization == Some(false) || disabled(&host.log).is_some() {
+        steps.extend(no_virtualization(host).steps);
+    }
+    // EBUSY of kvm_intel and kvm_amd: another has turned VMX or SVM on (kernel,
+    // arch/x86/kvm/vmx/vmx.c, vmx_hardware_enable).
+    steps.push(
+        "end other hypervisors, such as VirtualBox and VMware, and unload their modules".to_owned(),
+    );
+    steps.push("`dmesg | grep -i kvm` may say more".to_owned());
+    steps
+}
+
 /// /dev/kvm does not open; `module` is what is known of KVM's module.
 pub fn kvm(host: &HostProfile, module: ModuleState) -> Steps {
     let name = kvm_module(host.cpus.vendor);

@@ -54,6 +54,15 @@ pub fn unfit(host: &HostProfile, device: Bdf, unfit: &Unfit) -> Advice {
     }
 }
 
+/// A function cannot be reset; a hot reset of it would hit `others`, if there is one.
+pub fn no_reset(others: &[Bdf]) -> Steps {
+    if others.is_empty() {
+        return vec!["choose another device".to_owned()];
+    }
+    let others: Vec<String> = others.iter().map(ToString::to_string).collect();
+    vec![format!("give the guest {} too: their bus is then reset as a whole", others.join(", "))]
+}
+
 fn unreachable(host: &HostProfile, device: Bdf) -> Advice {
     let words = ["D3cold to D0, device inaccessible", "device inaccessible"];
     let said = said(host, device, &words);

@@ -170,6 +170,11 @@ fn unused(host: &HostProfile, vendor: CpuVendor) -> Steps {
         CpuVendor::Amd | CpuVendor::Other => Some(""),
     };
     match (is_told, config.has(option)) {
+        (None, _) if !host.command_line.is_seen() => {
+            let mut steps = parameters::change(host, parameters_on(host), None);
+            steps.push(given_up);
+            steps
+        }
         (None, _) => parameters::change(host, parameters_on(host), None),
         (Some(_), Seen::Yes) => vec![format!(
             "no parameter is missing: the kernel gave the IOMMU up; `dmesg | grep -e {word} -e \

@@ -40,6 +40,62 @@ pub fn open_files(host: &HostProfile, need: u64) -> Steps {
     }]
 }
 
+/// A limit of the process that guest memory counts against whatever it is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SizeLimit {
+    /// RLIMIT_FSIZE: guest memory is a file, and the kernel kills who makes one larger.
+    File,
+    /// RLIMIT_AS: guest memory and the devices' memory are mapped.
+    AddressSpace,
+}
+
+impl SizeLimit {
+    /// The fault of having too little of it.
+    pub fn code(self) -> Code {
+        match self {
+            Self::File => Code::FileSizeLow,
+            Self::AddressSpace => Code::AddressLimitLow,
+        }
+    }
+
+    /// As getrlimit(2) calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::File => "RLIMIT_FSIZE",
+            Self::AddressSpace => "RLIMIT_AS",
+        }
+    }
+
+    /// What takes so much of it, as the beginning of a sentence that an amount ends.
+    pub fn consumer(self) -> &'static str {
+        match self {
+            Self::File => "guest memory is a file of",
+            Self::AddressSpace => "guest memory and the devices' memory take addresses of",
+        }
+    }
+}
+
+/// Addresses that berth takes beside guest memory, at most: its code, and a stack for each thread.
+const OWN_ADDRESSES: u64 = 1 << 30;
+
+/// A size that the process may have is below `need` bytes.
+pub fn size(host: &HostProfile, limit: SizeLimit, need: u64) -> Steps {
+    let (flag, unit, name, bytes) = match limit {
+        SizeLimit::File => ("f", "LimitFSIZE", "fsize", need),
+        SizeLimit::AddressSpace => ("v", "LimitAS", "as", need + OWN_ADDRESSES),
+    };
+    vec![match host.system.container {
+        Some(Container::Pod) => {
+            format!("raise {unit} of the node's containerd or CRI-O to {bytes}")
+        }
+        Some(Container::Engine) => format!("start the container with `--ulimit {name}={bytes}`"),
+        None => format!(
+            "`ulimit -{flag} {}` in bash, or `{unit}={bytes}` in berth's systemd unit",
+            bytes.div_ceil(1024)
+        ),
+    }]
+}
+
 /// What a cgroup limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CgroupResource {

@@ -4,6 +4,9 @@ use crate::host::{Family, HostProfile, Initramfs, Loader, System};
 
 use super::Steps;
 
+/// What is said where nothing is known of parameters.
+pub const UNSEEN: &str = "the kernel's command line (/proc/cmdline) was not seen";
+
 /// The word of the running kernel's command line that `wanted` picks.
 pub fn find(host: &HostProfile, wanted: impl Fn(&str) -> bool) -> Option<&str> {
     host.command_line.find(wanted)
@@ -30,6 +33,9 @@ pub fn change(host: &HostProfile, add: &str, remove: Option<&str>) -> Steps {
         return Steps::new();
     }
     let mut steps = Steps::new();
+    if !host.command_line.is_seen() {
+        steps.push(format!("{UNSEEN}: where it has `{add}` already, that is not the cause; else:"));
+    }
     if system.container.is_some() {
         steps.push("on the host itself, outside of this container:".to_owned());
     }
@@ -320,8 +326,12 @@ impl Recipe {
             ),
             Loader::Unknown => edit_and(
                 format!(
-                    "{} (the boot loader was not recognized)",
-                    change.in_place("the kernel's command line")
+                    "{} ({})",
+                    change.in_place("the kernel's command line"),
+                    match system.id.as_str() {
+                        "" => "neither the system, /etc/os-release, nor its boot loader was seen",
+                        _ => "the boot loader was not recognized",
+                    }
                 ),
                 "",
             ),

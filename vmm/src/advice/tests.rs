@@ -40,7 +40,8 @@ fn every_system_has_its_own_way_to_change_parameters() {
     for loader in Loader::ALL {
         let mut seen = Vec::new();
         for family in FAMILIES {
-            let system = System { loader, family, ..System::default() };
+            let id = "linux".to_owned();
+            let system = System { id, loader, family, ..System::default() };
             let mut steps = String::new();
             for (add, remove) in [
                 ("intel_iommu=on iommu=pt", None),

@@ -40,7 +40,7 @@ pub use report::{Report, RestoreReport};
 pub use run::{Lease, RunDevice, for_run, recover};
 pub use setting::{Goal, Setting, Step, Value};
 pub use target::Target;
-pub use virtual_functions::{ports, sriov};
+pub use virtual_functions::{no_ports, ports, sriov};
 
 use crate::advice::parameters;
 use crate::host::{Functions, HostUse, Identity, Persisted, Root, System};
@@ -92,7 +92,8 @@ pub fn bind(target: &Target, asked: &[Bdf], options: BindOptions) -> Result<Repo
             modules: session.rivals(&host, address),
         });
         let persisted = persisted.collect();
-        report.files = persist::add(target.folder(), &remake(), persisted, options.dry_run)?;
+        report.files =
+            persist::add(target.folder(), &remake(&session.root), persisted, options.dry_run)?;
         report.notes.extend(decide::early_notes(&host, &devices));
     }
     report.look(&session, &devices)?;
@@ -129,7 +130,8 @@ pub fn unbind(
         session.run(&steps)?;
     }
     if options.persist {
-        report.files = persist::remove(target.folder(), &remake(), &devices, options.dry_run)?;
+        report.files =
+            persist::remove(target.folder(), &remake(&session.root), &devices, options.dry_run)?;
     }
     report.look(&session, &devices)?;
     Ok(report)
@@ -162,9 +164,9 @@ pub fn restore(target: &Target, options: BindOptions) -> Result<RestoreReport, B
     Ok(RestoreReport::new(restored, &owned, obsolete).with(notes))
 }
 
-/// What makes this host's initial RAM disk anew.
-fn remake() -> String {
-    parameters::initramfs(&System::read(&Root::live())).to_owned()
+/// What makes the host's initial RAM disk anew.
+fn remake(root: &Root) -> String {
+    parameters::initramfs(&System::read(root)).to_owned()
 }
 
 /// Lets a pool of huge pages grow to `pages`.

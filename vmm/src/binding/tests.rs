@@ -76,6 +76,25 @@ fn a_rehearsal_says_what_would_be_done_and_changes_nothing() {
     assert_eq!(files(root.path()), before);
 }
 
+/// The initial RAM disk is that of the host in question, whatever this one has.
+#[test]
+fn the_hosts_own_tool_makes_its_initial_ram_disk() {
+    for (tool, command) in [
+        ("usr/sbin/update-initramfs", "`update-initramfs -u`"),
+        ("usr/bin/mkinitcpio", "`mkinitcpio -P`"),
+        ("sbin/mkinitfs", "`mkinitfs`"),
+    ] {
+        let (root, _state, target) = host();
+        let tool = root.path().join(tool);
+        fs::create_dir_all(tool.parent().expect("a folder")).expect("a folder");
+        fs::write(tool, "").expect("a file");
+        let options = BindOptions { dry_run: true, persist: true, ..BindOptions::default() };
+        let report = bind(&target, &[NIC.parse().expect("an address")], options).expect("a report");
+        let step = report.files.last().expect("a step");
+        assert!(step.contains(command), "{step}");
+    }
+}
+
 #[test]
 fn what_a_command_changed_is_restored() {
     let (root, _state, target) = host();

@@ -22,10 +22,18 @@ pub(super) fn port_step(
     };
     let card = Functions::read_to_take(root, &[physical])?;
     let ports = ports(sriov(&card, physical)?)?;
-    let now = ports.get(index as usize).ok_or(BindingError::NoInterface { device: physical })?;
+    let now = ports.get(index as usize).ok_or_else(|| no_ports(&card, physical))?;
     let setting = Setting::VfPort { physical, index };
     let step = Step::new(setting, Value::Port(now.clone()), Goal::Port(*change));
     Ok(step.changes().then_some(step))
+}
+
+/// Why the ports of a physical function cannot be set.
+pub fn no_ports(host: &Functions, physical: Bdf) -> BindingError {
+    /// Base class of network controllers.
+    const NETWORK: u32 = 0x02;
+    let class = host.pci(physical).map(|function| function.class >> 16);
+    BindingError::NoInterface { device: physical, is_network: class == Some(NETWORK) }
 }
 
 /// What a physical function says of its virtual ones.

@@ -145,6 +145,10 @@ fn kept(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
                 )),
         );
     }
+    if claim.is_none() && !case.facts.host.command_line.is_seen() {
+        let seen = format!("{}: vfio-pci.ids= may keep it", parameters::UNSEEN);
+        return Some(Finding::unknown(code, "/proc/cmdline", seen));
+    }
     let Some(claim) = claim else {
         let until = match function.driver_override.as_deref() {
             Some(driver) => {

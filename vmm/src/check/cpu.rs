@@ -2,7 +2,7 @@
 
 use super::{Case, Code, Finding, Fix};
 use crate::advice;
-use crate::host::{Access, CpuVendor, ModuleState};
+use crate::host::{Access, CpuVendor, KvmAnswer, ModuleState};
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
     vec![virtualization(case), kvm(case)]
@@ -40,9 +40,8 @@ fn virtualization(case: &Case) -> Finding {
     const SOURCE: &str = "/proc/cpuinfo";
     let code = Code::CpuNoVirt;
     let host = &case.facts.host;
-    // KVM's own answer outranks flags: a host may have virtualization by other ways than these.
-    if host.kvm == Access::Granted {
-        return Finding::pass(code, "/dev/kvm", "KVM is there");
+    if host.kvm_answer == KvmAnswer::Works {
+        return Finding::pass(code, "/dev/kvm", "KVM makes virtual machines");
     }
     match host.cpus.virtualization {
         _ if advice::cpu::disabled(&host.log).is_some() => {
@@ -62,6 +61,14 @@ fn kvm(case: &Case) -> Finding {
         CpuVendor::Amd => modules.kvm_amd,
         CpuVendor::Intel | CpuVendor::Other => modules.kvm_intel,
     };
+    match &host.kvm_answer {
+        KvmAnswer::Works => return Finding::pass(code, SOURCE, "KVM makes virtual machines"),
+        KvmAnswer::Refused(reason) => {
+            return Finding::fail(code, SOURCE, advice::cpu::refused(reason))
+                .steps(advice::cpu::refusal(host));
+        }
+        KvmAnswer::Unknown => {}
+    }
     match &host.kvm {
         Access::Granted => Finding::pass(code, SOURCE, "/dev/kvm opens"),
         Access::Unknown => Finding::unknown(code, SOURCE, "a snapshot has no device files"),

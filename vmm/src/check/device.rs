@@ -40,7 +40,7 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
             held(case, device, listed),
             idle(case, device, listed),
             behind_iommu(case, listed),
-            reset(case, listed),
+            Some(reset(case, device)),
             reserved_memory(case, listed),
             link(device, listed),
             node(case, device, listed),
@@ -92,6 +92,10 @@ fn held(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
     }
     Some(match advice::device::bar_held(&case.facts.host, device, holder) {
         Some(advice) => Finding::failed(code, advice),
+        None if case.facts.host.log.source.is_none() => {
+            let seen = "the kernel's log, which would say who holds its memory, was not seen";
+            Finding::unknown(code, "/dev/kmsg", seen)
+        }
         None => Finding::pass(code, "/proc/iomem", "nothing else was found to hold its memory"),
     })
 }
@@ -140,21 +144,25 @@ fn behind_iommu(case: &Case, listed: &HostFunction) -> Option<Finding> {
     })
 }
 
-fn reset(case: &Case, listed: &HostFunction) -> Option<Finding> {
+/// By what a machine with all of the devices in question would do.
+fn reset(case: &Case, device: Bdf) -> Finding {
     let code = Code::ResetNone;
-    let source = "reset_method";
-    let methods = &listed.function.reset_methods;
-    if !methods.is_empty() {
-        let methods: Vec<String> = methods.iter().map(ToString::to_string).collect();
-        return Some(Finding::pass(code, source, format!("it is reset by {}", methods.join(", "))));
+    let source = "reset_method, and what else is on its bus";
+    let resets = case.facts.host.functions.resets(device, &case.devices.keys().copied().collect());
+    if let Some(best) = resets.ways.first() {
+        return Finding::pass(code, source, format!("it is reset by {best}"));
     }
     // The file is there since 5.15.
     if case.facts.host.linux.is_none_or(|version| version < LinuxVersion(5, 15)) {
-        return Some(Finding::unknown(code, source, "this kernel does not show how it is reset"));
+        return Finding::unknown(code, source, "this kernel does not show how it is reset");
     }
-    Some(
-        Finding::warn(code, source, "the kernel knows no way to reset it")
-            .step("let the guest shut its driver down in order; power the host off after a crash"),
+    let none = Finding::warn(code, source, "the kernel knows no way to reset it alone");
+    let none = match resets.others.as_slice() {
+        [] => none,
+        others => none.steps(advice::device::no_reset(others)),
+    };
+    none.step("let the guest shut its driver down in order; power the host off after a crash").step(
+        "set its \"reset\" to \"required\" in the config, if no guest may find another's state",
     )
 }
 
@@ -165,6 +173,10 @@ fn reserved_memory(case: &Case, listed: &HostFunction) -> Option<Finding> {
     let number = listed.function.group?;
     let group = case.facts.host.functions.groups.get(&number)?;
     let source = format!("/sys/kernel/iommu_groups/{number}/reserved_regions");
+    if !group.is_seen() {
+        let seen = "what the firmware keeps for it was not seen";
+        return Some(Finding::unknown(code, source, seen));
+    }
     let Some(region) = group.reserved.iter().find(|region| region.kind == "direct") else {
         return Some(Finding::pass(code, source, "the firmware keeps no memory for it"));
     };

@@ -95,7 +95,7 @@ fn wrapped(text: &str, indent: usize) -> String {
     lines
 }
 
-fn style(severity: Severity) -> Style {
+pub(super) fn style(severity: Severity) -> Style {
     let color = |color: AnsiColor| Style::new().fg_color(Some(color.into()));
     match severity {
         Severity::Pass => color(AnsiColor::Green),

@@ -50,6 +50,10 @@ fn viable(
             uses: case.facts.host.functions.uses_of(*address),
         })
         .collect();
+    if culprits.is_empty() && !others.is_empty() && !case.facts.has_drivers() {
+        let seen = "the drivers of the group's other functions are not in the snapshot";
+        return Finding::unknown(code, source, seen);
+    }
     if culprits.is_empty() {
         let idle = match others.len() {
             0 => "it is alone in its group".to_owned(),
@@ -88,6 +92,13 @@ fn isolated(
         let seen = format!("it is behind the Intel VMD controller {vmd}, as all drives below it");
         return Finding::warn(code, source, seen)
             .step("turn VMD off for this port in the firmware's setup");
+    }
+    if endpoints.is_empty() && !case.facts.host.command_line.is_seen() {
+        let seen = format!(
+            "{}: with pcie_acs_override= groups look smaller than they are",
+            advice::parameters::UNSEEN
+        );
+        return Finding::unknown(code, "/proc/cmdline", seen);
     }
     if endpoints.is_empty() {
         return Finding::pass(code, source, "nothing else can reach it past the IOMMU");

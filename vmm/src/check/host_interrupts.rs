@@ -3,8 +3,8 @@
 use berth_devices::vfio::IommuBackend;
 
 use super::{Case, Code, Finding};
-use crate::advice::{remapping, system};
-use crate::host::{Capability, IdSet};
+use crate::advice::{parameters, remapping, system};
+use crate::host::{Capability, ConfigLine, IdSet, ModuleState};
 use crate::plan::Plan;
 use crate::units::Seen;
 
@@ -27,10 +27,50 @@ pub(super) fn check_remapping(case: &Case) -> Vec<Finding> {
         Finding::warn(Code::UnsafeInterrupts, source, "VFIO does without interrupt remapping")
             .step("run only guests that you trust as you trust the host, or")
             .step(format!("`echo N > {source}`"))
+    } else if let Some(place) = unsafe_when_loaded(case, backend) {
+        Finding::warn(
+            Code::UnsafeInterrupts,
+            place.clone(),
+            "VFIO will do without interrupt remapping",
+        )
+        .step("run only guests that you trust as you trust the host, or")
+        .step(format!("take allow_unsafe_interrupts out of {place}"))
     } else {
         Finding::pass(Code::UnsafeInterrupts, source, "VFIO insists on interrupt remapping")
     };
     vec![remapped(case, backend, is_lifted), lifted]
+}
+
+/// Where a module that is not loaded yet is told to do without interrupt remapping.
+fn unsafe_when_loaded(case: &Case, backend: IommuBackend) -> Option<String> {
+    const PARAMETER: &str = "allow_unsafe_interrupts";
+
+    let (module, state) = match backend {
+        IommuBackend::Container => ("vfio_iommu_type1", case.facts.modules.vfio_iommu_type1),
+        // Its own state is not read: a kernel with the file has it loaded or built in.
+        IommuBackend::Iommufd => return None,
+    };
+    if state == ModuleState::Loaded {
+        return None;
+    }
+    // "1", "y" and "Y", and the name alone (kernel, lib/kstrtox.c, kstrtobool).
+    let sets = |word: &str| match word.split_once('=') {
+        Some((name, value)) => name == PARAMETER && value.starts_with(['1', 'y', 'Y', 't', 'T']),
+        None => word == PARAMETER,
+    };
+    let of_module = |line: &&ConfigLine| {
+        let mut words = line.text.split_whitespace();
+        words.next() == Some("options")
+            && words.next().is_some_and(|name| name.replace('-', "_") == module)
+            && words.any(sets)
+    };
+    let option = case.facts.modules.config.iter().find(of_module).map(|line| line.file.clone());
+    let word = |word: &str| {
+        word.split_once('.')
+            .is_some_and(|(name, rest)| name.replace('-', "_") == module && sets(rest))
+    };
+    let parameter = parameters::find(&case.facts.host, word).map(|_| "/proc/cmdline".to_owned());
+    option.or(parameter)
 }
 
 fn remapped(case: &Case, backend: IommuBackend, is_lifted: bool) -> Finding {

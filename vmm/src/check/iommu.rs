@@ -5,7 +5,6 @@ use crate::advice::{self, parameters};
 
 const UNITS: &str = "/sys/class/iommu";
 const TABLES: &str = "/sys/firmware/acpi/tables";
-const CMDLINE: &str = "/proc/cmdline";
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
     let presence = presence(case);
@@ -65,9 +64,7 @@ fn passthrough(case: &Case) -> Finding {
         return Finding::pass(code, "/sys/module/kvm_amd/parameters/sev_snp", seen);
     }
     let pt = |word: &str| matches!(word, "iommu=pt" | "iommu.passthrough=1");
-    if parameters::find(host, pt).is_some() {
-        return Finding::pass(code, CMDLINE, "`iommu=pt` leaves the host's own DMA alone");
-    }
+    let pt = parameters::find(host, pt);
     if domains.is_empty() {
         return Finding::unknown(code, SOURCE, "how the host's own DMA goes cannot be seen");
     }
@@ -75,5 +72,15 @@ fn passthrough(case: &Case) -> Finding {
         return Finding::pass(code, SOURCE, "the host's own DMA is not translated");
     }
     let seen = format!("{translated} groups of the host's own devices are translated");
-    Finding::warn(code, SOURCE, seen).steps(parameters::change(host, "iommu=pt", None))
+    let finding = Finding::warn(code, SOURCE, seen);
+    // Of words that contradict each other the last counts (arch/x86/kernel/pci-dma.c).
+    let nopt = |word: &str| matches!(word, "iommu=nopt" | "iommu.passthrough=0");
+    match (pt, parameters::find(host, nopt)) {
+        (_, Some(nopt)) => finding.steps(parameters::change(host, "iommu=pt", Some(nopt))),
+        (None, None) => finding.steps(parameters::change(host, "iommu=pt", None)),
+        (Some(pt), None) => finding.step(format!(
+            "`{pt}` is set, and devices that the kernel does not trust are translated anyway: \
+             `dmesg | grep -i iommu` says which"
+        )),
+    }
 }

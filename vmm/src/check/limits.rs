@@ -70,6 +70,10 @@ fn cgroups(case: &Case, plan: &Plan) -> Vec<Finding> {
                 let seen = format!("the cgroup leaves {}", resource.amount(limit.room));
                 Finding::pass(code, limit.file.clone(), seen)
             }
+            None if case.facts.lacks.contains(&"/proc/self/status") => {
+                let seen = "the cgroup of a process is not in the snapshot";
+                Finding::unknown(code, "/proc/self/cgroup", seen)
+            }
             None => Finding::pass(code, "/sys/fs/cgroup", "no cgroup limits it"),
         }
     };

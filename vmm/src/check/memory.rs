@@ -69,10 +69,15 @@ fn small_pages(case: &Case) -> Finding {
                 format!("memory.page_size is 4K, and the kernel makes huge pages of it ({mode})");
             Finding::pass(code, SOURCE, seen)
         }
+        None if !case.facts.live => Finding::unknown(
+            code,
+            SOURCE,
+            "whether small pages become huge ones is not in the snapshot",
+        ),
         mode => {
             let seen = format!(
                 "memory.page_size is 4K, and the kernel makes no huge pages of it ({})",
-                mode.unwrap_or("cannot be seen")
+                mode.unwrap_or("it has none for shared memory")
             );
             Finding::warn(code, SOURCE, seen).steps(larger(case))
         }
@@ -94,6 +99,9 @@ fn holes(case: &Case) -> Option<Finding> {
     let code = Code::IovaHoles;
     let source = "/sys/kernel/iommu_groups/*/reserved_regions";
     case.groups().next()?;
+    if case.groups().any(|group| !group.is_seen()) {
+        return Some(Finding::unknown(code, source, "what DMA cannot use was not seen"));
+    }
     let interrupts = 0xfee0_0000..=0xfeef_ffff;
     let regions =
         case.groups().flat_map(|group| &group.reserved).filter(|region| region.excludes_ram());
@@ -130,6 +138,9 @@ fn balloon(case: &Case) -> Finding {
     const SOURCE: &str = "/sys/bus/virtio/drivers/virtio_balloon, /sys/module/vmw_balloon";
     let code = Code::Balloon;
     match case.facts.settings.balloons.as_slice() {
+        [] if !case.facts.has_drivers() => {
+            Finding::unknown(code, SOURCE, "the host's drivers are not in the snapshot")
+        }
         [] => Finding::pass(code, SOURCE, "no hypervisor takes this host's memory back"),
         drivers => {
             Finding::warn(code, SOURCE, format!("this host has a balloon ({})", drivers.join(", ")))
@@ -146,7 +157,7 @@ fn ksm(case: &Case) -> Finding {
             "`echo 0 > {SOURCE}`, and `systemctl disable --now ksm ksmtuned` where there are such"
         )),
         Seen::No => Finding::pass(code, SOURCE, "ksmd does not run"),
-        Seen::Unknown => Finding::pass(code, SOURCE, "the kernel has no KSM, or does not show it"),
+        Seen::Unknown => Finding::unknown(code, SOURCE, "whether ksmd runs cannot be seen"),
     }
 }
 
@@ -158,7 +169,7 @@ fn numa_balancing(case: &Case) -> Finding {
             .step("`sysctl kernel.numa_balancing=0`, and a file in /etc/sysctl.d to keep it"),
         Seen::No => Finding::pass(code, SOURCE, "the kernel leaves memory where it is"),
         Seen::Unknown => {
-            Finding::pass(code, SOURCE, "the kernel does not balance memory, or does not show it")
+            Finding::unknown(code, SOURCE, "whether the kernel balances memory cannot be seen")
         }
     }
 }

@@ -10,6 +10,7 @@ mod cpu_power;
 mod device;
 mod display;
 pub mod fix;
+mod fleet;
 mod group;
 mod host_interrupts;
 mod iommu;
@@ -26,9 +27,10 @@ use berth_devices::pci::Bdf;
 use serde::Serialize;
 
 pub use crate::advice::{Code, Finding, Fix, Severity};
+pub use fleet::{Fleet, Pages, Reason, Row, Share, snapshots_in};
 
 use crate::config::{BindMode, Config, DeviceAddress, DeviceConfig};
-use crate::host::{Cgroup, Facts, HostFunction, HostProfile, IommuGroup};
+use crate::host::{Cgroup, Facts, HostFunction, HostProfile, IommuGroup, KvmAnswer};
 use crate::plan::{Plan, PlanError, choose};
 use crate::units::PageSize;
 
@@ -109,6 +111,7 @@ fn ready(config: &Config, host: &HostProfile) -> HostProfile {
 
     let mut host = host.clone();
     (host.kvm, host.vfio, host.iommufd) = (Unknown, Unknown, Unknown);
+    host.kvm_answer = KvmAnswer::Unknown;
     host.group_files.clear();
     host.device_files.clear();
     host.iommu.interrupt_remapping = None;
@@ -189,16 +192,21 @@ impl Verdict {
     ];
 
     fn of(findings: &[Finding]) -> Self {
-        let is_unseen = |finding: &Finding| {
+        match Self::decisive(findings) {
+            Some(finding) if finding.severity == Severity::Fail => Self::NotReady,
+            Some(_) => Self::NotSeenEnough,
+            None => Self::Ready,
+        }
+    }
+
+    /// The first finding that keeps a host from being ready: one that failed, else one that was
+    /// not seen and decides.
+    fn decisive(findings: &[Finding]) -> Option<&Finding> {
+        let is_unseen = |finding: &&Finding| {
             finding.severity == Severity::Unknown && Self::DECIDES.contains(&finding.code)
         };
-        if findings.iter().any(|finding| finding.severity == Severity::Fail) {
-            Self::NotReady
-        } else if findings.iter().any(is_unseen) {
-            Self::NotSeenEnough
-        } else {
-            Self::Ready
-        }
+        let failed = findings.iter().find(|finding| finding.severity == Severity::Fail);
+        failed.or_else(|| findings.iter().find(is_unseen))
     }
 }
 
@@ -228,16 +236,24 @@ pub struct Report {
 impl Report {
     /// Judges `facts`, for the machine of `config` if there is one.
     pub fn new(facts: &Facts, config: Option<&Config>) -> Self {
-        let case = Case::new(facts, config);
-        let findings: Vec<Finding> = if facts.host.foreign().is_some() {
+        Self::of(&Case::new(facts, config))
+    }
+
+    fn of(case: &Case) -> Self {
+        let findings: Vec<Finding> = if case.facts.host.foreign().is_some() {
             // What a host of another kind lacks says nothing.
-            vec![cpu::architecture(&case)]
+            vec![cpu::architecture(case)]
         } else {
-            CHECKS.iter().flat_map(|check| check(&case)).collect()
+            CHECKS.iter().flat_map(|check| check(case)).collect()
         };
         let verdict = Verdict::of(&findings);
         let ready = verdict == Verdict::Ready;
-        Self { verdict, ready, findings, lacks: facts.lacks.clone() }
+        Self { verdict, ready, findings, lacks: case.facts.lacks.clone() }
+    }
+
+    /// What decided the verdict, where that is not "ready".
+    fn decisive(&self) -> Option<&Finding> {
+        Verdict::decisive(&self.findings)
     }
 
     /// What berth can do about the findings, in an order that works.
@@ -262,7 +278,8 @@ fn plan(case: &Case) -> Vec<Finding> {
             PlanError::NoSuchDevice { .. }
             | PlanError::Bridge { .. }
             | PlanError::NoVirtualization
-            | PlanError::Kvm { .. },
+            | PlanError::Kvm { .. }
+            | PlanError::KvmRefuses { .. },
         )) => return Vec::new(),
         Some(Ok(_)) => Finding::pass(Code::PlanRefused, "berth plan", "the machine fits this host"),
         Some(Err(error)) => Finding::fail(Code::PlanRefused, "berth plan", error.to_string())

@@ -1,15 +1,18 @@
 //! `berth check`: what would keep a machine from running well, and what to do about it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use berth::advice::{Code, Fix, Kind};
-use berth::check::{Report, Verdict};
+use berth::check::{Fleet, Report, Row, Verdict, snapshots_in};
 use berth::config::Config;
 use berth::error::Error;
 use berth::exit::Outcome;
-use berth::host::{Facts, Query};
+use berth::host::{Facts, Query, Root};
 use berth_devices::pci::Bdf;
+use clap::CommandFactory;
+use clap::error::ErrorKind;
 
+use super::cli::Cli;
 use super::host_at;
 use super::print::{print, write};
 
@@ -27,9 +30,10 @@ pub struct CheckArgs {
     /// Show what --fix would do
     #[arg(long)]
     pub dry_run: bool,
-    /// Look at another host: a folder or archive with its sys and proc, as of `berth snapshot`
+    /// Look at another host: a folder or archive with its sys and proc, as of `berth snapshot`.
+    /// Repeated, or with a folder of such snapshots, it makes a table, a host a row
     #[arg(long, value_name = "PATH")]
-    pub host: Option<PathBuf>,
+    pub host: Vec<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -44,9 +48,26 @@ pub fn run(args: &CheckArgs) -> Result<Outcome, Error> {
         return write(&listed());
     }
     let config = args.config.as_deref().map(Config::load).transpose()?;
+    let query = config.as_ref().map(Query::from).unwrap_or_default();
+    if let Some(hosts) = several(&args.host)? {
+        if args.dry_run {
+            let words = "--dry-run is about one host: give one --host";
+            Cli::command().error(ErrorKind::ArgumentConflict, words).exit();
+        }
+        // One after the other: a snapshot in memory is many times its size on the disk.
+        let judge = |path: &PathBuf| {
+            let facts = Root::open(path).and_then(|root| Facts::read(&root, &query, &args.device));
+            match facts {
+                Ok(facts) => Row::new(path, &facts, config.as_ref()),
+                Err(error) => Row::unreadable(path, &error),
+            }
+        };
+        let fleet = Fleet::new(hosts.iter().map(judge).collect());
+        print(&fleet, args.json)?;
+        return Ok(outcome(fleet.verdict));
+    }
     let look = || -> Result<Report, Error> {
-        let root = host_at(args.host.as_deref())?;
-        let query = config.as_ref().map(Query::from).unwrap_or_default();
+        let root = host_at(args.host.first().map(PathBuf::as_path))?;
         let facts = Facts::read(&root, &query, &args.device)?;
         Ok(Report::new(&facts, config.as_ref()))
     };
@@ -60,11 +81,33 @@ pub fn run(args: &CheckArgs) -> Result<Outcome, Error> {
     if args.dry_run && !args.json {
         announce(&fixes)?;
     }
-    Ok(match report.verdict {
+    Ok(outcome(report.verdict))
+}
+
+fn outcome(verdict: Verdict) -> Outcome {
+    match verdict {
         Verdict::Ready => Outcome::Done,
         Verdict::NotReady => Outcome::HostRefused,
         Verdict::NotSeenEnough => Outcome::NotSeenEnough,
-    })
+    }
+}
+
+/// The snapshots that `paths` name, folders of them opened; `None` where that is one host.
+fn several(paths: &[PathBuf]) -> Result<Option<Vec<PathBuf>>, Error> {
+    let in_folder = |path: &PathBuf| -> Result<Option<Vec<PathBuf>>, Error> {
+        Ok(snapshots_in(Path::new(path))?)
+    };
+    match paths {
+        [] => Ok(None),
+        [only] => in_folder(only),
+        all => {
+            let mut hosts = Vec::new();
+            for path in all {
+                hosts.extend(in_folder(path)?.unwrap_or_else(|| vec![path.clone()]));
+            }
+            Ok(Some(hosts))
+        }
+    }
 }
 
 /// All codes, those of findings first.

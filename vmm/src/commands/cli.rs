@@ -167,7 +167,7 @@ fn exit_codes() -> String {
     let mut text = "Exit codes:".to_owned();
     for outcome in Outcome::ALL {
         // Writing to a string cannot fail.
-        let _ = write!(text, "\n  {}  {}", outcome.code(), outcome.meaning());
+        let _ = write!(text, "\n  {}  {}", outcome.code(), outcome.meaning_of_code());
     }
     text
 }

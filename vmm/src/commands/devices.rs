@@ -14,5 +14,6 @@ use super::print::print;
 pub fn run(host: Option<&Path>, json: bool) -> Result<Outcome, Error> {
     let root = host_at(host)?;
     let inventory = Functions::read_all(&root)?;
-    print(&DeviceList::new(&inventory, &Names::of_this_system(), root.lacks()), json)
+    let list = DeviceList::new(&inventory, &Names::of_this_system(), root.lacks());
+    print(&list.on(root.foreign()), json)
 }

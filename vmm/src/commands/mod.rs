@@ -22,10 +22,14 @@ use clap::Parser;
 use cli::{Cli, Command};
 use print::{Refused, print};
 
+/// What is said unless RUST_LOG asks for more. A library's warning names no device and has no
+/// remedy, so that only its errors are told; what matters of the rest is said by whoever calls it.
+const LOG_FILTER: &str = "error,berth=warn,berth_devices=warn,berth_arch=warn";
+
 /// Parses the command line, executes it and reports what failed.
 pub fn main() -> Outcome {
     let cli = Cli::parse();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(LOG_FILTER)).init();
     let json = cli.command.json();
     execute(cli.command).unwrap_or_else(|error| {
         // Without an output nobody is left to tell.
@@ -72,4 +76,30 @@ fn execute(command: Command) -> Result<Outcome, Error> {
 /// This host, or the one of the snapshot at `path`.
 fn host_at(path: Option<&Path>) -> Result<Root, Error> {
     Ok(path.map_or_else(|| Ok(Root::live()), Root::open)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use log::{Level, Record};
+
+    use super::*;
+
+    /// vfio-ioctls warns of each conventional device that it has no error interrupt.
+    #[test]
+    fn warnings_of_libraries_are_silent_and_berths_are_not() {
+        let logger = env_logger::Builder::new().parse_filters(LOG_FILTER).build();
+        let is_said =
+            |target, level| logger.matches(&Record::builder().target(target).level(level).build());
+        for (target, warning) in [
+            ("vfio_ioctls::vfio_device", false),
+            ("vm_superio::serial", false),
+            ("berth", true),
+            ("berth::machine::watch", true),
+            ("berth_devices::vfio::reset", true),
+            ("berth_arch::boot", true),
+        ] {
+            assert_eq!(is_said(target, Level::Warn), warning, "{target}");
+            assert!(is_said(target, Level::Error) && !is_said(target, Level::Info), "{target}");
+        }
+    }
 }

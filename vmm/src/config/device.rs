@@ -7,7 +7,7 @@ use berth_devices::pci::Bdf;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::visit::{Distinct, bounded, parsed};
+use super::visit::{Distinct, Object, bounded, parsed};
 use crate::units::{Mac, VfPortChange};
 
 const ADDRESS: &str = "a PCI address such as \"0000:41:00.0\"";
@@ -33,12 +33,26 @@ pub struct DeviceConfig {
     /// Whether frames from other MACs than its own are dropped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spoof_check: Option<bool>,
+    /// Whether there is no machine unless the device can be reset.
+    #[serde(default)]
+    pub reset: DeviceReset,
     /// What follows when it reports an uncorrectable error.
     #[serde(default)]
     pub on_error: OnError,
     /// What follows when the host wants it back.
     #[serde(default)]
     pub on_removal: OnRemoval,
+}
+
+/// What a machine asks for of the reset of a device, before the guest has it and after.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceReset {
+    /// The best that there is on this host, which may be none: that is said.
+    #[default]
+    Best,
+    /// There is no machine unless the device can be reset, and is when the machine starts.
+    Required,
 }
 
 /// What follows when a device reports an uncorrectable error.
@@ -165,8 +179,9 @@ impl fmt::Display for Key {
 pub(super) fn devices<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Vec<DeviceConfig>, D::Error> {
-    let key = |device: &DeviceConfig| Key(device.address.clone());
-    deserializer.deserialize_seq(Distinct { expected: "a list of devices", key })
+    let key = |device: &Object<DeviceConfig>| Key(device.0.address.clone());
+    let devices = deserializer.deserialize_seq(Distinct { expected: "a list of devices", key })?;
+    Ok(devices.into_iter().map(|Object(device)| device).collect())
 }
 
 fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bdf, D::Error> {

@@ -15,12 +15,13 @@ use std::path::{self, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use device::{BindMode, DeviceAddress, DeviceConfig, OnError, OnRemoval};
+pub use device::{BindMode, DeviceAddress, DeviceConfig, DeviceReset, OnError, OnRemoval};
 pub use error::ConfigError;
 pub use fields::{CommandLine, MemorySize, Name, ShutdownTimeout, UnplugTimeout, VcpuCount};
 pub use placement::{CpuChoice, InterruptCpus, PlacementConfig, SeveralNodes, Smt};
 
 use crate::units::PageSize;
+use visit::Object;
 
 /// One machine, as its user describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,7 +33,11 @@ pub struct Config {
     #[serde(deserialize_with = "fields::path")]
     pub kernel: PathBuf,
     /// Initial RAM disk.
-    #[serde(default, deserialize_with = "fields::optional_path")]
+    #[serde(
+        default,
+        deserialize_with = "fields::optional_path",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub initrd: Option<PathBuf>,
     /// Kernel command line; empty when absent.
     #[serde(default)]
@@ -40,6 +45,7 @@ pub struct Config {
     /// Number of vCPUs.
     pub vcpus: VcpuCount,
     /// Guest RAM.
+    #[serde(deserialize_with = "visit::object")]
     pub memory: MemoryConfig,
     /// PCI functions of the host that the guest gets; may be empty.
     #[serde(default, deserialize_with = "device::devices")]
@@ -54,7 +60,7 @@ pub struct Config {
     #[serde(default)]
     pub console: ConsoleConfig,
     /// Where on the host the machine lives.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "visit::object")]
     pub placement: PlacementConfig,
     /// Seconds between the power button and the end.
     #[serde(default)]
@@ -133,7 +139,8 @@ impl Config {
     /// Reads `text`; errors name `path` as its origin.
     fn parse(path: &Path, text: &[u8]) -> Result<Self, ConfigError> {
         let mut json = serde_json::Deserializer::from_slice(text);
-        let config = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let read = serde_path_to_error::deserialize(&mut json);
+        let Object(config) = read.map_err(|error| {
             let field = error.path().to_string();
             ConfigError::invalid(path, &field, &error.into_inner())
         })?;

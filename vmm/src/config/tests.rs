@@ -90,6 +90,13 @@ fn policies_are_words() {
     let config =
         parse(&device(r#""0000:21:00.0", "on_error": "reset", "on_removal": "unplug""#)).devices;
     assert_eq!((config[0].on_error, config[0].on_removal), (OnError::Reset, OnRemoval::Unplug));
+    assert_eq!(config[0].reset, DeviceReset::Best);
+    let config = parse(&device(r#""0000:21:00.0", "reset": "required""#)).devices;
+    assert_eq!(config[0].reset, DeviceReset::Required);
+    assert_eq!(
+        message(&device(r#""0000:21:00.0", "reset": "none""#)),
+        "vm.json:7:48: devices[0].reset: unknown variant `none`, expected `best` or `required`"
+    );
     assert_eq!(
         message(&device(r#""0000:21:00.0", "on_error": "ignore""#)),
         "vm.json:7:53: devices[0].on_error: unknown variant `ignore`, expected one of `stop`, \
@@ -99,6 +106,27 @@ fn policies_are_words() {
         message(&device(r#""0000:21:00.0", "on_removal": "reset""#)),
         "vm.json:7:54: devices[0].on_removal: unknown variant `reset`, expected `stop` or `unplug`"
     );
+}
+
+/// What is derived takes a list for an object, member by member, and speaks of Rust's types.
+#[test]
+fn a_list_is_no_object() {
+    let object = "expected an object: { \"field\": value, ... }";
+    assert_eq!(
+        message(r#"["vm", "vmlinuz", null, ""]"#),
+        format!("vm.json:1:0: invalid type: sequence, {object}")
+    );
+    for (text, field) in [
+        (GOOD.replace(r#"{ "size_mib": 2048 }"#, r#"[2048, "1G"]"#), "memory"),
+        (GOOD.replace(r#"{ "address": "0000:21:00.0" }"#, r#"["0000:21:00.0"]"#), "devices[0]"),
+        (with(r#""placement": ["auto"]"#), "placement"),
+    ] {
+        let message = message(&text);
+        assert!(
+            message.contains(&format!("{field}: invalid type: sequence, {object}")),
+            "{message}"
+        );
+    }
 }
 
 #[test]
@@ -346,7 +374,8 @@ fn the_schema_has_the_same_fields() {
     let text = fs::read_to_string(resources().join("config.schema.json")).expect("the schema");
     let schema: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     let schema = &schema["properties"];
-    let config = serde_json::to_value(parse(GOOD)).expect("a config is plain data");
+    let config = parse(&with(r#""initrd": "initrd.img""#));
+    let config = serde_json::to_value(config).expect("a config is plain data");
     assert_eq!(fields(schema), fields(&config));
     for part in ["memory", "placement"] {
         assert_eq!(fields(&schema[part]["properties"]), fields(&config[part]));
@@ -369,5 +398,8 @@ fn a_config_that_was_written_is_read_again() {
         assert_eq!(Config::parse(&path, &text).expect("what was written"), config);
         count += 1;
     }
+    // Of the examples, all have an initrd.
+    let text = serde_json::to_string(&parse(GOOD)).expect("a config is JSON");
+    assert_eq!(parse(&text), parse(GOOD));
     assert!(count > 3, "only {count} examples");
 }

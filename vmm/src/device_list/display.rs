@@ -10,6 +10,12 @@ const HEADINGS: [&str; 8] = ["ADDRESS", "NODE", "GROUP", "DRIVER", "VFS", "LINK"
 
 impl fmt::Display for DeviceList {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if let Some(architecture) = &self.foreign {
+            writeln!(
+                f,
+                "this is a host of another kind ({architecture}), and berth runs on x86-64 hosts only\n"
+            )?;
+        }
         if self.devices.is_empty() {
             writeln!(f, "no PCI functions but the host's own bridges")?;
         } else {

@@ -18,6 +18,9 @@ use crate::host::{Availability, Functions, HostFunction, HostUse, Sriov};
 pub struct DeviceList {
     /// In the order of their addresses.
     pub devices: Vec<Device>,
+    /// What kind of machine the host is, where that is known to be none that berth runs on. Nothing
+    /// is ready there.
+    pub foreign: Option<String>,
     /// What a snapshot lacks of what berth reads.
     pub lacks: Vec<&'static str>,
 }
@@ -51,7 +54,7 @@ pub struct Device {
     pub sriov: Option<VfCount>,
     /// The function that it is a virtual function of.
     pub physical_function: Option<Bdf>,
-    /// Ways to reset it.
+    /// Ways to reset it, best first, for a guest that has its whole group.
     pub reset_methods: Vec<ResetMethod>,
     /// Its link.
     pub link: Option<Link>,
@@ -135,7 +138,19 @@ impl DeviceList {
         let all = functions.read.iter();
         let endpoints = all.filter(|(_, listed)| !listed.function.is_bridge());
         let devices = endpoints.map(|(address, listed)| device(*address, listed, functions, names));
-        Self { devices: devices.collect(), lacks }
+        Self { devices: devices.collect(), foreign: None, lacks }
+    }
+
+    /// The same, of a host that berth does not run on where `foreign` says what it is.
+    #[must_use]
+    pub fn on(mut self, foreign: Option<String>) -> Self {
+        let takeable = |device: &&mut Device| matches!(device.state, State::Ready | State::Free);
+        if foreign.is_some() {
+            for device in self.devices.iter_mut().filter(takeable) {
+                device.state = State::Unknown;
+            }
+        }
+        Self { foreign, ..self }
     }
 }
 
@@ -159,7 +174,7 @@ fn device(address: Bdf, listed: &HostFunction, functions: &Functions, names: &Na
         numa_node: function.node,
         sriov: listed.sriov.as_ref().map(VfCount::from),
         physical_function: listed.virtual_of.map(|(physical, _)| physical),
-        reset_methods: function.reset_methods.clone(),
+        reset_methods: functions.resets_with_group(address).ways,
         link: function.link.as_ref().map(Link::from),
         uses,
         state,

@@ -38,6 +38,27 @@ fn what_the_host_uses_is_not_free() {
 }
 
 #[test]
+fn nothing_is_ready_on_a_host_of_another_kind() {
+    let mut host = Fixture::server();
+    host.file("/proc/cpuinfo", "processor\t: 0\nCPU implementer\t: 0x41");
+    host.device(Function { address: "0000:41:00.1", group: 15, driver: "", ..NIC });
+    let foreign = host.root().foreign();
+    assert_eq!(foreign.as_deref(), Some("aarch64"));
+    let inventory = Functions::read_all(&host.root()).expect("an inventory");
+    let listing = DeviceList::new(&inventory, &Names::default(), Vec::new()).on(foreign);
+    let states: Vec<State> = listing.devices.iter().map(|device| device.state).collect();
+    assert!(!states.contains(&State::Ready) && !states.contains(&State::Free), "{states:?}");
+    let text = listing.to_string();
+    assert!(text.starts_with("this is a host of another kind (aarch64)"), "{text}");
+    assert_eq!(text.matches("aarch64").count(), 1);
+
+    let here = DeviceList::new(&inventory, &Names::default(), Vec::new()).on(None);
+    assert!(!here.to_string().contains("another kind"));
+    assert!(here.devices.iter().any(|device| device.state == State::Ready));
+    assert_eq!(Fixture::server().root().foreign(), None);
+}
+
+#[test]
 fn text_is_as_the_readme_shows_it() {
     let mut host = Fixture::server();
     host.of(NIC.address, "current_link_width", "1");

@@ -64,17 +64,25 @@ impl Access {
             return Self::Unknown;
         }
         let path = root.path(path);
+        match Self::open(&path) {
+            Self::Busy(_) => Self::Busy(Holder::of(root, &path)),
+            access => access,
+        }
+    }
+
+    /// The same of a file of this host, without a look at who holds it.
+    pub(super) fn open(path: &Path) -> Self {
         let open = OpenOptions::new()
             .read(true)
             .write(true)
             .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
-            .open(&path);
+            .open(path);
         match open {
             Ok(_) => Self::Granted,
             Err(error) => match (error.kind(), error.raw_os_error()) {
                 (io::ErrorKind::NotFound, _) => Self::Missing,
                 (io::ErrorKind::PermissionDenied, _) => Self::Denied,
-                (_, Some(libc::EBUSY)) => Self::Busy(Holder::of(root, &path)),
+                (_, Some(libc::EBUSY)) => Self::Busy(None),
                 // A static device file whose module is not loaded and cannot be.
                 (_, Some(libc::ENODEV | libc::ENXIO)) => Self::Missing,
                 _ => Self::Failed(error.to_string()),

@@ -16,6 +16,13 @@ pub(super) fn read(root: &Root) -> Option<String> {
     of_cpuinfo(&String::from_utf8_lossy(&head)).map(str::to_owned)
 }
 
+impl Root {
+    /// What the host is, when that is known to be no x86-64.
+    pub fn foreign(&self) -> Option<String> {
+        read(self).filter(|name| name != X86_64)
+    }
+}
+
 /// What berth runs on.
 pub const X86_64: &str = "x86_64";
 

@@ -14,6 +14,22 @@ const MOST_ENTRIES: usize = 1 << 20;
 /// Folders above any of its files; a path of sysfs has some 20.
 const DEEPEST: usize = 100;
 
+/// What names of archives end in, the longest first.
+const ENDINGS: [&str; 10] = [
+    ".tar.zst", ".tar.bz2", ".tar.gz", ".tar.xz", ".tbz2", ".tzst", ".tgz", ".tbz", ".txz", ".tar",
+];
+
+/// Whether a file is called as archives are. What it holds tells whether it is one.
+pub fn is_archive_name(name: &str) -> bool {
+    without_archive_ending(name) != name
+}
+
+/// The name without what tells the kind of archive.
+pub fn without_archive_ending(name: &str) -> &str {
+    let shorter = ENDINGS.iter().find_map(|ending| name.strip_suffix(ending));
+    shorter.filter(|rest| !rest.is_empty()).unwrap_or(name)
+}
+
 /// Reads the archive at `path`.
 ///
 /// Into memory, not onto a disk: there is then nothing that an archive could overwrite, no

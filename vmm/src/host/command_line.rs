@@ -11,17 +11,26 @@ use super::root::Root;
 ///
 /// White space between double quotes is part of a word (kernel, lib/cmdline.c).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CommandLine(Vec<String>);
+pub struct CommandLine {
+    words: Vec<String>,
+    is_seen: bool,
+}
 
 impl CommandLine {
-    /// Of the running kernel; empty where it cannot be seen.
+    /// Of the running kernel.
     pub(super) fn read(root: &Root) -> Result<Self, HostError> {
-        Ok(Self::from(root.text("/proc/cmdline")?.unwrap_or_default().as_str()))
+        let text = root.text("/proc/cmdline")?;
+        Ok(text.map(|text| Self::from(text.as_str())).unwrap_or_default())
+    }
+
+    /// Whether it could be seen. Where not, it has no words, and none is known to be absent.
+    pub fn is_seen(&self) -> bool {
+        self.is_seen
     }
 
     /// Its words, such as `quiet` and `intel_iommu=on`.
     pub fn words(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(String::as_str)
+        self.words.iter().map(String::as_str)
     }
 
     /// The first word that `wanted` picks.
@@ -46,19 +55,20 @@ impl From<&str> for CommandLine {
                 _ => words.push(String::new()),
             }
         }
-        Self(words.into_iter().filter(|word| !word.is_empty()).take_while(|w| w != "--").collect())
+        let words = words.into_iter().filter(|word| !word.is_empty()).take_while(|w| w != "--");
+        Self { words: words.collect(), is_seen: true }
     }
 }
 
 impl fmt::Display for CommandLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join(" "))
+        f.write_str(&self.words.join(" "))
     }
 }
 
 impl Serialize for CommandLine {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        if self.is_seen { serializer.collect_str(self) } else { serializer.serialize_none() }
     }
 }
 

@@ -58,6 +58,14 @@ impl ReservedRegion {
     }
 }
 
+impl IommuGroup {
+    /// Whether its reserved regions were seen: the window of the interrupts is among them on every
+    /// x86-64 host (`intel_iommu_get_resv_regions`, `amd_iommu_get_resv_regions`).
+    pub fn is_seen(&self) -> bool {
+        !self.reserved.is_empty()
+    }
+}
+
 impl Iommu {
     pub(super) fn read(root: &Root) -> Result<Self, HostError> {
         let units = root.names(UNITS)?;
@@ -147,15 +155,18 @@ fn vtd_address_bits(capability: u64) -> u8 {
     deepest.map_or(mgaw, |(_, bits)| mgaw.min(bits))
 }
 
-/// The kernel puts `IR-` before the names of interrupt chips behind a remapping unit, as in
-/// `IR-PCI-MSI` and `IR-IO-APIC`.
+/// What the kernel calls interrupt chips behind a remapping unit (arch/x86/kernel/apic/io_apic.c
+/// and msi.c, drivers/iommu). Names of devices, which may begin alike, stand in the same lines.
+const REMAPPED: [&str; 3] = ["IR-IO-APIC", "IR-PCI-MSI", "IR-HPET-MSI"];
+
 fn interrupt_remapping(root: &Root) -> Result<Option<bool>, HostError> {
     // The first lines are the IO-APIC's, and a large host has thousands, wide as its CPUs.
     let Some(head) = root.head("/proc/interrupts", 256 << 10)? else {
         return Ok(None);
     };
     let text = String::from_utf8_lossy(&head);
-    Ok(Some(text.split_ascii_whitespace().any(|word| word.starts_with("IR-"))))
+    let is_remapped = |word: &str| REMAPPED.iter().any(|chip| word.starts_with(chip));
+    Ok(Some(text.split_ascii_whitespace().any(is_remapped)))
 }
 
 #[cfg(test)]

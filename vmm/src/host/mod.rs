@@ -29,6 +29,7 @@ mod functions;
 mod host_use;
 mod id_set;
 pub mod iommu;
+mod kvm;
 mod link;
 mod linux;
 mod log;
@@ -41,6 +42,7 @@ pub mod persisted;
 mod plain_parameters;
 mod process;
 mod query;
+mod resets;
 mod root;
 mod settings;
 mod snapshot;
@@ -59,6 +61,7 @@ use serde::Serialize;
 pub use access::{Access, Holder};
 pub use acs::Acs;
 pub use architecture::X86_64;
+pub use archive::{is_archive_name, without_archive_ending};
 pub use availability::Availability;
 pub use cgroup::{Cgroup, CgroupLimit};
 pub use command_line::CommandLine;
@@ -72,15 +75,17 @@ pub use functions::{Depth, Functions, HostFunction, Sriov};
 pub use host_use::{HostUse, SeenElsewhere, Unseen};
 pub use id_set::IdSet;
 pub use iommu::{Iommu, IommuGroup};
+pub use kvm::KvmAnswer;
 pub use linux::LinuxVersion;
 pub use log::KernelLog;
 pub use machines::RunningMachine;
 pub use memory::{Memory, Node};
-pub use modules::{ModuleState, Modules};
+pub use modules::{ConfigLine, ModuleState, Modules};
 pub use pci::{HostBar, PciFunction};
 pub use persisted::{Identity, Persisted};
 pub use process::{Capability, Process};
 pub use query::{Query, Taking};
+pub use resets::Resets;
 pub use root::Root;
 pub use settings::Settings;
 pub use snapshot::Snapshot;
@@ -126,6 +131,8 @@ pub struct HostProfile {
     pub environment: BTreeMap<String, Option<String>>,
     /// /dev/kvm.
     pub kvm: Access,
+    /// What KVM says, once [`Self::look_around`] has asked it: a start makes its own machine.
+    pub kvm_answer: KvmAnswer,
     /// /dev/vfio/vfio.
     pub vfio: Access,
     /// /dev/vfio/GROUP, by group.
@@ -163,6 +170,7 @@ impl HostProfile {
     pub fn look_around(&mut self, root: &Root) {
         self.system = System::read(root);
         self.log = KernelLog::read(root);
+        self.kvm_answer = KvmAnswer::ask(root, &self.kvm);
     }
 
     /// What the host is, when that is known to be no x86-64.
@@ -201,7 +209,11 @@ impl HostProfile {
             device_files: vfio.devices,
             vfio: vfio.container,
             iommufd: vfio.iommufd,
-            kvm: Access::probe(root, "/dev/kvm"),
+            kvm: match kvm::was_missing(root) {
+                true => Access::Missing,
+                false => Access::probe(root, "/dev/kvm"),
+            },
+            kvm_answer: KvmAnswer::default(),
             command_line: CommandLine::read(root)?,
             process: Process::read(root, &cpus.online)?,
             architecture: architecture::read(root),

@@ -7,7 +7,7 @@ use berth_devices::vfio::ResetMethod;
 use serde::Serialize;
 
 use super::root::Root;
-use super::{HostError, Unfit, link, pci_node};
+use super::{HostError, IOMMU_GROUPS, Unfit, link, pci_node};
 use berth_devices::pci::BarKind;
 
 pub(super) const DEVICES: &str = "/sys/bus/pci/devices";
@@ -113,7 +113,7 @@ impl PciFunction {
         let driver_override =
             root.text(file("driver_override"))?.filter(|name| !name.is_empty() && name != "(null)");
         let node: i64 = root.value(file("numa_node"), "the number of a node, or -1")?.unwrap_or(-1);
-        let group = root.link_name(file("iommu_group"));
+        let group = group(root, &file("iommu_group"));
         let resets = root.text(file("reset_method"))?;
         let config = root.head(file("config"), CONFIG_SIZE)?;
         let resources = resources(root, &file("resource"))?;
@@ -126,7 +126,7 @@ impl PciFunction {
             driver: root.link_name(file("driver")),
             driver_override,
             node: u32::try_from(node).ok().or_else(|| pci_node::inherited(root, address)),
-            group: group.and_then(|name| name.parse().ok()),
+            group,
             iommu_unit: root.link_name(file("iommu")),
             device_file: device_file(root, &file("vfio-dev"))?,
             is_virtual: root.exists(file("physfn")),
@@ -147,6 +147,14 @@ impl PciFunction {
             msix_vectors: config.and_then(|config| msix_vectors(&config)),
         }))
     }
+}
+
+/// The group that `link` leads to; `None` also for one that VFIO made itself, for a device without
+/// an IOMMU (`vfio_noiommu_group_alloc` in drivers/vfio/group.c): nothing guards it.
+fn group(root: &Root, link: &str) -> Option<u32> {
+    let number = root.link_name(link)?.parse().ok()?;
+    let name = root.glance(format!("{IOMMU_GROUPS}/{number}/name"));
+    (name.as_deref() != Some("vfio-noiommu")).then_some(number)
 }
 
 /// What keeps a function from working.

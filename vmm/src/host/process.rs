@@ -17,6 +17,13 @@ pub struct Process {
     pub memlock: Option<u64>,
     /// Hard limit of open files (RLIMIT_NOFILE); `None` is unlimited.
     pub open_files: Option<u64>,
+    /// Hard limit of bytes of a file that it writes (RLIMIT_FSIZE), as of guest RAM, which is a
+    /// file in memory; `None` is unlimited.
+    pub file_size: Option<u64>,
+    /// Hard limit of bytes of address space (RLIMIT_AS); `None` is unlimited.
+    pub address_space: Option<u64>,
+    /// Seconds of CPU time after which the kernel kills it (RLIMIT_CPU); `None` is unlimited.
+    pub cpu_time: Option<u64>,
     /// Effective capabilities, a bit each.
     pub capabilities: u64,
 }
@@ -68,6 +75,9 @@ impl Process {
         };
         process.memlock = hard("Max locked memory");
         process.open_files = hard("Max open files");
+        process.file_size = hard("Max file size");
+        process.address_space = hard("Max address space");
+        process.cpu_time = hard("Max cpu time");
         Ok(process)
     }
 

@@ -42,7 +42,6 @@ impl Settings {
         interrupts: impl Iterator<Item = u32>,
         groups: impl Iterator<Item = u32>,
     ) -> Self {
-        let bit = |path: &str| Seen::from(root.glance(path).map(|value| value != "0"));
         let cpus = |path: String| root.glance(path)?.parse().ok();
         let mut domains = BTreeMap::new();
         for group in groups {
@@ -51,11 +50,16 @@ impl Settings {
             }
         }
         Self {
-            ksm: root.glance("/sys/kernel/mm/ksm/run").map(|value| value == "1").into(),
+            ksm: known(root, "/sys/kernel/mm/ksm/run", "/sys/kernel/mm", |value| value == "1"),
             shmem_huge: root
                 .glance("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
                 .and_then(|text| chosen(&text)),
-            numa_balancing: bit("/proc/sys/kernel/numa_balancing"),
+            numa_balancing: known(
+                root,
+                "/proc/sys/kernel/numa_balancing",
+                "/proc/sys/kernel",
+                |value| value != "0",
+            ),
             balloons: balloons(root),
             irqbalance: irqbalance(root),
             irqbalance_banned: banned(root),
@@ -74,6 +78,16 @@ impl Settings {
             boot_framebuffer: boot_framebuffer(root),
             domains,
         }
+    }
+}
+
+/// Whether the file at `path` says so. A kernel that lacks what it is about has no such file, and
+/// `folder`; what was captured without that folder tells nothing.
+fn known(root: &Root, path: &str, folder: &str, is_so: impl FnOnce(&str) -> bool) -> Seen {
+    match root.glance(path) {
+        Some(value) => is_so(&value).into(),
+        None if !root.exists(path) && root.exists(folder) => Seen::No,
+        None => Seen::Unknown,
     }
 }
 

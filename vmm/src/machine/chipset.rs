@@ -79,6 +79,9 @@ impl Chipset {
                 let request = self.power().write_control(port - layout::PM1A_CONTROL, data);
                 return request.map(|PowerRequest::Off| Exit::PowerOff);
             }
+            (layout::RESET_PORT, [layout::RESET_VALUE]) if self.console.tells_of_panic() => {
+                return Some(Exit::Panic);
+            }
             (layout::RESET_PORT, [layout::RESET_VALUE]) => return Some(Exit::Reset),
             (layout::PCI_CONFIG_ADDRESS..=PCI_CONFIG_END, data) => {
                 self.segment.port_write(port - layout::PCI_CONFIG_ADDRESS, data);
@@ -129,7 +132,7 @@ pub mod tests {
             (GuestBdf::new(0, 0, 0).expect("in range"), Box::new(HostBridge::default()));
         let roots = vec![RootBus::new(0..=0, Vec::new())];
         let segment = Segment::new([bridge], [], roots, Arc::new(BarRoutes::new(vec![])));
-        let console = SerialConsole::new(eventfd(), Output::new(Box::new(screen)));
+        let console = SerialConsole::new(eventfd(), Output::new(Box::new(screen), "screen"));
         Chipset::new(segment, console.expect("a console"), PowerRegisters::new(eventfd()))
     }
 
@@ -140,6 +143,22 @@ pub mod tests {
         assert_eq!(write(&[layout::RESET_VALUE]), Some(Exit::Reset));
         assert_eq!(write(&[!layout::RESET_VALUE]), None);
         assert_eq!(write(&[layout::RESET_VALUE, 0]), None);
+    }
+
+    /// A guest whose kernel panics before it has a driver for pvpanic.
+    #[test]
+    fn a_reset_after_a_panic_on_the_console_is_a_panic() {
+        let chipset = chipset(io::sink());
+        let reset = || chipset.port_write(layout::RESET_PORT, &[layout::RESET_VALUE]);
+        let print = |text: &str| {
+            for byte in text.bytes() {
+                assert_eq!(chipset.port_write(layout::COM1, &[byte]), None);
+            }
+        };
+        print("reboot: Restarting system\r\n");
+        assert_eq!(reset(), Some(Exit::Reset));
+        print("[    1.0] Kernel panic - not syncing: VFS: Unable to mount root fs\r\n");
+        assert_eq!(reset(), Some(Exit::Panic));
     }
 
     #[test]

@@ -89,6 +89,12 @@ pub enum BuildError {
         #[source]
         source: io::Error,
     },
+    /// A device that has to be reset was not; a warning has said what the kernel says.
+    #[error("{bdf} was not reset, and \"reset\": \"required\" asks for it")]
+    NotReset {
+        /// The device.
+        bdf: Bdf,
+    },
     /// A device cannot be put into the machine.
     #[error("cannot put {bdf} into the machine")]
     Function {
@@ -139,6 +145,7 @@ impl BuildError {
             Self::Vcpu(_) => Code::VcpuFailed,
             Self::AddressSpace { .. } | Self::Open { .. } => Code::VfioRefused,
             Self::Unusable { .. } | Self::MapDma { .. } => Code::DmaRefused,
+            Self::NotReset { .. } => Code::ResetNone,
             Self::Function { .. } | Self::Notify { .. } => Code::DeviceRefused,
             Self::Console(_) => Code::ConsoleFailed,
             Self::Sandbox(_) => Code::SandboxFailed,
@@ -153,6 +160,9 @@ impl BuildError {
             Self::Open { file, .. } => Some(format!(
                 "`ls -l {file}` and `fuser -v {file}` show who may open it and who has it"
             )),
+            Self::NotReset { bdf } => Some(format!(
+                "look for {bdf} in the host's kernel log; the next power cycle of the host resets it"
+            )),
             Self::Unusable { .. } => Some(
                 "lower memory.size_mib so that it fits; the kernel's files in /sys/class/iommu and \
                  /sys/kernel/iommu_groups told berth of more"
@@ -162,6 +172,9 @@ impl BuildError {
                 "raise what limits its threads (`ulimit -u`, TasksMax= of its unit, pids.max of its \
                  cgroup), or its address space (`ulimit -v`)"
                     .to_owned(),
+            ),
+            Self::Memory(MemoryError::Map { .. }) => Some(
+                "raise what limits its address space (`ulimit -v`, LimitAS= of its unit)".to_owned(),
             ),
             Self::Memory(MemoryError::Populate { .. }) => Some(
                 "another process took the pages after berth had counted them; `berth plan` counts again".to_owned(),

@@ -7,13 +7,23 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::plan::Limits;
 
-/// Raises the soft limits for open files and locked memory as far as `limits` asks, within the
-/// hard limits, against which the plan was checked. A limit that is high enough stays.
+/// Raises the soft limits as far as `limits` asks, within the hard limits, against which the plan
+/// was checked. A limit that is high enough stays.
+///
+/// A console file that grows past its limit fails as one on a full disk does, and kills nobody.
 ///
 /// # Errors
-/// `EPERM` when the hard limit for open files is too low, and the process may not raise it.
+/// `EPERM` when a hard limit is too low, and the process may not raise it.
 pub fn raise(limits: &Limits) -> io::Result<()> {
     raise_one(Resource::Nofile, limits.open_files)?;
+    raise_one(Resource::Fsize, limits.file_size)?;
+    raise_one(Resource::As, limits.address_space)?;
+    let Rlimit { maximum, .. } = getrlimit(Resource::Cpu);
+    setrlimit(Resource::Cpu, Rlimit { current: maximum, maximum })?;
+    // SAFETY: SIG_IGN is a disposition that every signal but two takes; no handler is installed.
+    if unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
     match raise_one(Resource::Memlock, limits.memlock) {
         // The limit does not bind a process that may lock memory at will; VFIO says so if it does.
         Err(Errno::PERM) => Ok(()),
@@ -48,7 +58,8 @@ mod tests {
         }
         let now = || (getrlimit(Resource::Nofile), getrlimit(Resource::Memlock));
         let before = now();
-        raise(&Limits { memlock: 0, open_files: 1 }).expect("nothing to raise");
+        raise(&Limits { memlock: 0, open_files: 1, file_size: 1, address_space: 1 })
+            .expect("nothing to raise");
         assert_eq!(now(), before);
     }
 

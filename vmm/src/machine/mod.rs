@@ -18,7 +18,6 @@ mod steering;
 mod vcpu;
 mod watch;
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
@@ -31,10 +30,10 @@ use berth_arch::cpuid::CpuidConfig;
 use berth_arch::topology::Topology;
 use berth_arch::{boot, cpuid, layout, regs};
 use berth_devices::irq::{Gsi, MsiRouter, VmPort};
-use berth_devices::pci::{BarRoutes, ResetExtent, Segment};
+use berth_devices::pci::{BarRoutes, ResetBuses, Segment};
 use berth_devices::power::PowerRegisters;
 use berth_devices::vfio::{
-    AddressSpace, FunctionReset, FunctionSite, KernelDevice, PeerAccess, ResetMethod, VfioFunction,
+    AddressSpace, DeviceState, FunctionReset, FunctionSite, KernelDevice, PeerAccess, VfioFunction,
     Wiring,
 };
 use kvm_ioctls::VcpuFd;
@@ -49,7 +48,7 @@ use watch::{Watch, Watched};
 use crate::advice::Code;
 use crate::exit::Exit;
 use crate::placement_lock::PlacementLock;
-use crate::plan::{BootPlan, FunctionPlan, PciPlan, Plan, VcpuPlan};
+use crate::plan::{BootPlan, PciPlan, Plan, VcpuPlan};
 use crate::sandbox::{Filter, Mode, Role};
 use chipset::Chipset;
 use console::{Console, Input, Keyboard, SerialConsole};
@@ -253,7 +252,7 @@ fn assign(
         // All of them, before any is reset: a hot reset is allowed to who holds all that it hits.
         let (opened, devices) = dma::open(plan, iommu, vm)?;
         dma::map_memory(&opened, &plan.memory, memory)?;
-        let resets = reset_cards(&plan.pci, &devices);
+        let resets = reset(&plan.pci, &devices)?;
         let peers = match iommu.peer_to_peer {
             Some(true) => PeerAccess::Iommu {
                 port: Arc::new(opened.clone()),
@@ -299,18 +298,23 @@ fn assign(
     Ok(Assigned { segment, address_space, watch })
 }
 
-/// Resets the devices, each card once; how each can be reset from now on.
-fn reset_cards(plan: &PciPlan, devices: &[KernelDevice]) -> Vec<FunctionReset> {
-    let mut done = BTreeSet::new();
+/// Resets the devices, each bus once at most; how each can be reset from now on.
+fn reset(plan: &PciPlan, devices: &[KernelDevice]) -> Result<Vec<FunctionReset>, BuildError> {
+    let mut done = ResetBuses::default();
     let resets = plan.functions.iter().zip(devices).map(|(planned, device)| {
-        let FunctionPlan { host, reset: method, reset_alone: alone, .. } = *planned;
-        let reset = FunctionReset { host, method, alone }.confirmed(device);
-        let card = planned.guest.slot();
-        let with_card = reset.method == ResetMethod::Hot && done.contains(&card);
-        if !with_card && reset.run_at_start(device) == ResetExtent::Card {
-            done.insert(card);
+        let reset = FunctionReset {
+            host: planned.host,
+            method: planned.reset,
+            alone: planned.reset_alone,
+            hot_at_port: plan.is_bus_behind_one_port(planned),
+            on_close: false,
+        };
+        let reset = reset.confirmed(device);
+        match reset.run_at_start(device, &mut done) {
+            DeviceState::Reset => Ok(reset),
+            _ if planned.reset_required => Err(BuildError::NotReset { bdf: planned.host }),
+            DeviceState::Kept | DeviceState::Unknown => Ok(reset),
         }
-        reset
     });
     resets.collect()
 }

@@ -151,7 +151,7 @@ impl Watch {
             }
             OnError::Reset => {
                 log::error!("{host}: {WHAT}; the machine is reset");
-                Some(Exit::Reset)
+                Some(Exit::ErrorReset)
             }
             OnError::Log => {
                 log::warn!("{host}: {WHAT}; the guest goes on");

@@ -2,7 +2,7 @@
 
 use super::{BootPlan, PlanError};
 use crate::config::{Config, ConsoleConfig};
-use crate::host::{Access, FileFacts, FileState, HostProfile, KernelFormat};
+use crate::host::{Access, FileFacts, FileState, HostProfile, KernelFormat, KvmAnswer};
 
 /// x86's COMMAND_LINE_SIZE less its terminator, for formats that name no limit of their own.
 const CMDLINE_MAX: usize = 2047;
@@ -53,6 +53,9 @@ pub(super) fn plan(config: &Config, host: &HostProfile) -> Result<BootPlan, Plan
 }
 
 fn check_kvm(host: &HostProfile) -> Result<(), PlanError> {
+    if let KvmAnswer::Refused(reason) = &host.kvm_answer {
+        return Err(PlanError::KvmRefuses { reason: reason.clone() });
+    }
     match &host.kvm {
         Access::Granted | Access::Unknown => Ok(()),
         Access::Missing if host.cpus.virtualization == Some(false) => {

@@ -7,7 +7,7 @@ use berth_devices::vfio::ResetMethod;
 
 use super::{Note, PlanError, resets};
 use crate::advice;
-use crate::config::{BindMode, DeviceConfig, OnError, OnRemoval};
+use crate::config::{BindMode, DeviceConfig, DeviceReset, OnError, OnRemoval};
 use crate::host::{Availability, HostProfile, PciFunction};
 use crate::units::VfPortChange;
 
@@ -32,19 +32,16 @@ pub(super) struct Assigned<'a> {
     pub(super) interrupt_cpus: Vec<u32>,
     /// Something on the host moves interrupts, and these are put back time and again.
     pub(super) resteer: bool,
+    /// Whether there is no machine without a way to reset it.
+    pub(super) demand: DeviceReset,
     /// How it is reset.
     pub(super) reset: ResetMethod,
+    /// The same without the others of its bus.
+    pub(super) reset_alone: ResetMethod,
     /// What follows when it fails.
     pub(super) on_error: OnError,
     /// What follows when the host wants it back.
     pub(super) on_removal: OnRemoval,
-}
-
-impl Assigned<'_> {
-    /// The host kernel's own way to reset it, which leaves its siblings alone.
-    pub(super) fn alone(&self) -> ResetMethod {
-        ResetMethod::best(&self.function.reset_methods, false)
-    }
 }
 
 /// The config's devices, in its order.
@@ -92,12 +89,14 @@ pub(super) fn check<'a>(
             vfio_file: String::new(),
             interrupt_cpus: Vec::new(),
             resteer: false,
+            demand: wish.reset,
             reset: ResetMethod::None,
+            reset_alone: ResetMethod::None,
             on_error: wish.on_error,
             on_removal: wish.on_removal,
         });
     }
-    resets::choose(&mut assigned, host, notes);
+    resets::choose(&mut assigned, host, notes)?;
     Ok(assigned)
 }
 

@@ -1,7 +1,9 @@
 //! What the process needs from its resource limits.
 
-use super::{Limits, MemoryPlan, PciPlan, PlanError};
-use crate::advice::limits::{cgroup_limit, cgroup_needs};
+use berth_devices::pci::BarKind;
+
+use super::{Limits, MemoryPlan, Note, PciPlan, PlanError};
+use crate::advice::limits::{SizeLimit, cgroup_limit, cgroup_needs};
 use crate::config::Config;
 use crate::host::{Capability, HostProfile};
 
@@ -35,10 +37,13 @@ pub(super) fn plan(
     host: &HostProfile,
     memory: &MemoryPlan,
     pci: &PciPlan,
+    notes: &mut Vec<Note>,
 ) -> Result<Limits, PlanError> {
     let vectors: u64 = pci.functions.iter().map(|f| u64::from(f.msix_vectors)).sum();
     let ports = pci.roots.iter().flat_map(|root| &root.ports);
     let hot_plug_slots = ports.filter(|port| port.hot_plug).count() as u64;
+    let bars = pci.functions.iter().flat_map(|function| &function.bars);
+    let bars = bars.filter(|bar| bar.kind != BarKind::Io).map(|bar| bar.size);
     let limits = Limits {
         // VFIO pins all RAM and counts every page of it, hugetlb or not, against the limit that
         // mlock(2) has; BARs are reserved pages, which it does not count
@@ -49,6 +54,8 @@ pub(super) fn plan(
             + FILES_PER_FUNCTION * pci.functions.len() as u64
             + FILES_PER_HOT_PLUG_SLOT * hot_plug_slots
             + FILES_PER_VECTOR * vectors,
+        file_size: memory.size,
+        address_space: memory.size + bars.sum::<u64>(),
     };
     let threads = threads(config.vcpus.get().into());
     for (resource, need) in cgroup_needs(memory.page_size, memory.size, threads) {
@@ -65,6 +72,17 @@ pub(super) fn plan(
     }
     if let Some(limit) = short(limits.open_files, process.open_files) {
         return Err(PlanError::OpenFilesLimit { need: limits.open_files, limit });
+    }
+    for (resource, need, limit) in [
+        (SizeLimit::File, limits.file_size, process.file_size),
+        (SizeLimit::AddressSpace, limits.address_space, process.address_space),
+    ] {
+        if let Some(limit) = short(need, limit) {
+            return Err(PlanError::SizeLimit { resource, need, limit });
+        }
+    }
+    if let Some(seconds) = process.cpu_time {
+        notes.push(Note::CpuTimeLimited { seconds });
     }
     Ok(limits)
 }

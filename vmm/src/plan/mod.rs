@@ -110,7 +110,7 @@ impl Plan {
         iommu::note_out_of_reach(&iommu, host, &pci, &mut notes);
         pci.largest_peer_bar = peer_to_peer::largest_bar(config, host, &iommu);
         peer_to_peer::note(config, host, &pci, &mut notes);
-        let limits = limits::plan(config, host, &memory, &pci)?;
+        let limits = limits::plan(config, host, &memory, &pci, &mut notes)?;
         let mut plan = Self {
             name: config.name.as_str().to_owned(),
             boot,
@@ -255,6 +255,10 @@ pub struct Limits {
     pub memlock: u64,
     /// Open files.
     pub open_files: u64,
+    /// Bytes of the largest file that it writes: guest RAM is a file in memory.
+    pub file_size: u64,
+    /// Bytes of address space that guest RAM and the devices' memory take; berth's own come on top.
+    pub address_space: u64,
 }
 
 #[cfg(test)]

@@ -45,6 +45,8 @@ pub enum Note {
     WithoutRoms,
     /// A device is behind no port.
     WithoutPort { device: Bdf, bar: u8, size: u64 },
+    /// The kernel ends the machine after so much CPU time.
+    CpuTimeLimited { seconds: u64 },
     /// A snapshot does not have all that plans are made from.
     NotInSnapshot { lacks: Vec<String> },
 }
@@ -66,6 +68,7 @@ impl Note {
             Self::WithoutIo { .. } => "WITHOUT-IO",
             Self::WithoutRoms => "WITHOUT-ROMS",
             Self::WithoutPort { .. } => "WITHOUT-PORT",
+            Self::CpuTimeLimited { .. } => "CPU-TIME-LIMITED",
             Self::NotInSnapshot { .. } => "NOT-IN-SNAPSHOT",
         }
     }
@@ -86,6 +89,7 @@ impl Note {
             Self::NodeGuessed { .. }
             | Self::InterruptsUnsafe
             | Self::WithoutRoms
+            | Self::CpuTimeLimited { .. }
             | Self::NotInSnapshot { .. } => None,
         }
     }
@@ -114,7 +118,11 @@ impl fmt::Display for Note {
                 would_hit(f, bystanders)
             }
             Self::ResetPoor { device, bystanders } => {
-                write!(f, "{device} has no better reset than a PM reset")?;
+                write!(
+                    f,
+                    "{device} has no better reset than a PM reset, over which some devices keep \
+                     state"
+                )?;
                 would_hit(f, bystanders)
             }
             Self::BarOutOfReach { device, bar, why } => {
@@ -150,6 +158,9 @@ impl fmt::Display for Note {
                  {bar} of {}, 64-bit but not prefetchable, below 4 GiB only, where room is short",
                 Bytes(*size)
             ),
+            Self::CpuTimeLimited { seconds } => {
+                write!(f, "the kernel kills the machine after {seconds} s of CPU time (RLIMIT_CPU)")
+            }
             Self::NotInSnapshot { lacks } => {
                 write!(f, "not in the snapshot, and taken to be as needed: {}", list(lacks))
             }

@@ -14,7 +14,7 @@ pub use report::SriovReport;
 
 use crate::binding::{
     self, BindingError, Goal, Report, Session, Setting, Step, Target, Value, check_free, find,
-    ports, sriov,
+    no_ports, ports, sriov,
 };
 use crate::host::{Functions, HostFunction, Sriov};
 use crate::units::{VfPort, VfPortArgument, VfPortChange};
@@ -102,7 +102,7 @@ fn renumber(
         return Err(BindingError::NoSuchIndex { device: physical, index, count });
     }
     if !changes.is_empty() && sriov.interface.is_none() {
-        return Err(BindingError::NoInterface { device: physical });
+        return Err(no_ports(host, physical));
     }
     let now = sriov.functions.len() as u32;
     let mut steps = Vec::new();

@@ -95,3 +95,21 @@ fn impossible_requests_are_refused() {
         assert_eq!(decide(host, &request), Err(message.to_owned()));
     }
 }
+
+/// A drive has no network driver that could set MACs.
+#[test]
+fn ports_of_a_drive_are_no_matter_of_its_driver() {
+    let mut drive = card(0);
+    let found = drive.read.get_mut(&bdf("21:00.0")).expect("it is there");
+    found.function.class = 0x01_0802;
+    found.sriov.as_mut().expect("it has some").interface = None;
+    let mac = request(1, &["0,mac=52:54:00:00:00:11"]);
+    let error = renumber(&drive, bdf("21:00.0"), &[], &mac).expect_err("no port");
+    assert!(error.to_string().ends_with("it is no network function"), "{error}");
+    let mut nic = card(0);
+    let found = nic.read.get_mut(&bdf("21:00.0")).expect("it is there");
+    found.function.class = 0x02_0000;
+    found.sriov.as_mut().expect("it has some").interface = None;
+    let error = renumber(&nic, bdf("21:00.0"), &[], &mac).expect_err("no interface");
+    assert!(error.to_string().ends_with("it has no network interface"), "{error}");
+}

@@ -39,9 +39,7 @@ impl PciFunction for Named {
         Freed::Nothing
     }
 
-    fn reset(&mut self, _cause: ResetCause, done: ResetExtent) -> ResetExtent {
-        done
-    }
+    fn reset(&mut self, _cause: ResetCause, _done: &mut ResetBuses) {}
 }
 
 fn bdf(bus: u8, device: u8, function: u8) -> GuestBdf {

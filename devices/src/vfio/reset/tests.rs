@@ -1,8 +1,10 @@
 //! Which way is the best, and what a configuration space says of it.
 
+mod at_start;
 mod through_ports;
 
 use super::*;
+use crate::pci::regs::CAP_POWER;
 
 use ResetMethod::{AfFlr, Bus, DeviceSpecific, Flr, Hot, None, Pm};
 

@@ -99,9 +99,13 @@ impl BindingError {
             ],
             Self::TooManyVirtualFunctions { max, .. } => vec![format!("ask for {max} or fewer")],
             Self::NoSuchIndex { .. } => vec!["indexes of --vf begin at 0".to_owned()],
-            Self::NoInterface { device } => {
+            Self::NoInterface { device, is_network: true } => {
                 vec![format!("its network driver sets them: `berth unbind {device}`")]
             }
+            Self::NoInterface { is_network: false, .. } => vec![
+                "leave --vf out: only network functions have a mac, vlan, trust and spoof_check"
+                    .to_owned(),
+            ],
             Self::NotVirtual { .. } => {
                 vec!["leave these fields out, or name a virtual function".to_owned()]
             }
@@ -150,6 +154,10 @@ fn refused(setting: &Setting, source: &io::Error) -> Steps {
     vec![
         match (setting, source.kind()) {
             (_, io::ErrorKind::PermissionDenied) => "only root can change drivers",
+            (_, io::ErrorKind::ReadOnlyFilesystem) => {
+                "/sys is read-only here, as in a container or with ProtectKernelTunables= of a \
+                 unit: make it writable, or `berth bind` the functions outside"
+            }
             (Setting::Driver(_), io::ErrorKind::NotFound) => {
                 "the driver is not loaded: `modprobe` it"
             }

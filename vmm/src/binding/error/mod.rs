@@ -53,8 +53,8 @@ pub enum BindingError {
     #[error("there is no VF {index} of {device}: the last of {count} is {}", count.saturating_sub(1))]
     NoSuchIndex { device: Bdf, index: u32, count: u32 },
     /// Ports are set through the physical function's interface.
-    #[error("the ports of {device} cannot be set: it has no network interface")]
-    NoInterface { device: Bdf },
+    #[error("the ports of {device} cannot be set: it {}", if *.is_network { "has no network interface" } else { "is no network function" })]
+    NoInterface { device: Bdf, is_network: bool },
     /// Only virtual functions have ports.
     #[error(
         "{device} is no virtual function, and only these have a mac, vlan, trust and spoof_check"

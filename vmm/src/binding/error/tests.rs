@@ -61,7 +61,8 @@ fn refusals() -> Vec<BindingError> {
         BindingError::NoSriov { device, is_virtual: true },
         BindingError::TooManyVirtualFunctions { device, count: 9, max: 7 },
         BindingError::NoSuchIndex { device, index: 4, count: 4 },
-        BindingError::NoInterface { device },
+        BindingError::NoInterface { device, is_network: true },
+        BindingError::NoInterface { device, is_network: false },
         BindingError::NotVirtual { device },
         BindingError::Ports { interface: "ens1".into(), source: denied() },
         BindingError::BelongsToRun { device, run: "router".into() },
@@ -70,6 +71,11 @@ fn refusals() -> Vec<BindingError> {
             setting: Setting::Driver(device),
             call: "echo x > bind".into(),
             source: denied(),
+        },
+        BindingError::Refused {
+            setting: Setting::Override(device),
+            call: "echo x > driver_override".into(),
+            source: io::Error::from(io::ErrorKind::ReadOnlyFilesystem),
         },
         BindingError::Unchanged {
             setting: pages(),

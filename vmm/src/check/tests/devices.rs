@@ -207,6 +207,11 @@ fn resets_links_and_nodes() {
         host.without(NIC.address, "reset_method").file("/proc/sys/kernel/osrelease", "5.14.0");
     });
     assert_eq!(old.severity, Severity::Unknown);
+    // The kernel lists a bus reset of the first function of a card, and refuses it.
+    let first = fault(Code::ResetNone, |host| {
+        host.of(NIC.address, "reset_method", "bus").device(neighbour("0000:41:00.1", 15, ""));
+    });
+    warns(&first, "no way to reset", "what else is on its bus", "give the guest 0000:41:00.1 too");
     let link = fault(Code::LinkReduced, |host| {
         host.of(NIC.address, "current_link_speed", "2.5 GT/s PCIe");
     });

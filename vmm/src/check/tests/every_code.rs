@@ -3,7 +3,7 @@
 use super::*;
 use crate::advice::Kind;
 use crate::config::CpuChoice;
-use crate::host::{IdSet, Unfit};
+use crate::host::{IdSet, KvmAnswer, Unfit};
 
 const POOL: &str = "/sys/devices/system/node/node1/hugepages/hugepages-1048576kB";
 
@@ -244,6 +244,8 @@ fn faulty(code: Code) -> Option<(Facts, Config)> {
         | Code::BelongsToRun
         | Code::SettingUnreadable
         | Code::SettingRefused
+        | Code::FileSizeLow
+        | Code::AddressLimitLow
         | Code::SettingUnchanged
         | Code::SettingGone
         | Code::NotRestored
@@ -298,6 +300,7 @@ fn every_code_has_a_pass() {
         );
     });
     (open.host.kvm, open.host.vfio) = (Access::Granted, Access::Granted);
+    open.host.kvm_answer = KvmAnswer::Works;
     open.host.group_files.insert(14, Access::Granted);
     let reports = [config("1G", 2048), config("4K", 512)];
     let reports = reports.map(|config| Report::new(&open, Some(&config)));

@@ -20,6 +20,73 @@ fn virtualization_off_in_the_firmware() {
     fails(&nested, "neither", "/proc/cpuinfo", "let its hypervisor nest");
 }
 
+/// KVM's own answer outranks the flags, and they explain it.
+#[test]
+fn kvm_itself_is_asked() {
+    let answer = |text: &'static str, flags: &'static str| {
+        facts(|host| {
+            host.file("/dev/kvm", text)
+                .file("/proc/cpuinfo", &format!("vendor_id\t: GenuineIntel\nflags\t\t: {flags}"));
+        })
+    };
+    let severity = |facts: &Facts, code: Code| {
+        let report = Report::new(facts, Some(&config("1G", 2048)));
+        report.findings.iter().find(|f| f.code == code).expect("a finding").severity
+    };
+    // A paravirtual host has neither flag.
+    let paravirtual = answer("makes virtual machines", "fpu hypervisor");
+    assert_eq!(severity(&paravirtual, Code::CpuNoVirt), Severity::Pass);
+    assert_eq!(severity(&paravirtual, Code::KvmUnavailable), Severity::Pass);
+    // Nor does a line of the log count then.
+    let said = facts(|host| {
+        host.file("/dev/kvm", "makes virtual machines")
+            .file("/var/log/dmesg", "kvm: disabled by bios");
+    });
+    assert_eq!(severity(&said, Code::CpuNoVirt), Severity::Pass);
+
+    let busy = answer("Device or resource busy (os error 16)", "fpu vmx");
+    let finding = of_facts(Code::KvmUnavailable, &busy);
+    fails(&finding, "no virtual machine: Device or resource busy", "/dev/kvm", "VirtualBox");
+    let off = answer("Operation not supported (os error 95)", "fpu");
+    let finding = of_facts(Code::KvmUnavailable, &off);
+    fails(&finding, "Operation not supported", "/dev/kvm", "VT-x");
+    let missing = of_facts(Code::KvmUnavailable, &answer("missing", "fpu vmx"));
+    fails(&missing, "does not exist", "/dev/kvm", "modprobe kvm_intel");
+}
+
+/// What is not on a command line that was not seen may be there.
+#[test]
+fn a_command_line_that_was_not_seen_lacks_nothing() {
+    let ways: [fn(&mut Fixture); 2] = [
+        |host| _ = host.remove("/proc/cmdline"),
+        // As tar makes them.
+        |host| _ = host.file("/proc/cmdline", ""),
+    ];
+    for unseen in ways {
+        let off = fault(Code::IommuOff, |host| {
+            host.remove("/sys/class/iommu");
+            unseen(host);
+        });
+        assert!(off.remedy[0].contains("(/proc/cmdline) was not seen"), "{off:#?}");
+        assert!(off.remedy[0].contains("`intel_iommu=on iommu=pt` already"), "{off:#?}");
+        assert!(off.remedy.iter().any(|step| step.contains("dmesg")), "{off:#?}");
+        let pages = facts(|host| {
+            unseen(host);
+        });
+        let pages = of_machine(Code::HugepagesShort, &pages, &config("1G", 32 << 10));
+        assert!(pages.remedy.iter().any(|step| step.contains("was not seen")), "{pages:#?}");
+        let kept = fault(Code::DeviceTakenBack, |host| {
+            host.remove("/etc/modprobe.d/vfio.conf");
+            unseen(host);
+        });
+        assert_eq!(kept.severity, Severity::Unknown, "{kept:#?}");
+    }
+    let seen = fault(Code::IommuOff, |host| {
+        host.remove("/sys/class/iommu").file("/proc/cmdline", "quiet");
+    });
+    assert!(seen.remedy[0].starts_with("add `intel_iommu=on"), "{seen:#?}");
+}
+
 #[test]
 fn iommu_absent_or_off() {
     let off = |host: &mut Fixture, cmdline: &str| {

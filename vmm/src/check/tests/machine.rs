@@ -77,6 +77,11 @@ fn limits_are_those_of_the_machine() {
         "limits",
         "LimitMEMLOCK=2147483648",
     );
+    // As it is, however small.
+    let memlock = fault(Code::MemlockLow, |host| {
+        host.file("/proc/self/limits", &limits("16384", "1024"));
+    });
+    fails(&memlock, "RLIMIT_MEMLOCK is 16 KiB", "limits", "ulimit -l");
     let files = fault(Code::FilesLow, |host| {
         host.file("/proc/self/limits", &limits("unlimited", "64"));
     });

@@ -1,6 +1,7 @@
 //! The guest's serial console, and the terminal or the file behind it.
 
 mod output;
+mod panic_line;
 mod serial_console;
 mod terminal;
 
@@ -51,8 +52,8 @@ impl Console {
     pub fn open(plan: &ConsolePlan, keyboard: Option<Keyboard>) -> Result<Self, ConsoleError> {
         let output = match plan {
             ConsolePlan::Stdio => Output::stdout().map_err(ConsoleError::Output)?,
-            ConsolePlan::File(path) => Output::from(create(path)?),
-            ConsolePlan::Off => Output::new(Box::new(io::sink())),
+            ConsolePlan::File(path) => Output::file(create(path)?, path),
+            ConsolePlan::Off => Output::new(Box::new(io::sink()), "nothing"),
         };
         let input = keyboard.map(|Keyboard(terminal)| {
             terminal.as_ref().map_or(Ok(()), Terminal::make_raw)?;

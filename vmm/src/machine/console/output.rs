@@ -8,7 +8,10 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::panic_line::PanicLine;
 
 /// The bytes that the serial port has sent and that are not written yet. It holds what the vCPUs
 /// have written by their last instruction each: none runs on before its bytes are gone.
@@ -40,6 +43,10 @@ pub struct Output {
 
 struct Sink {
     out: Box<dyn Write + Send>,
+    /// What it is, for the operator.
+    name: String,
+    /// What is looked for in the bytes.
+    panic: PanicLine,
     /// Bytes on their way; empty between two writes.
     carried: Vec<u8>,
     /// It was said that nothing can be written any more.
@@ -47,9 +54,10 @@ struct Sink {
 }
 
 impl Output {
-    /// Writes to `out`.
-    pub fn new(out: Box<dyn Write + Send>) -> Self {
-        let sink = Sink { out, carried: Vec::new(), failed: false };
+    /// Writes to `out`, which messages call `name`.
+    pub fn new(out: Box<dyn Write + Send>, name: impl Into<String>) -> Self {
+        let (name, panic) = (name.into(), PanicLine::default());
+        let sink = Sink { out, name, panic, carried: Vec::new(), failed: false };
         Self { queue: Queue::default(), sink: Mutex::new(sink) }
     }
 
@@ -59,7 +67,17 @@ impl Output {
     /// Standard output is closed.
     pub fn stdout() -> io::Result<Self> {
         let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-        Ok(Self::new(Box::new(Unbuffered(file))))
+        Ok(Self::new(Box::new(Unbuffered(file)), "standard output"))
+    }
+
+    /// Writes to a file, whose name is `path`.
+    pub fn file(file: File, path: &Path) -> Self {
+        Self::new(Box::new(Unbuffered(file)), path.display().to_string())
+    }
+
+    /// Whether the last that was printed is a kernel's panic.
+    pub fn tells_of_panic(&self) -> bool {
+        lock(&self.sink).panic.is_recent()
     }
 
     /// Where the serial port puts what it sends.
@@ -74,24 +92,19 @@ impl Output {
             return;
         }
         let mut sink = lock(&self.sink);
-        let Sink { out, carried, failed } = &mut *sink;
+        let Sink { out, name, panic, carried, failed } = &mut *sink;
         std::mem::swap(carried, &mut *lock(&self.queue.0));
+        panic.read(carried);
         let written = out.write_all(carried);
         carried.clear();
         match written {
             // The machine ends, and says so itself.
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
             Err(error) if !std::mem::replace(failed, true) => {
-                log::warn!("the console cannot be written: {error}");
+                log::warn!("the console cannot be written ({name}): {error}");
             }
             _ => {}
         }
-    }
-}
-
-impl From<File> for Output {
-    fn from(file: File) -> Self {
-        Self::new(Box::new(Unbuffered(file)))
     }
 }
 
@@ -130,7 +143,7 @@ mod tests {
 
     fn pipe() -> (io::PipeReader, Output) {
         let (reader, writer) = io::pipe().expect("a pipe");
-        (reader, Output::from(File::from(OwnedFd::from(writer))))
+        (reader, Output::file(File::from(OwnedFd::from(writer)), Path::new("/tmp/pipe")))
     }
 
     /// Kicks `thread` until it ends, which it must within 10 s.
@@ -172,6 +185,7 @@ mod tests {
     fn a_reader_that_has_gone_does_not_stop_the_guest() {
         let (reader, output) = pipe();
         drop(reader);
+        assert_eq!(lock(&output.sink).name, "/tmp/pipe", "what the warning names");
         for _ in 0..2 {
             output.queue().write_all(b"x").expect("a queue takes all");
             output.flush();

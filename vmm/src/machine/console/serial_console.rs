@@ -52,6 +52,12 @@ impl SerialConsole {
         self.port().input(bytes)
     }
 
+    /// Whether the last that the guest printed is a kernel's panic. Waits for the console's reader,
+    /// as a write does.
+    pub fn tells_of_panic(&self) -> bool {
+        self.output.tells_of_panic()
+    }
+
     /// Rung when a guest has read the last byte of input.
     pub fn drained(&self) -> &EventFd {
         &self.drained
@@ -96,7 +102,7 @@ mod tests {
     fn a_stalled_reader_leaves_the_port_to_others() {
         crate::machine::kick::prepare().expect("a handler can be installed");
         let (reader, writer) = io::pipe().expect("a pipe");
-        let output = Output::from(File::from(OwnedFd::from(writer)));
+        let output = Output::file(File::from(OwnedFd::from(writer)), std::path::Path::new("pipe"));
         let console = Arc::new(SerialConsole::new(eventfd(), output).expect("a console"));
         let (wrote, progress) = mpsc::channel();
         let vcpu = {
@@ -133,8 +139,8 @@ mod tests {
 
     #[test]
     fn a_port_that_runs_out_of_input_says_so_once() {
-        let console =
-            SerialConsole::new(eventfd(), Output::new(Box::new(io::sink()))).expect("a console");
+        let console = SerialConsole::new(eventfd(), Output::new(Box::new(io::sink()), "nothing"))
+            .expect("a console");
         let read = || {
             let mut byte = [0];
             console.read(DATA, &mut byte);

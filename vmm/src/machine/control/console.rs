@@ -143,7 +143,7 @@ mod tests {
 
     fn serial() -> SerialConsole {
         let irq = EventFd::new(EFD_NONBLOCK).expect("an eventfd");
-        SerialConsole::new(irq, Output::new(Box::new(io::sink()))).expect("a console")
+        SerialConsole::new(irq, Output::new(Box::new(io::sink()), "nothing")).expect("a console")
     }
 
     /// What the guest finds in its port, to the last byte.

@@ -104,7 +104,7 @@ fn signal(fd: &Option<EventFd>) {
 fn errors_follow_their_policy_and_are_seen_again() {
     for (policy, exit) in [
         (OnError::Stop, Some(Exit::DeviceLost)),
-        (OnError::Reset, Some(Exit::Reset)),
+        (OnError::Reset, Some(Exit::ErrorReset)),
         (OnError::Log, None),
     ] {
         let mut watch = watch(policy, OnRemoval::Stop);

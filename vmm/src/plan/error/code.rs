@@ -17,7 +17,7 @@ impl PlanError {
             Self::CommandLineTooLong { .. } => Code::CmdlineLong,
             Self::MemoryTooSmall { .. } => Code::GuestMemorySmall,
             Self::NoVirtualization => Code::CpuNoVirt,
-            Self::Kvm { .. } => Code::KvmUnavailable,
+            Self::Kvm { .. } | Self::KvmRefuses { .. } => Code::KvmUnavailable,
             Self::NoSuchDevice { .. } => Code::DeviceAbsent,
             Self::Bridge { .. } => Code::DeviceBridge,
             Self::NoIommu => Code::IommuAbsent,
@@ -25,6 +25,7 @@ impl PlanError {
             Self::NotBehindIommu { .. } => Code::DeviceNoIommu,
             Self::NotBound { .. } => Code::DeviceNotBound,
             Self::InUse { .. } | Self::HasVirtualFunctions { .. } => Code::DeviceInUse,
+            Self::NoReset { .. } => Code::ResetNone,
             Self::NotVirtual { .. } => Code::DeviceNotVirtual,
             Self::NoFreeVf { .. } => Code::VfNoneFree,
             Self::VariableUnset { .. }
@@ -62,6 +63,7 @@ impl PlanError {
             Self::WindowFull { .. } => Code::BarWindowFull,
             Self::MemlockLimit { .. } => Code::MemlockLow,
             Self::OpenFilesLimit { .. } => Code::FilesLow,
+            Self::SizeLimit { resource, .. } => resource.code(),
         }
     }
 }

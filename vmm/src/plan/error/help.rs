@@ -61,6 +61,14 @@ impl PlanError {
             Self::NotVirtual { .. } => {
                 one("leave these fields out, or name a virtual function".to_owned())?
             }
+            Self::NoReset { others, .. } => {
+                let mut steps = device::no_reset(others);
+                steps.push(
+                    "or, for guests that trust each other, set its \"reset\" to \"best\""
+                        .to_owned(),
+                );
+                steps
+            }
             Self::NoFreeVf { exists: false, .. } => binding::absent(&[]),
             Self::NoFreeVf { physical, count, obstacles, .. } => {
                 let mut steps: Vec<String> = obstacles.iter().take(MOST_LISTED).cloned().collect();
@@ -95,6 +103,7 @@ impl PlanError {
     /// Device files.
     fn files(&self, host: &HostProfile) -> Option<Steps> {
         Some(match self {
+            Self::KvmRefuses { .. } => cpu::refusal(host),
             Self::Kvm { .. } => cpu::kvm(host, ModuleState::Unknown),
             Self::Vfio { access } => vfio::shared_file(host, IommuBackend::Container, access),
             Self::Group { group, access, .. } => vfio::file(host, &group_file(*group), access),
@@ -119,8 +128,20 @@ impl PlanError {
                 "leave out the devices of all nodes but one".to_owned(),
                 "or set placement.several_nodes to \"split\" or \"majority\"".to_owned(),
             ],
-            Self::TooFewCpus { cpus, isolated, elsewhere, whole_cores, only_isolated, .. } => {
-                fewer_vcpus(cpus, isolated, elsewhere, *whole_cores, *only_isolated)
+            Self::TooFewCpus {
+                vcpus,
+                cpus,
+                isolated,
+                elsewhere,
+                whole_cores,
+                only_isolated,
+                ..
+            } => {
+                // What does not have enough is no way out.
+                let enough = |set: &IdSet| Some(set.clone()).filter(|set| set.len() >= *vcpus);
+                let elsewhere = enough(elsewhere).unwrap_or_else(|| cpus.clone());
+                let isolated = enough(isolated).unwrap_or_default();
+                fewer_vcpus(cpus, &isolated, &elsewhere, *whole_cores, *only_isolated)
             }
             Self::CpuCount { vcpus, .. } => one(format!(
                 "name {vcpus} CPUs in placement.cpus, one per vCPU, or set it to \"auto\""
@@ -172,6 +193,7 @@ impl PlanError {
             }
             Self::MemlockLimit { need, .. } => limits::locked_memory(host, *need),
             Self::OpenFilesLimit { need, .. } => limits::open_files(host, *need),
+            Self::SizeLimit { resource, need, .. } => limits::size(host, *resource, *need),
             _ => return None,
         })
     }

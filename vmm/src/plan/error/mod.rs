@@ -12,7 +12,7 @@ use berth_devices::vfio::IommuBackend;
 
 use super::text::{Bytes, list, range};
 use crate::advice::Steps;
-use crate::advice::limits::CgroupResource;
+use crate::advice::limits::{CgroupResource, SizeLimit};
 use crate::host::{Access, CgroupLimit, FileState, HostProfile, HostUse, IdSet, Unfit};
 use crate::units::PageSize;
 use words::{by, elsewhere, have, of, what, which};
@@ -49,6 +49,9 @@ pub enum PlanError {
     /// KVM cannot be used.
     #[error("/dev/kvm {access}")]
     Kvm { access: Access },
+    /// KVM makes no virtual machine.
+    #[error("/dev/kvm opens, and KVM makes no virtual machine: {reason}")]
+    KvmRefuses { reason: String },
 
     /// A device of the config is not there.
     #[error("there is no PCI function {device} on this host")]
@@ -82,6 +85,9 @@ pub enum PlanError {
         "{device} is no virtual function, and only these have mac, vlan, trust and spoof_check"
     )]
     NotVirtual { device: Bdf },
+    /// A device that has to be reset cannot be.
+    #[error("{device} has no reset, and \"reset\": \"required\" asks for one")]
+    NoReset { device: Bdf, others: Vec<Bdf> },
     /// No virtual function is free.
     #[error("none of the {count} VFs of {physical} is free")]
     NoFreeVf { physical: Bdf, exists: bool, count: usize, obstacles: Vec<String> },
@@ -223,6 +229,9 @@ pub enum PlanError {
     /// Not enough files may be open.
     #[error("up to {need} files are open at once, and RLIMIT_NOFILE is {limit}")]
     OpenFilesLimit { need: u64, limit: u64 },
+    /// A size that the machine needs is more than the process may have.
+    #[error("{} {need}, and {} is {limit}", resource.consumer(), resource.name(), need = Bytes(*need), limit = Bytes(*limit))]
+    SizeLimit { resource: SizeLimit, need: u64, limit: u64 },
 }
 
 /// Why there is no plan, with what to do about it on that host.

@@ -10,7 +10,7 @@ use super::concessions::Concessions;
 use super::slots::{Hierarchy, Slot};
 use super::windows::{Arrangement, Block, Decoder, Placed, SlotPlace, Window};
 use super::{BarPlan, FunctionPlan, PciPlan, PortPlan, RomPlan, RootPlan};
-use crate::config::OnRemoval;
+use crate::config::{DeviceReset, OnRemoval};
 use crate::host::{HostBar, HostProfile};
 
 /// The window that is too small.
@@ -149,7 +149,8 @@ impl Layout {
                         resteer: device.resteer,
                         interrupt_cpus: device.interrupt_cpus.clone(),
                         reset: device.reset,
-                        reset_alone: device.alone(),
+                        reset_alone: device.reset_alone,
+                        reset_required: device.demand == DeviceReset::Required,
                         on_error: device.on_error,
                         on_removal: self.on_removal(slot, device, notes),
                     },

@@ -102,8 +102,11 @@ pub struct FunctionPlan {
     pub resteer: bool,
     /// How it is reset.
     pub reset: ResetMethod,
-    /// The same without its siblings: for when the host refuses a hot reset of them all.
+    /// The same without the others of its bus: for when the host refuses a hot reset of them all.
     pub reset_alone: ResetMethod,
+    /// There is no machine unless it is reset when the machine starts.
+    #[serde(skip_serializing_if = "is_false")]
+    pub reset_required: bool,
     /// What follows when it reports an uncorrectable error.
     pub on_error: OnError,
     /// What follows when the host wants it back.
@@ -159,6 +162,19 @@ impl PciPlan {
         let of_device = self.functions.iter().filter(|f| f.guest.slot() == guest.slot());
         of_device.count() > 1
     }
+
+    /// Whether all that a hot reset of `function` hits of the guest's is behind the same port, by
+    /// which the guest may cause it then.
+    pub fn is_bus_behind_one_port(&self, function: &FunctionPlan) -> bool {
+        let bus = |bdf: Bdf| (bdf.domain(), bdf.bus());
+        let mut together = self.functions.iter().filter(|f| bus(f.host) == bus(function.host));
+        together.all(|other| other.guest.bus() == function.guest.bus())
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl From<&BarPlan> for BarSpec {

@@ -11,7 +11,7 @@ use crate::host::memory::Pool;
 use crate::host::{
     Access, Cgroup, CommandLine, CpuVendor, Cpus, Depth, FileFacts, FileState, Functions, HostBar,
     HostFunction, HostProfile, IdSet, Iommu, IommuGroup, KernelFacts, KernelFormat, KernelLog,
-    LinuxVersion, Memory, Node, PciFunction, Process, System,
+    KvmAnswer, LinuxVersion, Memory, Node, PciFunction, Process, System,
 };
 use crate::units::{PageSize, Seen};
 
@@ -154,6 +154,9 @@ pub(super) fn host(cpus: Cpus, memory: Memory) -> HostProfile {
             nodes: memory.nodes.keys().copied().collect(),
             memlock: Some(8 << 20),
             open_files: Some(524_288),
+            file_size: None,
+            address_space: None,
+            cpu_time: None,
             capabilities: u64::MAX,
         },
         iommu: Iommu {
@@ -167,9 +170,10 @@ pub(super) fn host(cpus: Cpus, memory: Memory) -> HostProfile {
         },
         machines: Vec::new(),
         irqbalance: Seen::No,
-        system: System::default(),
+        system: System { id: "linux".to_owned(), ..System::default() },
         log: KernelLog::default(),
         command_line: CommandLine::from("quiet"),
+        kvm_answer: KvmAnswer::Unknown,
         functions: Functions { vfio_pci: true, ..Functions::default() },
         environment: BTreeMap::new(),
         kvm: Access::Granted,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use berth_devices::pci::BarKind;
+use berth_devices::vfio::ResetMethod;
 use serde_json::{Value, json};
 
 use super::hosts::{function, member, server};
@@ -11,7 +12,7 @@ use crate::host::iommu::ReservedRegion;
 use crate::host::memory::Pool;
 use crate::host::{
     Access, CgroupLimit, CommandLine, Container, CpuVendor, FileState, Holder, HostFunction,
-    HostProfile, HostUse, IdSet, KernelFacts, KernelFormat, Sriov, Unfit,
+    HostProfile, HostUse, IdSet, KernelFacts, KernelFormat, KvmAnswer, Sriov, Unfit,
 };
 use crate::plan::{Plan, PlanError};
 use crate::units::{Failure, PageSize, variants};
@@ -26,6 +27,7 @@ variants!(PlanError:
     CommandLineTooLong
     MemoryTooSmall
     NoVirtualization
+    KvmRefuses
     Kvm
     NoSuchDevice
     Bridge
@@ -35,6 +37,7 @@ variants!(PlanError:
     NotBound
     InUse
     HasVirtualFunctions
+    NoReset
     NotVirtual
     NoFreeVf
     VariableUnset
@@ -68,6 +71,7 @@ variants!(PlanError:
     WindowFull
     MemlockLimit
     OpenFilesLimit
+    SizeLimit
 );
 
 /// A refusal: its name, fields of the config that differ, and what differs on the host.
@@ -130,6 +134,10 @@ fn refusals() -> Vec<Case> {
         ),
         ("KVM not loaded", none(), |host| host.kvm = Access::Missing),
         ("KVM denied", none(), |host| host.kvm = Access::Denied),
+        ("KVM makes no machine", none(), |host| {
+            host.kvm_answer =
+                KvmAnswer::Refused("Device or resource busy (os error 16)".to_owned());
+        }),
         ("no virtualization", none(), |host| {
             host.kvm = Access::Missing;
             host.cpus.virtualization = Some(false);
@@ -264,6 +272,13 @@ fn refusals() -> Vec<Case> {
             device_file(host, Access::Granted);
             host.iommu.interrupt_remapping = Some(false);
         }),
+        ("no reset where one is required", required(), |host| {
+            function(host, "0000:41:00.0").reset_methods.clear();
+            function(host, "0000:41:00.0").link = None;
+        }),
+        ("a hot reset would hit others where one is required", required(), |host| {
+            function(host, "0000:41:00.0").reset_methods = vec![ResetMethod::Bus];
+        }),
         ("no such node", json!({ "placement": { "node": 7 } }), |_| ()),
         ("node without memory", json!({ "placement": { "node": 1 } }), |host| {
             host.memory.nodes.get_mut(&1).expect("node 1").total = 0;
@@ -272,6 +287,7 @@ fn refusals() -> Vec<Case> {
             host.process.nodes = IdSet::from_iter([0]);
         }),
         ("more vCPUs than CPUs", json!({ "vcpus": 9 }), |_| ()),
+        ("more vCPUs than the whole host has CPUs", json!({ "vcpus": 64 }), |_| ()),
         ("CPUs isolated", json!({ "vcpus": 4 }), |host| {
             host.cpus.isolated = IdSet::from_iter([5, 6, 7, 13, 14, 15]);
             host.process.cpus = host.process.cpus.difference(&host.cpus.isolated);
@@ -325,10 +341,20 @@ fn refusals() -> Vec<Case> {
             host.process.capabilities = 0;
             host.process.memlock = Some(8 << 20);
         }),
+        ("file size limited", none(), |host| {
+            host.process.file_size = Some(1_024_000);
+        }),
+        ("address space limited", none(), |host| {
+            host.process.address_space = Some(1 << 30);
+        }),
         ("open files limited", none(), |host| {
             host.process.open_files = Some(64);
         }),
     ]
+}
+
+fn required() -> Value {
+    json!({ "devices": [{ "address": "41:00.0", "reset": "required" }] })
 }
 
 fn devices(devices: Value) -> Value {

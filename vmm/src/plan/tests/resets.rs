@@ -3,7 +3,7 @@
 use berth_devices::vfio::ResetMethod::{self, Bus, Flr, Hot, Pm};
 use serde_json::{Value, json};
 
-use super::hosts::{assign, bdf, function, igb, server};
+use super::hosts::{assign, bdf, found, function, igb, server};
 use super::plan;
 use crate::config::{OnError, OnRemoval};
 use crate::host::HostProfile;
@@ -68,8 +68,10 @@ fn a_part_of_a_card_leaves_the_others_alone() {
     assert_eq!(resets(&plan), [(Pm, Pm)]);
     assert_eq!(
         super::notes(&plan),
-        ["0000:43:00.1 has no better reset than a PM reset; a hot reset would hit 0000:43:00.0, \
-          not assigned to this guest"]
+        [
+            "0000:43:00.1 has no better reset than a PM reset, over which some devices keep state; a hot reset would hit 0000:43:00.0, \
+          not assigned to this guest"
+        ]
     );
     let plan = with(&card([&[Bus], &[]]), &BOTH[1..]);
     assert_eq!(resets(&plan), [(ResetMethod::None, ResetMethod::None)]);
@@ -106,6 +108,107 @@ fn a_function_alone_on_its_bus_has_what_the_kernel_found() {
         super::notes(&plan),
         ["0000:42:10.0 has no reset: the guest finds it as its last user left it"]
     );
+}
+
+/// A conventional bus behind a bridge, with functions of one group. The first was alone when the
+/// kernel looked for its resets.
+fn conventional_bus(methods: [&[ResetMethod]; 3]) -> HostProfile {
+    let mut host = server();
+    for (device, methods) in (1..).zip(methods) {
+        let address = format!("0000:44:{device:02x}.0");
+        let function = crate::host::PciFunction {
+            reset_methods: methods.to_vec(),
+            link: None,
+            ..igb(Some(1), 20)
+        };
+        assign(&mut host, vec![(&address, function)]);
+        found(&mut host, &address).path = vec![bdf("40:01.0"), bdf("43:00.0")];
+    }
+    let all = (1..=3).map(|device| bdf(&format!("44:{device:02x}.0")));
+    host.functions.groups.entry(20).or_default().members = all.collect();
+    host
+}
+
+const CONVENTIONAL: [&str; 3] = ["44:01.0", "44:02.0", "44:03.0"];
+
+#[test]
+fn the_first_function_of_a_bus_is_not_promised_the_bus_reset_that_the_kernel_lists() {
+    let mut host = conventional_bus([&[Bus], &[], &[]]);
+    function(&mut host, "0000:44:02.0").driver = None;
+    let plan = with(&host, &CONVENTIONAL[..1]);
+    assert_eq!(resets(&plan), [(ResetMethod::None, ResetMethod::None)]);
+    assert_eq!(
+        super::notes(&plan),
+        ["0000:44:01.0 has no reset: the guest finds it as its last user left it; a hot reset \
+          would hit 0000:44:02.0, not assigned to this guest"]
+    );
+    // Of a PCI Express card alike.
+    let plan = with(&card([&[Bus], &[]]), &BOTH[..1]);
+    assert_eq!(resets(&plan), [(ResetMethod::None, ResetMethod::None)]);
+    assert_eq!(resets(&with(&card([&[Pm, Bus], &[Pm]]), &BOTH[..1])), [(Pm, Pm)]);
+}
+
+#[test]
+fn a_conventional_bus_that_is_wholly_the_guests_is_reset_hot() {
+    let none = ResetMethod::None;
+    let host = conventional_bus([&[Bus], &[], &[]]);
+    let plan = with(&host, &CONVENTIONAL);
+    assert_eq!(resets(&plan), [(Hot, none); 3]);
+    assert!(plan.notes.is_empty());
+    // The others are of the same group, and idle in VFIO's hands.
+    assert_eq!(resets(&with(&host, &CONVENTIONAL[1..2])), [(Hot, none)]);
+    // One that can reset itself is hit with the others.
+    let host = conventional_bus([&[ResetMethod::AfFlr, Bus], &[], &[Pm]]);
+    let af = ResetMethod::AfFlr;
+    assert_eq!(resets(&with(&host, &CONVENTIONAL)), [(Hot, af), (Hot, none), (Hot, Pm)]);
+    let host = conventional_bus([&[ResetMethod::AfFlr, Bus], &[af], &[af]]);
+    assert_eq!(resets(&with(&host, &CONVENTIONAL)), [(af, af); 3]);
+}
+
+#[test]
+fn a_bridge_on_the_bus_and_a_root_bus_allow_no_hot_reset() {
+    let mut host = conventional_bus([&[Bus], &[], &[]]);
+    function(&mut host, "0000:44:03.0").class = 0x06_0400;
+    let plan = with(&host, &CONVENTIONAL[..2]);
+    assert_eq!(resets(&plan), [(ResetMethod::None, ResetMethod::None); 2]);
+    assert!(super::notes(&plan)[0].contains("would hit 0000:44:03.0"), "{:?}", plan.notes);
+
+    let mut host = conventional_bus([&[Pm], &[], &[]]);
+    for address in CONVENTIONAL {
+        found(&mut host, &format!("0000:{address}")).path.clear();
+    }
+    let plan = with(&host, &CONVENTIONAL);
+    let none = ResetMethod::None;
+    assert_eq!(resets(&plan), [(Pm, Pm), (none, none), (none, none)]);
+    assert!(super::notes(&plan).iter().all(|note| !note.contains("hot reset")), "{:?}", plan.notes);
+}
+
+/// A guest causes a hot reset by a port, and hits what is behind others by it.
+#[test]
+fn a_hot_reset_is_for_a_port_that_has_the_whole_bus() {
+    let mut host = card([&[Pm, Bus], &[Pm]]);
+    let plan = with(&host, &BOTH);
+    let behind_one = |plan: &Plan| {
+        plan.pci.functions.iter().map(|f| plan.pci.is_bus_behind_one_port(f)).collect::<Vec<_>>()
+    };
+    assert_eq!(behind_one(&plan), [true, true]);
+    // Functions beyond the eighth have another device number (ARI), and another port in the guest.
+    let far = crate::host::PciFunction { reset_methods: vec![Pm], ..igb(Some(1), 22) };
+    assign(&mut host, vec![("0000:43:01.0", far)]);
+    let plan = with(&host, &["43:00.0", "43:00.1", "43:01.0"]);
+    assert_eq!(resets(&plan), [(Hot, Pm); 3]);
+    assert_eq!(behind_one(&plan), [false; 3]);
+}
+
+#[test]
+fn lists_and_checks_name_the_way_that_a_plan_would_take() {
+    let host = conventional_bus([&[Bus], &[], &[]]);
+    for address in CONVENTIONAL {
+        assert_eq!(host.functions.resets_with_group(bdf(address)).ways, [Hot], "{address}");
+    }
+    let host = card([&[Pm, Bus], &[Pm]]);
+    let first = host.functions.resets_with_group(bdf("43:00.0"));
+    assert_eq!((first.ways, first.others), (vec![Pm], vec![bdf("43:00.1")]));
 }
 
 #[test]

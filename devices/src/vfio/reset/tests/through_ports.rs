@@ -107,6 +107,10 @@ const POWER: u64 = 0x80;
 
 impl Card {
     fn new(method: ResetMethod, hot_plug: bool) -> Self {
+        Self::with(hot_plug, |reset| FunctionReset { method, ..reset })
+    }
+
+    fn with(hot_plug: bool, reset: impl Fn(FunctionReset) -> FunctionReset) -> Self {
         let journal = Journal::default();
         let port = Arc::new(FakePort::new(&journal));
         let routes = Arc::new(BarRoutes::new(WINDOWS.to_vec()));
@@ -128,7 +132,7 @@ impl Card {
             Wiring { port: port.clone(), router, routes: routes.clone(), peers: PeerAccess::Alone };
         let (mut slots, mut devices) = (8.., Vec::new());
         let affected: Vec<_> = [0, 1]
-            .map(|function| Affected { bdf: host(function), held: true })
+            .map(|function| Affected { bdf: host(function), held: true, is_bound: true })
             .into_iter()
             .collect();
         let functions: Vec<(GuestBdf, Box<dyn PciFunction>)> = (0u64..)
@@ -144,11 +148,11 @@ impl Card {
                     multi_function: true,
                     intx_gsi: None,
                     rom: None,
-                    reset: FunctionReset {
+                    reset: reset(FunctionReset {
                         host: host(bdf.function()),
-                        method,
                         alone: ResetMethod::Pm,
-                    },
+                        ..RESET
+                    }),
                 };
                 let device = Box::new(device);
                 let function = VfioFunction::new(device, &place, &mut slots, wiring.clone());
@@ -252,7 +256,7 @@ fn a_port_reset_that_failed_is_tried_again_at_the_end() {
     let card = Card::new(ResetMethod::Flr, false);
     card.devices[0].refuse_reset(libc::EAGAIN);
     card.set(LINK_CONTROL, 0x10);
-    assert_eq!(card.take(), [vec![off()], vec![off(), VfioCall::Reset]]);
+    assert_eq!(card.take(), [vec![off(), off()], vec![off(), VfioCall::Reset]], "off for sure");
     card.devices[0].allow_reset();
     card.segment.shut_down();
     assert_eq!(card.take(), [vec![VfioCall::Reset], vec![]]);
@@ -287,7 +291,7 @@ fn a_reset_that_fails_ends_nothing() {
     let Card { segment, devices, .. } = card;
     segment.shut_down();
     drop(segment);
-    assert_eq!(devices[0].take(), [off()]);
+    assert_eq!(devices[0].take(), [off(), off()]);
     assert_eq!(devices[1].take(), [off(), VfioCall::Reset]);
 }
 
@@ -304,18 +308,34 @@ fn a_sleeping_port_hides_what_is_behind_it_unchanged() {
 }
 
 #[test]
-fn a_reset_that_would_hit_others_is_not_done() {
-    let (device, log) = FakeDevice::new(profile(&Offers::default()), &Journal::default());
-    let hot = |alone| FunctionReset { host: host(0), method: ResetMethod::Hot, alone };
-    let confirmed = |alone| hot(alone).confirmed(&device).method;
-    assert_eq!(confirmed(ResetMethod::Pm), ResetMethod::Pm, "none at all");
-    let affected =
-        |held| vec![Affected { bdf: host(0), held: true }, Affected { bdf: host(1), held }];
-    log.set_affected(affected(false));
-    assert_eq!(confirmed(ResetMethod::None), ResetMethod::None);
-    log.set_affected(affected(true));
-    assert_eq!(confirmed(ResetMethod::Pm), ResetMethod::Hot);
-    assert_eq!(RESET.confirmed(&device), RESET);
+fn a_guest_cannot_reset_by_one_port_what_it_has_behind_another() {
+    let card = Card::with(false, |reset| FunctionReset {
+        method: ResetMethod::Hot,
+        hot_at_port: false,
+        ..reset
+    });
+    card.set(LINK_CONTROL, 0x10);
+    assert_eq!(card.take(), [0, 1].map(|_| vec![off(), VfioCall::Reset]));
+    card.set(LINK_CONTROL, 0);
+    card.take();
+    card.segment.shut_down();
+    assert_eq!(card.take(), [vec![off(), VfioCall::HotReset], vec![off()]]);
+}
+
+#[test]
+fn a_hot_reset_that_failed_is_tried_again_at_the_end() {
+    let card = Card::with(false, |reset| FunctionReset {
+        method: ResetMethod::Hot,
+        alone: ResetMethod::None,
+        ..reset
+    });
+    card.devices.iter().for_each(|device| device.refuse_reset(libc::EAGAIN));
+    card.set(LINK_CONTROL, 0x10);
+    // It is no bus master after a reset that failed either.
+    assert_eq!(card.take(), [0, 1].map(|_| vec![off(), off()]));
+    card.devices.iter().for_each(DeviceLog::allow_reset);
+    card.segment.shut_down();
+    assert_eq!(card.take(), [vec![VfioCall::HotReset], vec![]]);
 }
 
 #[test]
