@@ -15,6 +15,7 @@ mod endurance;
 mod errors;
 mod exit_codes;
 mod hostile;
+mod in_use;
 mod interrupts;
 mod lab_host;
 mod passthrough;

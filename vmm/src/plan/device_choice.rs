@@ -89,11 +89,20 @@ fn free(host: &HostProfile, physical: Bdf, taken: &BTreeSet<Bdf>) -> Result<Bdf,
         };
         Some((rank?, address))
     };
+    let obstacle = |(address, found): (Bdf, &HostFunction)| match host
+        .functions
+        .availability(address)
+    {
+        _ if taken.contains(&address) => format!("{address} is another device of this config"),
+        Availability::Ready if is_held(found) => format!("{address} is open in another process"),
+        verdict => format!("{address} {verdict}"),
+    };
     // The first of the best.
     let best = all().filter_map(rank).min_by_key(|(rank, _)| *rank);
     best.map(|(_, address)| address).ok_or_else(|| PlanError::NoFreeVf {
         physical,
         exists: host.functions.get(physical).is_some(),
         count: all().count(),
+        obstacles: all().map(obstacle).collect(),
     })
 }

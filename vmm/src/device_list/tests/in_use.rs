@@ -190,6 +190,13 @@ fn drives_are_claimed_in_many_ways() {
         (DRIVE, State::InUse, "which may be in the imported ZFS pool tank", &|host| {
             host.remove("/proc/self/mountinfo").file("/proc/spl/kstat/zfs/tank/state", "ONLINE");
         }),
+        // A path to a drive has no node of its own.
+        (DRIVE, State::Free, "", &|host| {
+            idle_drive(host);
+            let nvme = "/sys/devices/pci0000:00/0000:00:01.0/0000:01:00.0/nvme/nvme0";
+            host.link("/sys/class/block/nvme0c0n1", &format!("{nvme}/nvme0c0n1"))
+                .file(&format!("{nvme}/nvme0c0n1/hidden"), "1");
+        }),
         // The kernel says that no pool has it.
         (DRIVE, State::Free, "", &|host| {
             idle_drive(host);
@@ -256,6 +263,19 @@ fn the_consoles_own_devices_are_the_hosts() {
                 .file("/berth/in-use", "processes all");
         }),
     ]);
+}
+
+#[test]
+fn a_serial_ports_folder_is_no_function() {
+    check(&[(DRIVE, State::Free, "", &|host| {
+        idle_drive(host);
+        // That of bus 01 reads `00:01:0.0`.
+        let port = "../../devices/pnp0/00:01/00:01:0/00:01:0.0/tty/ttyS0";
+        host.link("/sys/dev/char/4:64", port)
+            .file("/proc/consoles", "ttyS0   -W- (EC   a)    4:64");
+        let open = "open /dev/ttyS0 4:64 1 init";
+        host.file("/berth/in-use", &format!("processes all\nunclaimed nvme0n1p1\n{open}"));
+    })]);
 }
 
 #[test]

@@ -222,8 +222,12 @@ fn has_no_interfaces(driver: &str) -> bool {
 /// The functions that a device's path in sysfs leads through: a controller has what the devices
 /// below it have, those of a PCI domain of its own included.
 fn functions_of(root: &Root, target: &Path) -> Vec<Bdf> {
+    // As the kernel writes them, with four digits of the domain or more: a serial port's own
+    // folder, such as `00:03:0.0`, reads like one (`serial_base_port_add` in the kernel's
+    // drivers/tty/serial/serial_base_bus.c).
+    let address = |part: &str| part.parse().ok().filter(|bdf: &Bdf| bdf.to_string() == part);
     let all = |path: &Path| -> Vec<Bdf> {
-        path.components().filter_map(|part| part.as_os_str().to_str()?.parse().ok()).collect()
+        path.components().filter_map(|part| address(part.as_os_str().to_str()?)).collect()
     };
     let functions = all(target);
     if !functions.is_empty() {

@@ -111,9 +111,7 @@ impl Storage {
 
     /// Whole disks below functions.
     pub(super) fn disks(&self, root: &Root) -> BTreeSet<String> {
-        let all = self.below.values().flatten();
-        let is_disk = |name: &&String| !root.exists(format!("{BLOCK}/{name}/partition"));
-        all.filter(is_disk).cloned().collect()
+        self.below.values().flatten().filter(|name| is_disk(root, name)).cloned().collect()
     }
 
     /// Whether a block device is below `function`.
@@ -141,7 +139,7 @@ impl Storage {
         if !uses.is_empty() {
             return (uses, untried);
         }
-        for disk in below.iter().filter(|name| !root.exists(format!("{BLOCK}/{name}/partition"))) {
+        for disk in below.iter().filter(|name| is_disk(root, name)) {
             match in_use.is_claimed(disk) {
                 Some(true) => uses.push(HostUse::Claimed { device: disk.clone() }),
                 Some(false) => {}
@@ -188,6 +186,15 @@ impl Storage {
         }
         holders(root, block).iter().find_map(|holder| self.mounted_on(root, holder, depth + 1))
     }
+}
+
+/// Whether it is a whole disk that somebody can open. One of several paths to a disk is hidden and
+/// has no node: NVMe's multipath makes the disk of them (`GENHD_FL_HIDDEN` in the kernel's
+/// include/linux/blkdev.h).
+fn is_disk(root: &Root, block: &str) -> bool {
+    let folder = format!("{BLOCK}/{block}");
+    let is_hidden = || root.glance(format!("{folder}/hidden")).as_deref() == Some("1");
+    !root.exists(format!("{folder}/partition")) && !is_hidden()
 }
 
 /// Volumes that are made of a block device.

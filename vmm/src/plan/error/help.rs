@@ -11,6 +11,9 @@ use crate::advice::{Steps, binding, cpu, device, groups, iommu, limits, memory, 
 use crate::host::{FileState, HostProfile, IdSet, ModuleState, group_file};
 use crate::plan::memory::GUEST_RAM;
 
+/// Virtual functions whose holders are named.
+const MOST_LISTED: usize = 8;
+
 impl PlanError {
     /// What to do about it on `host`, step by step; commands stand in backticks.
     pub fn help(&self, host: &HostProfile) -> Steps {
@@ -67,10 +70,12 @@ impl PlanError {
                 steps
             }
             Self::NoFreeVf { exists: false, .. } => binding::absent(&[]),
-            Self::NoFreeVf { physical, count, .. } => vec![
-                format!("`berth sriov {physical}` shows who has them"),
-                format!("`berth sriov {physical} {}` makes more", count + 1),
-            ],
+            Self::NoFreeVf { physical, count, obstacles, .. } => {
+                let mut steps: Vec<String> = obstacles.iter().take(MOST_LISTED).cloned().collect();
+                steps.push(format!("`berth sriov {physical}` shows who has them"));
+                steps.push(format!("`berth sriov {physical} {}` makes more", count + 1));
+                steps
+            }
             Self::VariableUnset { .. } | Self::VariableExhausted { .. } => one(
                 "Kubernetes sets it in a container that asks for the resource; ask for as many as \
                  `devices` takes"

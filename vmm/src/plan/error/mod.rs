@@ -90,7 +90,7 @@ pub enum PlanError {
     NoReset { device: Bdf, others: Vec<Bdf> },
     /// No virtual function is free.
     #[error("none of the {count} VFs of {physical} is free")]
-    NoFreeVf { physical: Bdf, exists: bool, count: usize },
+    NoFreeVf { physical: Bdf, exists: bool, count: usize, obstacles: Vec<String> },
     /// An environment variable that should name devices is not set.
     #[error("`devices` takes addresses from ${name}, which is not set")]
     VariableUnset { name: String },
