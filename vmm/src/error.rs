@@ -10,6 +10,7 @@ use crate::exit::Outcome;
 use crate::host::{HostError, HostProfile, Query, Root};
 use crate::machine;
 use crate::plan::Refusal;
+use crate::state::StateError;
 use crate::units::Failure;
 
 /// Why a command failed.
@@ -24,6 +25,9 @@ pub enum Error {
     /// The host does not fit the config.
     #[error(transparent)]
     Plan(#[from] Refusal),
+    /// The state folder is not to be trusted, or another berth has it.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// Functions do not change hands.
     #[error(transparent)]
     Binding(#[from] BindingError),
@@ -48,6 +52,7 @@ impl Error {
             Self::Config(error) => error.code(),
             Self::Host(error) => error.code(),
             Self::Plan(refusal) => refusal.error.code(),
+            Self::State(error) => error.code(),
             Self::Binding(error) => error.code(),
             Self::Machine(error) => error.code(),
             Self::Fix(error) => error.code(),
@@ -61,6 +66,7 @@ impl Error {
         match self {
             Self::Host(error) => error.steps(),
             Self::Plan(refusal) => refusal.help.clone(),
+            Self::State(error) => error.help(),
             Self::Binding(error) | Self::Fix(FixError::Binding(error)) => {
                 this_host(error).map(|host| error.help(&host)).unwrap_or_default()
             }
@@ -76,7 +82,9 @@ impl Error {
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::Config(_) | Self::SnapshotToTerminal => Outcome::ConfigRefused,
-            Self::Host(_) | Self::Plan(_) | Self::Fix(_) | Self::Binding(_) => Outcome::HostRefused,
+            Self::Host(_) | Self::Plan(_) | Self::State(_) | Self::Fix(_) | Self::Binding(_) => {
+                Outcome::HostRefused
+            }
             Self::Machine(machine::Error::Build(_)) => Outcome::BuildFailed,
             Self::Machine(machine::Error::Run(_)) => Outcome::RunFailed,
             Self::Output(_) => Outcome::Internal,

@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use crate::state;
+
 /// A file of lines that only grows, and that is replaced at one go.
 pub trait Disk {
     /// Adds a line, which may not be on the disk when this returns.
@@ -31,7 +33,7 @@ impl LiveDisk {
 
     fn file(&mut self) -> io::Result<&mut File> {
         let path = self.folder.join("journal");
-        let open = || OpenOptions::new().append(true).create(true).open(path);
+        let open = || state::open(OpenOptions::new().append(true).create(true), &path);
         Ok(match self.file.take() {
             Some(file) => self.file.insert(file),
             None => self.file.insert(open()?),
@@ -54,7 +56,8 @@ impl Disk for LiveDisk {
             return Ok(());
         }
         self.file = None;
-        let mut file = OpenOptions::new().create(true).write(true).truncate(true).open(&new)?;
+        let mut options = OpenOptions::new();
+        let mut file = state::open(options.create(true).write(true).truncate(true), &new)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&new, &path)?;

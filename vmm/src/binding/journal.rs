@@ -8,7 +8,7 @@
 //! The first line names the boot that the entries are of: the next one makes drivers, numbers and
 //! pages anew, by the host's own configuration, and putting back what was before would break that.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::BindingError;
 use super::disk::{Disk, LiveDisk};
 use super::setting::{Goal, Setting, Value};
+use crate::state::{self, Lock};
 
 /// Raised when an older berth would misread the file.
 const VERSION: u32 = 1;
@@ -53,6 +54,30 @@ enum Record {
     },
 }
 
+impl Record {
+    /// Drivers and runs become parts of paths: each has to be one name. What is wrong otherwise.
+    fn check(&self) -> Result<(), String> {
+        let names: Vec<&str> = match self {
+            Self::Intent { before, after, owner, .. } => {
+                let goal = if let Goal::Is(value) = after { Some(value) } else { None };
+                let values = [Some(before), goal].into_iter().flatten();
+                let drivers = values.filter_map(|value| match value {
+                    Value::Name(driver) => Some(driver.as_str()),
+                    _ => None,
+                });
+                drivers.chain(owner.as_deref()).collect()
+            }
+            Self::Settled { owner, .. } => owner.as_deref().into_iter().collect(),
+            Self::BerthJournal { .. } | Self::Done { .. } => Vec::new(),
+        };
+        let is_path = |name: &&&str| ["", ".", ".."].contains(*name) || name.contains(['/', '\0']);
+        match names.iter().find(is_path) {
+            Some(name) => Err(format!("{name:?} is neither a driver nor a run")),
+            None => Ok(()),
+        }
+    }
+}
+
 /// A setting that is to be put back one day.
 ///
 /// One may be there twice: changed by a command to last, and on top of that for a run, at whose
@@ -78,7 +103,7 @@ pub struct Journal {
     entries: Vec<Entry>,
     /// The boot that the entries are of.
     boot: String,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Journal {
@@ -86,7 +111,8 @@ impl Journal {
     /// berth has it.
     ///
     /// # Errors
-    /// The folder cannot be written, or the file is none that this berth reads.
+    /// The folder cannot be written or others can, another berth does not let go of it, or the file
+    /// is none that this berth reads.
     pub fn open(folder: &Path) -> Result<Self, BindingError> {
         Self::open_on(Box::new(LiveDisk::new(folder.to_owned())), folder)
     }
@@ -94,12 +120,8 @@ impl Journal {
     /// The same, with its lines going to `disk`.
     pub(super) fn open_on(mut disk: Box<dyn Disk>, folder: &Path) -> Result<Self, BindingError> {
         let failed = |source| BindingError::Journal { path: folder.to_owned(), source };
-        if !folder.exists() {
-            fs::create_dir_all(folder).map_err(failed)?;
-            let parent = folder.parent().unwrap_or(Path::new("/"));
-            File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed)?;
-        }
-        let lock = lock(&folder.join("lock")).map_err(failed)?;
+        state::prepare(folder)?;
+        let lock = Lock::take(&folder.join("lock"))?;
         let path = folder.join("journal");
         let (entries, boot) = match fs::read(&path) {
             Ok(bytes) => replay(&path, &String::from_utf8_lossy(&bytes))?,
@@ -193,20 +215,6 @@ impl Journal {
     }
 }
 
-/// An exclusive lock that ends with this process, however it ends.
-fn lock(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            log::warn!("waiting for another berth, which has {}", path.display());
-            file.lock()?;
-        }
-        Err(TryLockError::Error(error)) => return Err(error),
-    }
-    Ok(file)
-}
-
 fn line(record: &Record) -> String {
     serde_json::to_string(record).expect("a record is plain data") + "\n"
 }
@@ -244,7 +252,10 @@ fn replay(path: &Path, text: &str) -> Result<(Vec<Entry>, String), BindingError>
                 return Err(damaged(format!("version {version}, and this berth reads {VERSION}")));
             }
             Ok(_) if index == 0 => return Err(damaged("it has no first line".to_owned())),
-            Ok(record) => apply(&mut entries, &record),
+            Ok(record) => {
+                record.check().map_err(damaged)?;
+                apply(&mut entries, &record);
+            }
             Err(error) => return Err(damaged(error.to_string())),
         }
     }

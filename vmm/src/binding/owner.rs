@@ -4,12 +4,14 @@
 //! has the file, berth or its guard, so that a lock that can be had means that nobody is left to
 //! give anything back. Unlike a process ID it also means that in another PID namespace.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::BindingError;
+use crate::state as state_folder;
 
 const FOLDER: &str = "runs";
 
@@ -29,9 +31,17 @@ impl Owner {
         let id = format!("{name}-{}-{:x}", std::process::id(), now.as_nanos());
         let path = folder.join(&id);
         let lock = || {
-            fs::create_dir_all(&folder)?;
-            let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
-            file.lock()?;
+            state_folder::make_folder(&folder)?;
+            let mut options = OpenOptions::new();
+            // Only its lock is of use: a machine's thread has nothing to write there.
+            options.read(true).write(true).create_new(true);
+            drop(state_folder::open(&mut options, &path)?);
+            let file = File::open(&path)?;
+            // The name is nobody else's, so there is nobody to wait for.
+            file.try_lock().map_err(|error| match error {
+                TryLockError::Error(error) => error,
+                TryLockError::WouldBlock => io::ErrorKind::ResourceBusy.into(),
+            })?;
             Ok(file)
         };
         let file = lock().map_err(|source| BindingError::Journal { path: path.clone(), source })?;
@@ -58,7 +68,7 @@ impl Owner {
 /// Whether somebody is left who will undo the changes of the run `id`.
 pub fn is_alive(state: &Path, id: &str) -> bool {
     let path = state.join(FOLDER).join(id);
-    let Ok(file) = OpenOptions::new().write(true).open(&path) else {
+    let Ok(file) = File::open(&path) else {
         return false;
     };
     let alive = file.try_lock().is_err();

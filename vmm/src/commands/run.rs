@@ -20,7 +20,7 @@ use berth_devices::pci::Bdf;
 
 /// Runs the machine of the config file at `path` to its end.
 pub fn run(path: &Path, seccomp: Mode) -> Result<Outcome, Error> {
-    let placement_lock = PlacementLock::take();
+    let placement_lock = PlacementLock::take()?;
     let (plan, lease) = prepare(path)?;
     let name = plan.name.clone();
     let result = machine::run(plan, seccomp, placement_lock);

@@ -49,7 +49,7 @@ use crate::advice::Code;
 use crate::exit::Exit;
 use crate::placement_lock::PlacementLock;
 use crate::plan::{BootPlan, PciPlan, Plan, VcpuPlan};
-use crate::sandbox::{Filter, Mode, Role};
+use crate::sandbox::{Filters, Mode};
 use chipset::Chipset;
 use console::{Console, Input, Keyboard, SerialConsole};
 use kvm::{BAR_SLOTS, RAM_SLOTS, Vm};
@@ -73,11 +73,6 @@ pub struct Machine {
     _address_space: Option<AddressSpace>,
     _vm: Arc<Vm>,
     _memory: GuestMemoryMmap,
-}
-
-struct Filters {
-    control: Filter,
-    vcpu: Filter,
 }
 
 /// Builds the machine and runs it to its end. `placement_lock` is released when
@@ -122,18 +117,14 @@ impl Machine {
         mode: Mode,
         placement_lock: PlacementLock,
     ) -> Result<Self, BuildError> {
-        let filters = Filters {
-            control: Filter::new(Role::Control, mode)?,
-            vcpu: Filter::new(Role::Vcpu, mode)?,
-        };
+        let filters = Filters::compile(mode)?;
         let keyboard = Keyboard::prepare(&plan.console)?;
         // Before the first thread, which inherits both.
         let signals = Signals::take().map_err(BuildError::system("take over signals"))?;
         kick::prepare().map_err(BuildError::system("install a signal handler"))?;
         let pinned = pin::pin_this_thread(&plan.vmm_cpus);
         pinned.map_err(BuildError::system("choose the CPUs of its own threads"))?;
-        let filter = Filter::new(Role::Interrupts, mode)?;
-        let steering = Steering::start(&plan.pci.functions, &plan.vmm_cpus, &filter);
+        let steering = Steering::start(&plan.pci.functions, &plan.vmm_cpus, &filters.interrupts);
         let steering = steering.map_err(BuildError::system("start what steers interrupts"))?;
         let threads = reserve_cpus(&plan)?;
         drop(placement_lock);

@@ -38,6 +38,7 @@ impl BindingError {
             Self::NoGroupFile { .. } => Code::VfioNoAccess,
             Self::NotRestored { .. } => Code::NotRestored,
             Self::Journal { .. } => Code::JournalUnusable,
+            Self::State(error) => error.code(),
             Self::Damaged { .. } => Code::JournalDamaged,
             Self::Persist { .. } => Code::PersistFailed,
             Self::Guard(_) => Code::GuardFailed,
@@ -140,6 +141,7 @@ impl BindingError {
                 ]
             }
             Self::Journal { .. } => vec!["BERTH_STATE_DIR names another folder".to_owned()],
+            Self::State(error) => error.help(),
             Self::Damaged { .. } => vec![
                 "use the berth that wrote it, or put the drivers back by hand as its lines say \
                  and remove it"

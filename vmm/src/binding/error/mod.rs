@@ -11,6 +11,7 @@ use berth_devices::pci::Bdf;
 use super::module::ModuleError;
 use super::setting::{Goal, Setting, Value};
 use crate::host::{HostError, HostUse, Unseen};
+use crate::state::StateError;
 
 /// Why functions do not change hands.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +90,9 @@ pub enum BindingError {
     /// The journal cannot be kept, and without it nothing is changed.
     #[error("cannot keep the journal in {}", .path.display())]
     Journal { path: PathBuf, source: io::Error },
+    /// The state folder is not to be trusted, or another berth has it.
+    #[error(transparent)]
+    State(StateError),
     /// The journal is not as berth wrote it.
     #[error("{}, line {line}: {why}", .path.display())]
     Damaged { path: PathBuf, line: usize, why: String },
@@ -106,6 +110,16 @@ impl BindingError {
         match self.source() {
             Some(source) => format!("{self}: {source}"),
             None => self.to_string(),
+        }
+    }
+}
+
+/// Without the folder there is no journal.
+impl From<StateError> for BindingError {
+    fn from(error: StateError) -> Self {
+        match error {
+            StateError::Unusable { path, source } => Self::Journal { path, source },
+            error => Self::State(error),
         }
     }
 }

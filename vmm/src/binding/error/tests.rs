@@ -7,6 +7,7 @@ use super::*;
 use crate::binding::setting::{Goal, Value};
 use crate::host::fixture::{Fixture, golden};
 use crate::host::{Holder, HostProfile, Query, Unseen};
+use crate::state::StateError;
 use crate::units::{Failure, PageSize, variants};
 
 variants!(BindingError:
@@ -33,6 +34,7 @@ variants!(BindingError:
     NoGroupFile
     NotRestored
     Journal
+    State
     Damaged
     Persist
     Guard
@@ -86,6 +88,13 @@ fn refusals() -> Vec<BindingError> {
         BindingError::NoGroupFile { device, group: 14 },
         BindingError::NotRestored { count: 1, total: 3 },
         BindingError::Journal { path: "/var/lib/berth".into(), source: denied() },
+        BindingError::State(StateError::Foreign { path: "/tmp/berth".into(), owner: 1000, own: 0 }),
+        BindingError::State(StateError::Writable { path: "/srv/berth".into(), mode: 0o1777 }),
+        BindingError::State(StateError::Busy {
+            path: "/var/lib/berth/lock".into(),
+            holder: Some("`berth-guard run router.json` (process 4711)".to_owned()),
+            waited: std::time::Duration::from_secs(300),
+        }),
         BindingError::Damaged { path: "journal".into(), line: 3, why: "no JSON".into() },
         BindingError::Persist { path: "/etc/modprobe.d/berth.conf".into(), source: denied() },
         BindingError::Guard(denied()),

@@ -125,3 +125,48 @@ fn two_berths_take_turns() {
     drop(first);
     assert_eq!(second.join().expect("it opens the journal"), 1);
 }
+
+/// Such a name would be written to, or removed, elsewhere.
+#[test]
+fn a_name_in_the_journal_that_is_a_path_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, owner) in [
+        ("../../../../../tmp/evil", "run"),
+        ("..", "run"),
+        ("", "run"),
+        ("igb", "../journal"),
+        ("igb", "/etc/passwd"),
+    ] {
+        for (before, after) in [(name, "vfio-pci"), ("vfio-pci", name)] {
+            let lines = [
+                Record::BerthJournal { version: VERSION, boot: String::new() },
+                Record::Intent {
+                    setting: driver("0000:21:00.0"),
+                    before: Value::Name(before.to_owned()),
+                    after: Goal::Is(Value::Name(after.to_owned())),
+                    virtual_of: None,
+                    owner: Some(owner.to_owned()),
+                },
+            ];
+            let text: String = lines.iter().map(line).collect();
+            fs::write(folder.path().join("journal"), text).expect("a file");
+            let Err(error) = Journal::open(folder.path()) else { panic!("{name}, {owner}") };
+            assert!(error.to_string().contains("line 2"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn the_journal_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("journal");
+    let mode = || fs::metadata(&path).expect("a file").permissions().mode() & 0o777;
+    drop(Journal::open(folder.path()).expect("a new journal"));
+    assert_eq!(mode(), 0o600);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("ours");
+    let mut journal = Journal::open(folder.path()).expect("the journal");
+    journal.intend(vec![entry("igb", "vfio-pci", None)]).expect("room");
+    assert_eq!(mode(), 0o600);
+}

@@ -250,6 +250,8 @@ fn faulty(code: Code) -> Option<(Facts, Config)> {
         | Code::SettingGone
         | Code::NotRestored
         | Code::JournalUnusable
+        | Code::StateUnsafe
+        | Code::StateBusy
         | Code::JournalDamaged
         | Code::PersistFailed
         | Code::GuardFailed

@@ -83,3 +83,38 @@ fn steer_until_end(reader: &mut PipeReader, functions: &[FunctionPlan]) -> io::R
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::sandbox::{Filters, Mode};
+
+    /// The filter lists what reading folders and files takes, and no more: with this C library.
+    #[test]
+    fn interrupts_are_steered_under_the_filter() {
+        const LIST: &str = "proc/irq/41/smp_affinity_list";
+        let root = tempfile::tempdir().expect("a folder");
+        let device: berth_devices::pci::Bdf = "0000:41:00.0".parse().expect("an address");
+        let vector = format!("sys/bus/pci/devices/{device}/msi_irqs/41");
+        for (path, text) in [(vector.as_str(), "msix\n"), (LIST, "0-15\n")] {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            fs::write(path, text).expect("a file");
+        }
+        // SAFETY: the C library keeps the heap usable in a child, which ends without unwinding.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let applied = Filters::compile(Mode::Kill).is_ok_and(|f| f.interrupts.apply().is_ok());
+            let steered = irq_affinity::steer(root.path(), device, &[3]).is_ok();
+            // SAFETY: ends the child.
+            unsafe { libc::_exit(i32::from(!(applied && steered))) }
+        }
+        let mut status = 0;
+        // SAFETY: `status` is writable.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(status, 0);
+        assert_eq!(fs::read_to_string(root.path().join(LIST)).expect("a file"), "3");
+    }
+}
