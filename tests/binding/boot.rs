@@ -123,7 +123,8 @@ fn what_lasts_is_one_card_of_several_and_is_removed_without_trace() -> Result<()
     install_kmod(&host)?;
     boot_drivers(&host, "")?;
     host.run(
-        "mkdir -p /etc/modprobe.d /etc/modules-load.d /etc/initramfs-tools
+        "mkdir -p /etc/modprobe.d /etc/modules-load.d /etc/initramfs-tools /usr/sbin
+         : >/usr/sbin/update-initramfs
          printf '# theirs\nnvme' > /etc/initramfs-tools/modules
          modprobe vfio-pci",
     )?;
@@ -171,5 +172,6 @@ fn what_lasts_is_one_card_of_several_and_is_removed_without_trace() -> Result<()
     for card in &cards {
         assert_eq!(driver(&host, card)?, "e1000e");
     }
-    host.run(&format!("modprobe vfio-pci; rm -rf /etc/initramfs-tools /sbin {STATE}")).map(drop)
+    host.run(&format!("modprobe vfio-pci; rm -rf /etc/initramfs-tools /usr/sbin /sbin {STATE}"))
+        .map(drop)
 }

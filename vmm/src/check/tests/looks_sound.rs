@@ -378,6 +378,8 @@ fn looks_sound(code: Code) -> Impostor {
         | Code::SettingGone
         | Code::NotRestored
         | Code::JournalUnusable
+        | Code::StateUnsafe
+        | Code::StateBusy
         | Code::JournalDamaged
         | Code::PersistFailed
         | Code::GuardFailed
