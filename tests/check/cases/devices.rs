@@ -92,9 +92,9 @@ pub const CASES: &[Case] = &[
         config: device!("0000:02:00.0"),
         code: "ACS-MISSING",
         device: "0000:02:00.0",
-        seen: &["0000:00:08.1 (it has no such services) joins it to 0000:01:00.0"],
+        seen: &["0000:00:08.1 are one device without access control services", "joins 0000:02:00.0 to 0000:01:00.0"],
         source: "iommu_group",
-        remedy: &["root port", "firmware"],
+        remedy: &["same guest", "another port"],
         ..FAULT
     },
     Case {

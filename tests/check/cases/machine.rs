@@ -10,7 +10,7 @@ pub const CASES: &[Case] = &[
         code: "SMALL-PAGES",
         seen: &["page_size is 4K"],
         source: "shmem_enabled",
-        remedy: &["\"2M\" or \"1G\""],
+        remedy: &["memory.page_size to \"1G\""],
         ..FAULT
     },
     Case {
@@ -96,9 +96,8 @@ pub const CASES: &[Case] = &[
         name: "vCPUs on the other node",
         config: |usual| usual.set("/placement", json!({ "cpus": [0, 1] })),
         code: "CPU-FAR",
-        device: "NIC",
-        seen: &["NIC is on node 1, and not so CPUs 0-1"],
-        source: "numa_node",
+        seen: &["CPUs 0-1 are not on node 1, where the memory is"],
+        source: "/sys/devices/system/node",
         remedy: &["\"auto\""],
         ..FAULT
     },
@@ -116,7 +115,7 @@ pub const CASES: &[Case] = &[
     Case {
         name: "no CPU is isolated",
         code: "CPU-NOT-ISOLATED",
-        seen: &["vCPUs are on 2-3"],
+        seen: &["the vCPUs' cores, CPUs 2-3"],
         source: "/sys/devices/system/cpu/isolated",
         remedy: &["isolcpus=managed_irq,domain,2-3"],
         ..FAULT
