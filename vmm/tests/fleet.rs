@@ -1,6 +1,8 @@
 //! `berth check` on several hosts at once, as it is called.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -74,10 +76,14 @@ fn what_is_about_one_host_is_refused_for_several() {
 fn a_name_does_not_act_on_a_terminal() {
     let folder =
         folder(&[("a", "epyc-nps1-ccx"), ("b\u{1b}]0;owned\u{7}\u{9b}2J", "epyc-nps1-ccx")]);
+    // Nor is it text, always.
+    let no_text = OsStr::from_bytes(b"c\xff.tar.zst");
+    fs::copy(host("epyc-nps1-ccx").join("host.tar.zst"), folder.path().join(no_text))
+        .expect("a copy");
     for arguments in [&[][..], &["--json"][..]] {
         let output = check(arguments, &[folder.path()]);
         let text = String::from_utf8(output.stdout).expect("text");
         assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
-        assert!(text.contains("owned"), "{text}");
+        assert!(text.contains("owned") && text.contains("c\u{fffd}"), "{text}");
     }
 }

@@ -31,8 +31,8 @@ pub struct Fleet {
 pub struct Row {
     /// What its snapshot is called, without what tells the kind of archive.
     pub host: String,
-    /// The snapshot.
-    pub path: PathBuf,
+    /// The snapshot; what is no text in its name is replaced.
+    pub path: String,
     /// Whether the machine can run there.
     pub verdict: Verdict,
     /// What decided the verdict, where that is not "ready".
@@ -94,7 +94,7 @@ impl Row {
         let warns = |finding: &&super::Finding| finding.severity == Severity::Warn;
         Self {
             host: without_archive_ending(&name(path)).to_owned(),
-            path: path.to_owned(),
+            path: path.to_string_lossy().into_owned(),
             verdict: report.verdict,
             warnings: report.findings.iter().filter(warns).count(),
             reason: report.decisive().map(|finding| Reason {
@@ -116,7 +116,7 @@ impl Row {
         }
         Self {
             host: without_archive_ending(&name(path)).to_owned(),
-            path: path.to_owned(),
+            path: path.to_string_lossy().into_owned(),
             verdict: Verdict::NotReady,
             warnings: 0,
             reason: Some(Reason { code: error.code(), device: None, seen }),
@@ -132,7 +132,7 @@ impl Fleet {
         names.sort_unstable();
         if names.windows(2).any(|pair| pair[0] == pair[1]) {
             for row in &mut hosts {
-                row.host = row.path.to_string_lossy().into_owned();
+                row.host = row.path.clone();
             }
         }
         let has = |verdict| hosts.iter().any(|row| row.verdict == verdict);
