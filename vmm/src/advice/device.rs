@@ -9,9 +9,22 @@ const DEVICES: &str = "/sys/bus/pci/devices";
 
 /// The line of the log that is about `device` and has one of `words`.
 fn said<'a>(host: &'a HostProfile, device: Bdf, words: &[&str]) -> Option<&'a str> {
-    let address = device.to_string();
-    let mut lines = host.log.lines.iter().filter(|line| line.contains(&address));
+    let mut lines = host.log.lines.iter().filter(|line| names(line, device));
     lines.find(|line| words.iter().any(|word| line.contains(word))).map(String::as_str)
+}
+
+/// Whether a line of the log is about `device`: an address within a longer one, of another domain,
+/// is not its own. Only in the first domain is an address said without it.
+fn names(line: &str, device: Bdf) -> bool {
+    let long = device.to_string();
+    let stands_in = |address: &str| {
+        line.match_indices(address).any(|(at, _)| {
+            let before = line[..at].chars().next_back();
+            !before.is_some_and(|letter| letter.is_ascii_hexdigit() || letter == ':')
+        })
+    };
+    let short = long.split_once(':').map(|(_, short)| short).filter(|_| device.domain() == 0);
+    stands_in(&long) || short.is_some_and(stands_in)
 }
 
 /// The code of what makes a function unfit.
@@ -134,12 +147,7 @@ const FAULTS: [&str; 11] = [
 /// [41:00.0] fault addr 0x0`, `vfio-pci 0000:41:00.0: AMD-Vi: Event logged [IO_PAGE_FAULT ...]`,
 /// `AMD-Vi: Event logged [IOTLB_INV_TIMEOUT device=41:00.0 ...]`.
 pub fn faults(host: &HostProfile, device: Bdf) -> Vec<&str> {
-    let long = device.to_string();
-    let short = long.split_once(':').map_or(long.as_str(), |(_, short)| short).to_owned();
-    // Only in the first domain is an address said without it.
-    let of_device =
-        move |line: &&str| line.contains(&long) || (device.domain() == 0 && line.contains(&short));
-    let lines = host.log.lines.iter().map(String::as_str).filter(of_device);
+    let lines = host.log.lines.iter().map(String::as_str).filter(|line| names(line, device));
     lines.filter(|line| FAULTS.iter().any(|fault| line.contains(fault))).collect()
 }
 

@@ -70,8 +70,8 @@ pub fn parameters_on(host: &HostProfile) -> &'static str {
     }
 }
 
-/// Whether SEV-SNP is on, which `iommu=pt` turns off: "SNP: IOMMU configured in passthrough mode,
-/// SNP cannot be supported" (drivers/iommu/amd/init.c, iommu_snp_enable).
+/// Whether SEV-SNP is on, which `iommu=pt` turns off: "SNP: IOMMU disabled or configured in
+/// passthrough mode, SNP cannot be supported." (drivers/iommu/amd/init.c, iommu_snp_enable).
 pub fn has_sev_snp(host: &HostProfile) -> bool {
     let said = ["IOMMU SNP support enabled", "SEV-SNP enabled", "SEV-SNP: RMP table physical"];
     host.system.sev_snp.is_yes() || line(&host.log, &said, &[]).is_some()

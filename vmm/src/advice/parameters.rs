@@ -118,16 +118,12 @@ impl Change<'_> {
 
     /// For what takes the whole of its own parameters at once.
     fn whole(&self, command: impl Fn(&str) -> String, shown: &str) -> Steps {
-        let mut steps = vec![format!("`{shown}` shows what is set")];
-        match self.add {
-            "" => steps.push("set the same without what is to go:".to_owned()),
-            _ => steps.push("set that and what is new:".to_owned()),
-        }
-        steps.push(format!("`{}`", command(self.add)));
-        if let Some(remove) = self.remove {
-            steps.push(format!("without `{remove}`"));
-        }
-        steps
+        let without = self.remove.map(|remove| format!(", without `{remove}`"));
+        vec![
+            format!("`{shown}` shows what is set"),
+            format!("put that in place of CURRENT{}:", without.unwrap_or_default()),
+            format!("`{}`", command(format!("CURRENT {}", self.add).trim_end())),
+        ]
     }
 }
 
@@ -233,14 +229,19 @@ impl Recipe {
                 };
                 edit_and(edit, "`nixos-rebuild boot`")
             }
-            // Talos, "Customizing the kernel": images that boot by UKI take them from the image only.
+            // Talos, "Boot Loader": a unified image has its parameters in itself, and ignores those
+            // of the node's config. It is what UEFI hosts boot since Talos 1.10.
             Loader::Talos => Self {
-                edit: vec![change.in_place("machine.install.extraKernelArgs of the node's config")],
-                update: vec![
-                    "`talosctl upgrade`, which installs the system anew with them".to_owned(),
-                    "or make an image with extraKernelArgs in Image Factory, and upgrade to that"
+                edit: vec![
+                    "`talosctl get securitystate -o yaml` says whether the node boots a unified \
+                     image (bootedWithUKI)"
                         .to_owned(),
+                    change.in_place(
+                        "customization.extraKernelArgs of its Image Factory schematic if it does, else \
+                         machine.install.extraKernelArgs of the node's config",
+                    ),
                 ],
+                update: vec!["`talosctl upgrade` to the image that comes of it".to_owned()],
                 restart: Steps::new(),
             },
             // The middleware writes GRUB's files itself, at every update.
@@ -284,13 +285,20 @@ impl Recipe {
                 update: vec!["the Machine Config Operator drains and reboots the nodes".to_owned()],
                 restart: Steps::new(),
             },
-            Loader::UbuntuCore => edit_and(
-                match change.add {
-                    "" => change.in_place("system.kernel.append (`snap get system system.kernel`)"),
-                    add => format!("`snap set system system.kernel.append=\"{add}\"`"),
-                },
-                "where the gadget does not allow them: system.kernel.dangerous-cmdline-append",
-            ),
+            // Ubuntu Core, "Modifying kernel boot parameters": the gadget's list says which may be
+            // appended; a model of grade dangerous has an option for all.
+            Loader::UbuntuCore => Self {
+                edit: change.whole(
+                    |all| format!("snap set system system.kernel.cmdline-append=\"{all}\""),
+                    "snap get system system.kernel.cmdline-append",
+                ),
+                update: vec![
+                    "where the gadget does not allow them: system.kernel.dangerous-cmdline-append, \
+                     for models of grade dangerous only"
+                        .to_owned(),
+                ],
+                restart: reboot(),
+            },
             Loader::Transactional => edit_and(
                 grub(),
                 "`transactional-update grub.cfg`; with systemd-boot: /etc/kernel/cmdline and \
@@ -314,16 +322,22 @@ impl Recipe {
                 "",
             ),
             Loader::Photon => edit_and(change.in_place("photon_cmdline of /boot/photon.cfg"), ""),
-            Loader::XenServer => edit_and(
-                match change.add {
-                    "" => format!(
-                        "`/opt/xensource/libexec/xen-cmdline --delete-dom0 {}`",
-                        remove.unwrap_or_default()
-                    ),
-                    add => format!("`/opt/xensource/libexec/xen-cmdline --set-dom0 {add}`"),
-                },
-                "",
-            ),
+            // XCP-ng, "PCI Passthrough": parameters are deleted by their names alone.
+            Loader::XenServer => {
+                const TOOL: &str = "/opt/xensource/libexec/xen-cmdline";
+                let names = remove.unwrap_or_default().split_whitespace();
+                let names: Vec<&str> =
+                    names.map(|word| word.split_once('=').map_or(word, |(name, _)| name)).collect();
+                let delete = (!names.is_empty())
+                    .then(|| format!("`{TOOL} --delete-dom0 {}`", names.join(" ")));
+                let set = (!change.add.is_empty())
+                    .then(|| format!("`{TOOL} --set-dom0 {}`", change.add));
+                Self {
+                    edit: delete.into_iter().chain(set).collect(),
+                    update: Steps::new(),
+                    restart: reboot(),
+                }
+            }
             Loader::Unknown => edit_and(
                 format!(
                     "{} ({})",

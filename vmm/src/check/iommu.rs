@@ -63,7 +63,12 @@ fn passthrough(case: &Case) -> Finding {
         let seen = "the host's own DMA is translated, as SEV-SNP needs it";
         return Finding::pass(code, "/sys/module/kvm_amd/parameters/sev_snp", seen);
     }
-    let pt = |word: &str| matches!(word, "iommu=pt" | "iommu.passthrough=1");
+    // A list each, of words that the kernel knows by their start (arch/x86/kernel/pci-dma.c,
+    // iommu_setup).
+    let has = |word: &str, value: &str| {
+        word.strip_prefix("iommu=").is_some_and(|all| all.split(',').any(|one| one == value))
+    };
+    let pt = |word: &str| has(word, "pt") || word == "iommu.passthrough=1";
     let pt = parameters::find(host, pt);
     if domains.is_empty() {
         return Finding::unknown(code, SOURCE, "how the host's own DMA goes cannot be seen");
@@ -73,8 +78,8 @@ fn passthrough(case: &Case) -> Finding {
     }
     let seen = format!("{translated} groups of the host's own devices are translated");
     let finding = Finding::warn(code, SOURCE, seen);
-    // Of words that contradict each other the last counts (arch/x86/kernel/pci-dma.c).
-    let nopt = |word: &str| matches!(word, "iommu=nopt" | "iommu.passthrough=0");
+    // Of words that contradict each other the last counts.
+    let nopt = |word: &str| has(word, "nopt") || word == "iommu.passthrough=0";
     match (pt, parameters::find(host, nopt)) {
         (_, Some(nopt)) => finding.steps(parameters::change(host, "iommu=pt", Some(nopt))),
         (None, None) => finding.steps(parameters::change(host, "iommu=pt", None)),

@@ -17,6 +17,8 @@ mod looks_sound;
 mod machine;
 mod one_voice;
 mod snapshots;
+mod unfit;
+mod unseen;
 
 pub(super) fn config(pages: &str, mib: u64) -> Config {
     machine(pages, mib, json!({ "address": NIC.address }))

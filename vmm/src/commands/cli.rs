@@ -51,6 +51,7 @@ pub enum Command {
     #[command(
         after_help = "Exit codes:\n  0  ready; there may be warnings\n  3  not ready: something failed\n  6  not seen enough: nothing failed that was seen, \
                       and not all was seen that decides\n\
+                      Of several hosts the worst has the exit code.\n\
                       In JSON each finding has a code (see --list) and a severity: pass, unknown \
                       (it could not be seen), warn or fail."
     )]

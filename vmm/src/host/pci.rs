@@ -159,11 +159,12 @@ fn group(root: &Root, link: &str) -> Option<u32> {
 
 /// What keeps a function from working.
 fn unfit(root: &Root, address: Bdf, config: &[u8], resources: &[Resource]) -> Vec<Unfit> {
-    /// The header. A read that nobody answers gives ones; of a virtual function the vendor and the
-    /// device are ones, too, and nothing else (SR-IOV specification 1.1, 3.4.1.1 and 3.4.1.2).
+    /// Bytes of the header, which every user may read.
     const HEADER: usize = 64;
     let mut found = Vec::new();
-    if !config.is_empty() && config.iter().take(HEADER).all(|byte| *byte == u8::MAX) {
+    // Vendor and device alone tell nothing: both read ones in every virtual function (PCI Express
+    // Base, section 9.3.4.1). A read that nobody answers is ones throughout.
+    if config.get(..HEADER).is_some_and(|header| header.iter().all(|byte| *byte == 0xff)) {
         found.push(Unfit::Unreachable);
     }
     let bars = (0..).zip(resources).take(ROM);
@@ -333,11 +334,11 @@ mod tests {
         // A BAR that is not there needs no address.
         assert_eq!(of(&config(), &[bar(UNSET)]), []);
         assert_eq!(of(&[0xff; 64], &[]), [Unfit::Unreachable]);
+        // A virtual function's vendor and device read ones.
+        let mut virtual_function = config();
+        virtual_function[..4].fill(0xff);
+        assert_eq!(of(&virtual_function, &[]), []);
         assert_eq!(of(&[], &[]), []);
-        // A virtual function answers, and has no vendor of its own.
-        let mut of_vf = config();
-        of_vf[..4].fill(0xff);
-        assert_eq!(of(&of_vf, &[]), []);
     }
 
     #[test]
