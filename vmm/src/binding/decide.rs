@@ -204,7 +204,7 @@ pub fn overridden(host: &Functions, devices: &BTreeSet<Bdf>) -> Vec<String> {
 pub fn overridden_back(host: &Functions, devices: &BTreeSet<Bdf>) -> Vec<String> {
     let of = |&device: &Bdf| {
         let held = held(host.get(device)?);
-        let verdict = (!held.is_empty()).then(|| Availability::InUse(held))?;
+        let verdict = (!held.is_empty()).then_some(Availability::InUse(held))?;
         Some(format!("--force takes {device} from VFIO, although it {verdict}"))
     };
     devices.iter().filter_map(of).collect()

@@ -175,6 +175,10 @@ fn unbinding_goes_back_to_what_the_journal_knows() {
     });
     let error = unbind(&host, &devices, BindOptions::default(), igb).expect_err("it is held");
     assert_eq!(error.to_string(), "0000:21:00.0 is in use: it is open in process 7 (qemu)");
+    assert_eq!(
+        overridden_back(&host, &devices),
+        ["--force takes 0000:21:00.0 from VFIO, although it is open in process 7 (qemu)"]
+    );
 
     change(&mut host, "21:00.0", |found| found.function.driver = Some("igb".to_owned()));
     let steps =
