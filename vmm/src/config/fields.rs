@@ -10,7 +10,7 @@ use serde::de::{self, Deserializer, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::visit::{bounded, parsed};
-use super::{ConsoleConfig, MemoryConfig};
+use super::{ConsoleConfig, ConsoleFile, MemoryConfig};
 use crate::units::PageSize;
 
 /// Longest name: the kernel cuts a thread's name after 15 bytes (TASK_COMM_LEN).
@@ -21,6 +21,8 @@ const VCPUS: RangeInclusive<u64> = 1..=255;
 /// narrowest address width (46 bits) of servers that hold so much.
 const MEMORY_MIB: RangeInclusive<u64> = 64..=16 << 20;
 const SHUTDOWN_S: RangeInclusive<u64> = 0..=86_400;
+/// Up to 1 TiB: more than that is no log of a console.
+const CONSOLE_MIB: RangeInclusive<u64> = 1..=1 << 20;
 const UNPLUG_S: RangeInclusive<u64> = 0..=86_400;
 
 /// A machine's name: 1 to 15 of `A-Z a-z 0-9 . _ -`, beginning with a letter or a digit.
@@ -179,6 +181,30 @@ impl<'de> Deserialize<'de> for UnplugTimeout {
     }
 }
 
+/// Most of a guest's console that is kept, 1 MiB to 1 TiB; 64 MiB when absent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct ConsoleLimit(u64);
+
+impl ConsoleLimit {
+    /// In bytes.
+    pub fn bytes(self) -> u64 {
+        self.0 << 20
+    }
+}
+
+impl Default for ConsoleLimit {
+    fn default() -> Self {
+        Self(64)
+    }
+}
+
+impl<'de> Deserialize<'de> for ConsoleLimit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        bounded(deserializer, CONSOLE_MIB, "a size in MiB from 1 to 1048576").map(Self)
+    }
+}
+
 /// `MemoryConfig` before its two fields are held against each other.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -232,14 +258,8 @@ impl<'de> Deserialize<'de> for ConsoleConfig {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ConsoleConfig, A::Error> {
-                #[derive(Deserialize)]
-                #[serde(deny_unknown_fields)]
-                struct File {
-                    #[serde(deserialize_with = "path")]
-                    file: PathBuf,
-                }
-                let File { file } = File::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                Ok(ConsoleConfig::File(file))
+                let map = de::value::MapAccessDeserializer::new(map);
+                ConsoleFile::deserialize(map).map(ConsoleConfig::File)
             }
         }
 

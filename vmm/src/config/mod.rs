@@ -17,7 +17,9 @@ use serde::{Deserialize, Serialize};
 
 pub use device::{BindMode, DeviceAddress, DeviceConfig, DeviceReset, OnError, OnRemoval};
 pub use error::ConfigError;
-pub use fields::{CommandLine, MemorySize, Name, ShutdownTimeout, UnplugTimeout, VcpuCount};
+pub use fields::{
+    CommandLine, ConsoleLimit, MemorySize, Name, ShutdownTimeout, UnplugTimeout, VcpuCount,
+};
 pub use placement::{CpuChoice, InterruptCpus, PlacementConfig, SeveralNodes, Smt};
 
 use crate::units::PageSize;
@@ -68,6 +70,9 @@ pub struct Config {
     /// Seconds that the guest has to let go of a device.
     #[serde(default)]
     pub unplug_timeout_s: UnplugTimeout,
+    /// The file that it was read from, if any.
+    #[serde(skip)]
+    pub origin: Option<PathBuf>,
 }
 
 /// Guest RAM.
@@ -116,7 +121,20 @@ pub enum ConsoleConfig {
     /// Nowhere.
     Off,
     /// A file.
-    File(PathBuf),
+    #[serde(untagged)]
+    File(ConsoleFile),
+}
+
+/// The file of a guest's serial console.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConsoleFile {
+    /// Its path.
+    #[serde(deserialize_with = "fields::path")]
+    pub file: PathBuf,
+    /// Most that is written to it.
+    #[serde(default)]
+    pub limit_mib: ConsoleLimit,
 }
 
 impl Config {
@@ -133,6 +151,7 @@ impl Config {
         // Absolute, so that the paths hold whatever folder berth is in later.
         let path = path::absolute(path).map_err(failed)?;
         config.resolve(path.parent().unwrap_or(Path::new("/")));
+        config.origin = Some(path);
         Ok(config)
     }
 
@@ -150,7 +169,7 @@ impl Config {
 
     fn resolve(&mut self, folder: &Path) {
         let console = match &mut self.console {
-            ConsoleConfig::File(path) => Some(path),
+            ConsoleConfig::File(console) => Some(&mut console.file),
             ConsoleConfig::Stdio | ConsoleConfig::Off => None,
         };
         for path in [Some(&mut self.kernel), self.initrd.as_mut(), console].into_iter().flatten() {

@@ -30,6 +30,10 @@ fn with(fields: &str) -> String {
     GOOD.replace("\"vcpus\"", &format!("{fields}, \"vcpus\""))
 }
 
+fn console(file: &str) -> ConsoleConfig {
+    ConsoleConfig::File(ConsoleFile { file: file.into(), limit_mib: ConsoleLimit::default() })
+}
+
 fn parse(text: &str) -> Config {
     Config::parse(Path::new("vm.json"), text.as_bytes()).expect("a good config")
 }
@@ -66,7 +70,7 @@ fn every_field_reads_what_it_writes() {
         interrupt_cpus: InterruptCpus::Named(vec![0]),
     };
     assert_eq!(config.placement, expected);
-    assert_eq!(config.console, ConsoleConfig::File("log".into()));
+    assert_eq!(config.console, console("log"));
     let text = serde_json::to_string(&config).expect("a config is plain data");
     assert_eq!(parse(&text), config);
     let auto = parse(&with(
@@ -135,7 +139,7 @@ fn relative_paths_start_at_the_files_folder() {
     config.resolve(Path::new("/vm"));
     assert_eq!(config.kernel, Path::new("/vm/vmlinuz"));
     assert_eq!(config.initrd.as_deref(), Some(Path::new("/boot/initrd")));
-    assert_eq!(config.console, ConsoleConfig::File("/vm/log".into()));
+    assert_eq!(config.console, console("/vm/log"));
 }
 
 #[test]
@@ -253,7 +257,14 @@ fn alternatives_are_named() {
             r#""console": "tty""#,
             "console: invalid value: string \"tty\", expected `stdio`, `off` or {\"file\": PATH}",
         ),
-        (r#""console": {"path": "x"}"#, "console.path: unknown field `path`, expected `file`"),
+        (
+            r#""console": {"path": "x"}"#,
+            "console.path: unknown field `path`, expected `file` or `limit_mib`",
+        ),
+        (
+            r#""console": {"file": "x", "limit_mib": 0}"#,
+            "console.limit_mib: invalid value: integer `0`, expected a size in MiB from 1 to 1048576",
+        ),
         (
             r#""placement": {"node": "near"}"#,
             "placement.node: invalid value: string \"near\", expected `auto` or the number of a NUMA node",
@@ -393,7 +404,9 @@ fn a_config_that_was_written_is_read_again() {
     let mut count = 0;
     for file in files {
         let path = file.expect("an entry").path();
-        let config = Config::load(&path).expect("a good example");
+        let mut config = Config::load(&path).expect("a good example");
+        // Where it is does not stand in it.
+        assert_eq!(config.origin.take(), Some(path.clone()));
         let text = serde_json::to_vec(&config).expect("a config is JSON");
         assert_eq!(Config::parse(&path, &text).expect("what was written"), config);
         count += 1;

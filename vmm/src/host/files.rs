@@ -1,11 +1,9 @@
-//! Files that a guest boots or writes to: what is there, and what kind of kernel.
+//! Files that a guest boots: what is there, and what kind of kernel.
 
 use std::fmt;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, CWD};
 use serde::Serialize;
 
 use super::root::{Kind, Root};
@@ -94,29 +92,6 @@ impl KernelFacts {
             file: FileFacts { path: path.to_owned(), state },
         }
     }
-}
-
-/// Why this process cannot write a file, or make it, as the rest of a sentence that begins with
-/// the path. Asks without doing it: a plan changes nothing.
-pub(super) fn write_refusal(root: &Root, path: &Path) -> Option<&'static str> {
-    if !root.is_live() {
-        return None;
-    }
-    match fs::metadata(path) {
-        Ok(metadata) if metadata.is_dir() => Some("is a directory, not a file"),
-        Ok(_) => (!may_write(path)).then_some("may not be written by this process"),
-        Err(_) => match path.parent() {
-            Some(folder) if !folder.is_dir() => Some("cannot be made: its folder does not exist"),
-            Some(folder) if !may_write(folder) => {
-                Some("cannot be made: this process may not write in its folder")
-            }
-            _ => None,
-        },
-    }
-}
-
-fn may_write(path: &Path) -> bool {
-    rustix::fs::accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
 }
 
 fn inspect(root: &Root, path: &Path, head: usize) -> (FileState, Vec<u8>) {

@@ -16,6 +16,7 @@ mod archive;
 mod availability;
 mod cgroup;
 mod command_line;
+mod console_file;
 mod cpu_power;
 mod cpu_topology;
 mod cpus;
@@ -65,6 +66,7 @@ pub use archive::{is_archive_name, without_archive_ending};
 pub use availability::Availability;
 pub use cgroup::{Cgroup, CgroupLimit};
 pub use command_line::CommandLine;
+pub use console_file::{MachineFiles, refusal_of_open};
 pub use cpu_power::{CpuPower, FrequencyPolicy, IdleState};
 pub use cpu_topology::CoreKind;
 pub use cpus::{CpuVendor, Cpus};
@@ -225,7 +227,7 @@ impl HostProfile {
             console_refusal: query
                 .console_file
                 .as_deref()
-                .and_then(|path| files::write_refusal(root, path)),
+                .and_then(|path| console_file::refusal(root, path, &query.machine_files())),
             cpus,
             memory,
             iommu,

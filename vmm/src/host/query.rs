@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use berth_devices::pci::Bdf;
 
+use super::console_file::MachineFiles;
 use super::functions::virtual_functions;
 use super::root::Root;
 
@@ -15,6 +16,8 @@ pub struct Query {
     pub kernel: Option<PathBuf>,
     /// A guest's initial RAM disk.
     pub initrd: Option<PathBuf>,
+    /// The config that the machine is of.
+    pub config: Option<PathBuf>,
     /// A file that is to be written.
     pub console_file: Option<PathBuf>,
     /// Functions, each with whether it is to be taken from the host: only then its uses are read.
@@ -41,6 +44,12 @@ impl Query {
         let mut query = Self::default();
         query.add(address, Taking::No);
         query
+    }
+
+    /// What the machine is made from.
+    pub fn machine_files(&self) -> MachineFiles {
+        let Self { kernel, initrd, config, .. } = self;
+        MachineFiles { kernel: kernel.clone(), initrd: initrd.clone(), config: config.clone() }
     }
 
     /// Asks for a function; of two wishes the one that needs more to be read wins.

@@ -31,8 +31,8 @@ pub(super) fn plan(config: &Config, host: &HostProfile) -> Result<BootPlan, Plan
         return Err(PlanError::CommandLineTooLong { length, max });
     }
 
-    if let (ConsoleConfig::File(path), Some(reason)) = (&config.console, host.console_refusal) {
-        return Err(PlanError::ConsoleFile { path: path.clone(), reason });
+    if let (ConsoleConfig::File(console), Some(reason)) = (&config.console, host.console_refusal) {
+        return Err(PlanError::ConsoleFile { path: console.file.clone(), reason });
     }
 
     let initrd_size = match &host.initrd {

@@ -45,7 +45,7 @@ use share::Share;
 
 use crate::advice::Finding;
 use crate::config::{Config, ConsoleConfig};
-use crate::host::HostProfile;
+use crate::host::{HostProfile, MachineFiles, Query};
 use crate::units::PageSize;
 
 /// Everything that is decided about one machine.
@@ -125,7 +125,11 @@ impl Plan {
             console: match &config.console {
                 ConsoleConfig::Stdio => ConsolePlan::Stdio,
                 ConsoleConfig::Off => ConsolePlan::Off,
-                ConsoleConfig::File(path) => ConsolePlan::File(path.clone()),
+                ConsoleConfig::File(console) => ConsolePlan::File {
+                    path: console.file.clone(),
+                    limit: console.limit_mib.bytes(),
+                    machine: Query::from(config).machine_files(),
+                },
             },
             shutdown_timeout: config.shutdown_timeout_s.duration(),
             unplug_timeout: config.unplug_timeout_s.duration(),
@@ -242,7 +246,15 @@ pub enum ConsolePlan {
     /// berth's own standard input and output.
     Stdio,
     /// A file, truncated at start.
-    File(PathBuf),
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// Most bytes that are written to it.
+        limit: u64,
+        /// What it must not be, looked at once more when it is open.
+        #[serde(skip)]
+        machine: MachineFiles,
+    },
     /// Nowhere.
     Off,
 }

@@ -8,8 +8,9 @@ impl From<&Config> for Query {
         let mut query = Self {
             kernel: Some(config.kernel.clone()),
             initrd: config.initrd.clone(),
+            config: config.origin.clone(),
             console_file: match &config.console {
-                ConsoleConfig::File(path) => Some(path.clone()),
+                ConsoleConfig::File(console) => Some(console.file.clone()),
                 ConsoleConfig::Stdio | ConsoleConfig::Off => None,
             },
             ..Self::default()

@@ -5,7 +5,7 @@ mod panic_line;
 mod serial_console;
 mod terminal;
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
+use crate::host::{MachineFiles, refusal_of_open};
 use crate::plan::ConsolePlan;
 pub use output::Output;
 pub use serial_console::SerialConsole;
@@ -29,6 +30,14 @@ pub enum ConsoleError {
         /// Cause.
         #[source]
         source: io::Error,
+    },
+    /// It is nothing that a guest may write to.
+    #[error("console file {} {reason}", .path.display())]
+    Unfit {
+        /// The file.
+        path: PathBuf,
+        /// The rest of a sentence.
+        reason: &'static str,
     },
     /// The terminal cannot be put into raw mode.
     #[error("cannot put the terminal into raw mode")]
@@ -52,7 +61,9 @@ impl Console {
     pub fn open(plan: &ConsolePlan, keyboard: Option<Keyboard>) -> Result<Self, ConsoleError> {
         let output = match plan {
             ConsolePlan::Stdio => Output::stdout().map_err(ConsoleError::Output)?,
-            ConsolePlan::File(path) => Output::file(create(path)?, path),
+            ConsolePlan::File { path, limit, machine } => {
+                Output::file(create(path, machine)?, path, *limit)
+            }
             ConsolePlan::Off => Output::new(Box::new(io::sink()), "nothing"),
         };
         let input = keyboard.map(|Keyboard(terminal)| {
@@ -86,10 +97,19 @@ impl Keyboard {
     }
 }
 
-fn create(path: &Path) -> Result<std::fs::File, ConsoleError> {
+/// Nothing is waited for, and nothing is lost of a file that turns out to be another one.
+fn create(path: &Path, machine: &MachineFiles) -> Result<File, ConsoleError> {
+    let failed = |source| ConsoleError::File { path: path.to_owned(), source };
+    let mut options = OpenOptions::new();
     // What a guest prints may be secret; its reader is chosen by the operator.
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
-    file.map_err(|source| ConsoleError::File { path: path.to_owned(), source })
+    options.write(true).create(true).truncate(false).mode(0o600);
+    options.custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_NOCTTY);
+    let file = options.open(path).map_err(failed)?;
+    if let Some(reason) = refusal_of_open(&file, machine) {
+        return Err(ConsoleError::Unfit { path: path.to_owned(), reason });
+    }
+    file.set_len(0).map_err(failed)?;
+    Ok(file)
 }
 
 /// What the person at the console wants of berth itself, after Ctrl-A.
@@ -186,16 +206,39 @@ mod tests {
 
     #[test]
     fn a_console_file_that_cannot_be_made_is_named() {
-        let error = create(Path::new("/nonexistent/console.log")).expect_err("no such folder");
+        let error = create(Path::new("/nonexistent/console.log"), &MachineFiles::default())
+            .expect_err("no such folder");
         assert_eq!(error.to_string(), "cannot write the console file /nonexistent/console.log");
     }
 
     #[test]
     fn a_console_file_is_its_owners_alone() {
         let folder = tempfile::tempdir().expect("a folder");
-        let file = create(&folder.path().join("console.log")).expect("a file");
+        let file =
+            create(&folder.path().join("console.log"), &MachineFiles::default()).expect("a file");
         let mode = file.metadata().expect("a file").permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "guests may print secrets");
+    }
+
+    /// Between the plan and this somebody may have put another file there.
+    #[test]
+    fn nothing_is_lost_or_waited_for_when_the_console_file_is_another() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("kernel"), "a kernel").expect("a file");
+        std::fs::hard_link(at("kernel"), at("log")).expect("a link");
+        std::os::unix::fs::symlink("kernel", at("link")).expect("a link");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, at("fifo"), mode).expect("a FIFO");
+        let machine = MachineFiles { kernel: Some(at("kernel")), ..MachineFiles::default() };
+        for name in ["kernel", "log", "link", "fifo"] {
+            assert!(create(&at(name), &machine).is_err(), "{name}");
+        }
+        // With a reader it can be opened.
+        let _reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(at("fifo"));
+        let error = create(&at("fifo"), &machine).expect_err("it is none");
+        assert!(error.to_string().ends_with("is a pipe (FIFO), not a file"), "{error}");
+        assert_eq!(std::fs::read(at("kernel")).expect("a file"), b"a kernel");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::panic_line::PanicLine;
+use crate::units::Bytes;
 
 /// The bytes that the serial port has sent and that are not written yet. It holds what the vCPUs
 /// have written by their last instruction each: none runs on before its bytes are gone.
@@ -70,9 +71,11 @@ impl Output {
         Ok(Self::new(Box::new(Unbuffered(file)), "standard output"))
     }
 
-    /// Writes to a file, whose name is `path`.
-    pub fn file(file: File, path: &Path) -> Self {
-        Self::new(Box::new(Unbuffered(file)), path.display().to_string())
+    /// Writes at most `limit` bytes to a file, whose name is `path`. The rest is lost: a name for
+    /// it cannot be made any more once the guest runs.
+    pub fn file(file: File, path: &Path, limit: u64) -> Self {
+        let out = Limited { out: Unbuffered(file), left: limit, limit };
+        Self::new(Box::new(out), path.display().to_string())
     }
 
     /// Whether the last that was printed is a kernel's panic.
@@ -127,6 +130,30 @@ impl Write for Unbuffered {
     }
 }
 
+/// What fails once so many bytes are written.
+struct Limited<W> {
+    out: W,
+    left: u64,
+    limit: u64,
+}
+
+impl<W: Write> Write for Limited<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            let why = format!("it has reached its limit of {} (limit_mib)", Bytes(self.limit));
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
+        }
+        let most = usize::try_from(self.left).map_or(bytes.len(), |left| left.min(bytes.len()));
+        let written = self.out.write(&bytes[..most])?;
+        self.left -= written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
 /// A panic elsewhere leaves whole bytes.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -143,7 +170,7 @@ mod tests {
 
     fn pipe() -> (io::PipeReader, Output) {
         let (reader, writer) = io::pipe().expect("a pipe");
-        (reader, Output::file(File::from(OwnedFd::from(writer)), Path::new("/tmp/pipe")))
+        (reader, Output::file(File::from(OwnedFd::from(writer)), Path::new("/tmp/pipe"), 1 << 30))
     }
 
     /// Kicks `thread` until it ends, which it must within 10 s.
@@ -179,6 +206,18 @@ mod tests {
         let mut text = String::new();
         reader.read_to_string(&mut text).expect("a pipe is read");
         assert_eq!(text, "one two");
+    }
+
+    #[test]
+    fn a_file_gets_as_much_as_it_may_have_and_the_guest_goes_on() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let output = Output::file(file.reopen().expect("the file"), file.path(), 10);
+        for bytes in [&b"eight by"[..], b"tes and", b" more"] {
+            output.queue().write_all(bytes).expect("a queue takes all");
+            output.flush();
+        }
+        assert!(output.queue.is_empty() && lock(&output.sink).failed);
+        assert_eq!(std::fs::read(file.path()).expect("the file"), b"eight byte");
     }
 
     #[test]

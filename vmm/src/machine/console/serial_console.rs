@@ -102,7 +102,8 @@ mod tests {
     fn a_stalled_reader_leaves_the_port_to_others() {
         crate::machine::kick::prepare().expect("a handler can be installed");
         let (reader, writer) = io::pipe().expect("a pipe");
-        let output = Output::file(File::from(OwnedFd::from(writer)), std::path::Path::new("pipe"));
+        let output =
+            Output::file(File::from(OwnedFd::from(writer)), std::path::Path::new("pipe"), 1 << 30);
         let console = Arc::new(SerialConsole::new(eventfd(), output).expect("a console"));
         let (wrote, progress) = mpsc::channel();
         let vcpu = {

@@ -88,7 +88,9 @@ impl Plan {
         }
         match &self.console {
             ConsolePlan::Stdio => writeln!(f, "  console   stdio")?,
-            ConsolePlan::File(path) => writeln!(f, "  console   {}", path.display())?,
+            ConsolePlan::File { path, limit, .. } => {
+                writeln!(f, "  console   {}, at most {}", path.display(), Bytes(*limit))?;
+            }
             ConsolePlan::Off => writeln!(f, "  console   off")?,
         }
         let seconds = self.shutdown_timeout.as_secs();
