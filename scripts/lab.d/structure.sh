@@ -44,6 +44,7 @@ check_lengths() {
 # stands nowhere else in the tree has no user here; whoever needs it may make it again.
 check_unused() {
     local unused
+    # shellcheck disable=SC2016 # what looks like a variable is awk's
     unused=$(cd "${repo:?}" && find vmm devices arch tests -name target -prune -o -name '*.rs' -print0 |
         xargs -0 awk '
             { line = $0; while (match(line, /[A-Za-z_][A-Za-z0-9_]*/)) {
