@@ -7,7 +7,8 @@ use std::fmt;
 
 use berth_devices::pci::Bdf;
 
-use super::functions::{Depth, Functions, HostFunction};
+use super::depth::Depth;
+use super::functions::{Functions, HostFunction};
 use super::host_use::{HostUse, Unseen};
 
 /// Whether a function may be taken.

@@ -10,9 +10,10 @@ use berth_devices::pci::Bdf;
 use serde::Serialize;
 
 use super::acs::{self, Acs};
+use super::depth::Depth;
 use super::iommu::IommuGroup;
 use super::modules;
-use super::pci::{self, DEVICES, VFIO_PCI};
+use super::pci::{self, DEVICES, VFIO_PCI, virtual_functions};
 use super::query::Candidates;
 use super::root::Root;
 use super::usage::Usage;
@@ -60,19 +61,6 @@ pub struct HostFunction {
     pub is_driver_built_in: bool,
     /// The host's interrupts that it raises, by number.
     pub interrupts: Vec<u32>,
-}
-
-/// How far a function is looked at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Depth {
-    /// What a guest gets of it.
-    #[default]
-    Guest,
-    /// Also what the host does with it, without getting in the way of who opens it just now.
-    Host,
-    /// The same, of one that is about to be taken: VFIO's groups are opened to see whether they
-    /// can be.
-    Take,
 }
 
 /// A physical function's virtual functions.
@@ -332,11 +320,4 @@ impl<'a> Reader<'a> {
         let all = self.virtual_functions.entry(physical);
         all.or_insert_with(|| virtual_functions(root, physical))
     }
-}
-
-/// The links `virtfn0`, `virtfn1`, ... in the order of the indexes.
-pub(super) fn virtual_functions(root: &Root, physical: Bdf) -> Vec<Bdf> {
-    let link =
-        |index: u32| root.link_name(format!("{DEVICES}/{physical}/virtfn{index}"))?.parse().ok();
-    (0..).map_while(link).collect()
 }

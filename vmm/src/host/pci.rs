@@ -157,6 +157,13 @@ fn group(root: &Root, link: &str) -> Option<u32> {
     (name.as_deref() != Some("vfio-noiommu")).then_some(number)
 }
 
+/// The links `virtfn0`, `virtfn1`, ... in the order of the indexes.
+pub(super) fn virtual_functions(root: &Root, physical: Bdf) -> Vec<Bdf> {
+    let link =
+        |index: u32| root.link_name(format!("{DEVICES}/{physical}/virtfn{index}"))?.parse().ok();
+    (0..).map_while(link).collect()
+}
+
 /// What keeps a function from working.
 fn unfit(root: &Root, address: Bdf, config: &[u8], resources: &[Resource]) -> Vec<Unfit> {
     /// Bytes of the header, which every user may read.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use berth_devices::pci::Bdf;
 
 use super::console_file::MachineFiles;
-use super::functions::virtual_functions;
+use super::pci::virtual_functions;
 use super::root::Root;
 
 /// What to read of a host, beyond what every plan needs to know of it.

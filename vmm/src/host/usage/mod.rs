@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use berth_devices::pci::Bdf;
 
 use super::access::{Access, Holder};
-use super::functions::Depth;
+use super::depth::Depth;
 use super::pci::{DEVICES, PciFunction};
 use super::root::Root;
 use super::{HostUse, SeenElsewhere, Unseen};
