@@ -13,6 +13,7 @@ use std::panic::{self, AssertUnwindSafe};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use rustix::thread::CapabilitySet;
 
 /// Signals that end or stop a job. `SIGTTOU` stops a process of the background that sets a
 /// terminal's modes.
@@ -47,16 +48,16 @@ pub fn start(name: &CStr, kept: &[RawFd], body: impl FnOnce()) -> io::Result<()>
     }
 }
 
-/// Leaves no core dump of this process, whose memory knows the guest's secrets. Root's is not read
-/// by others either (`PR_SET_DUMPABLE`); a user's stays visible to that user's next berth, which
-/// looks for who has a device.
+/// Leaves no core dump of this process, whose memory knows the guest's secrets. Where it may, it is
+/// not read by others of its user either (`PR_SET_DUMPABLE`): the next berth has to see who has a
+/// device, and without CAP_SYS_PTRACE sees only what is dumpable.
 ///
 /// # Errors
 /// What prctl(2) and setrlimit(2) say.
 pub fn keep_memory_private() -> io::Result<()> {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     rustix::process::setrlimit(Resource::Core, none)?;
-    if rustix::process::geteuid().is_root() {
+    if rustix::thread::capabilities(None)?.effective.contains(CapabilitySet::SYS_PTRACE) {
         rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     }
     Ok(())
