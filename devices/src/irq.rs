@@ -11,7 +11,9 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_allocator::IdAllocator;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::eventfd;
 
 /// A global system interrupt: an IOAPIC pin below 24, an entry of KVM's routing table above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -102,7 +104,7 @@ impl MsiRouter {
     /// # Errors
     /// The process may open no more files, or all GSIs are taken.
     pub fn allocate(self: &Arc<Self>) -> io::Result<MsiRoute> {
-        let irqfd = EventFd::new(EFD_NONBLOCK)?;
+        let irqfd = eventfd()?;
         let gsi = self.lock().gsis.allocate_id();
         let gsi = gsi.map_err(|_| io::Error::other("all 4,072 MSI routes of KVM are taken"))?;
         let (router, gsi) = (self.clone(), Gsi(gsi));

@@ -7,6 +7,7 @@
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 #![warn(clippy::missing_errors_doc, clippy::must_use_candidate)]
 
+mod eventfd;
 #[cfg(any(test, feature = "fakes"))]
 #[cfg_attr(not(test), allow(dead_code, reason = "tests use all of it"))]
 #[cfg_attr(not(test), allow(clippy::cast_possible_truncation, reason = "numbers of a test"))]
@@ -19,3 +20,5 @@ pub mod range_map;
 pub mod serial;
 pub mod vfio;
 mod warnings;
+
+pub use eventfd::eventfd;

@@ -12,6 +12,8 @@ use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
 use std::panic::{self, AssertUnwindSafe};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use rustix::thread::CapabilitySet;
 
 /// Signals that end or stop a job. `SIGTTOU` stops a process of the background that sets a
 /// terminal's modes.
@@ -46,12 +48,29 @@ pub fn start(name: &CStr, kept: &[RawFd], body: impl FnOnce()) -> io::Result<()>
     }
 }
 
+/// Leaves no core dump of this process, whose memory knows the guest's secrets. Where it may, it is
+/// not read by others of its user either (`PR_SET_DUMPABLE`): the next berth has to see who has a
+/// device, and without CAP_SYS_PTRACE sees only what is dumpable.
+///
+/// # Errors
+/// What prctl(2) and setrlimit(2) say.
+pub fn keep_memory_private() -> io::Result<()> {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    rustix::process::setrlimit(Resource::Core, none)?;
+    if rustix::thread::capabilities(None)?.effective.contains(CapabilitySet::SYS_PTRACE) {
+        rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    }
+    Ok(())
+}
+
 /// Lets go of everything of berth's. Nothing here can fail in a way that keeps the child from its
 /// work.
 fn detach(name: &CStr, kept: &[RawFd]) {
     let _ = rustix::process::setpgid(None, None);
     let _ = rustix::thread::set_name(name);
     let _ = rustix::process::chdir(c"/");
+    let _ = rustix::thread::set_no_new_privs(true);
+    let _ = keep_memory_private();
     for signal in IGNORED {
         // SAFETY: installs no handler.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
@@ -156,6 +175,21 @@ mod tests {
                 .expect("a pipe takes a line");
         });
         assert_eq!(report, "berth-test / true nulls>1:true 0");
+    }
+
+    #[test]
+    fn a_child_gains_nothing_and_leaves_no_core_dump() {
+        let report = report_of_a_child(|mut out| {
+            let line = |file: &str, start: &str| {
+                let text = fs::read_to_string(file).expect("procfs");
+                let line = text.lines().find(|line| line.starts_with(start)).expect("a line");
+                line.split_whitespace().collect::<Vec<_>>().join(" ")
+            };
+            let privileges = line("/proc/self/status", "NoNewPrivs");
+            let core = line("/proc/self/limits", "Max core file size");
+            write!(out, "{privileges}, {core}").expect("a pipe takes a line");
+        });
+        assert_eq!(report, "NoNewPrivs: 1, Max core file size 0 0 bytes");
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use std::io;
 
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::eventfd;
 
 use super::backend::{IrqKind, Region, VfioPort};
 use super::bars::FunctionBars;
@@ -115,7 +117,7 @@ impl VfioFunction {
     pub fn notifications(&self) -> io::Result<Notifications> {
         let bind = |kind, present: bool| {
             let bound = || {
-                let fd = EventFd::new(EFD_NONBLOCK)?;
+                let fd = eventfd()?;
                 self.device.set_irqs(kind, 0, &[Some(&fd)])?;
                 Ok::<_, io::Error>(fd)
             };

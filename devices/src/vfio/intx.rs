@@ -19,7 +19,9 @@
 use std::io;
 use std::sync::Arc;
 
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::eventfd;
 
 use super::backend::{IrqKind, VfioPort};
 use crate::irq::{Gsi, VmPort};
@@ -36,7 +38,7 @@ pub struct IntxLine {
 impl IntxLine {
     /// Both eventfds are made here, before the guest runs. The pin is low.
     pub fn new(port: Arc<dyn VmPort>, gsi: Gsi) -> io::Result<Self> {
-        let (irqfd, resample) = (EventFd::new(EFD_NONBLOCK)?, EventFd::new(EFD_NONBLOCK)?);
+        let (irqfd, resample) = (eventfd()?, eventfd()?);
         Ok(Self { port, gsi, irqfd, resample, attached: false })
     }
 

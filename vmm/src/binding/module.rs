@@ -55,11 +55,11 @@ fn load_with(
     run: impl Fn(&str) -> io::Result<std::process::Output>,
 ) -> Result<(), ModuleError> {
     log::debug!("loads {module}");
-    // The second for root without /sbin in its PATH, as after `su`.
-    let output = match run("modprobe") {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => run("/sbin/modprobe"),
-        other => other,
-    };
+    // PATH last: it may be that of the user who has called sudo.
+    let tried = ["/sbin/modprobe", "/usr/sbin/modprobe", "modprobe"].into_iter().map(run);
+    let mut tried = tried
+        .skip_while(|one| one.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound));
+    let output = tried.next().unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()));
     let output = output.map_err(ModuleError::NoModprobe)?;
     if output.status.success() {
         return Ok(());
@@ -77,16 +77,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn root_without_sbin_in_its_path_finds_modprobe() {
+    fn modprobe_is_the_hosts_before_it_is_one_of_the_path() {
         let tried = RefCell::new(Vec::new());
         let result = load_with("kvm_amd", |modprobe| {
             tried.borrow_mut().push(modprobe.to_owned());
-            if modprobe == "modprobe" {
+            if modprobe != "modprobe" {
                 return Err(io::ErrorKind::NotFound.into());
             }
             Ok(Output { status: ExitStatus::from_raw(0), stdout: Vec::new(), stderr: Vec::new() })
         });
         assert!(result.is_ok());
-        assert_eq!(*tried.borrow(), ["modprobe", "/sbin/modprobe"]);
+        let nowhere = load_with("kvm_amd", |_| Err(io::ErrorKind::NotFound.into()));
+        assert!(matches!(nowhere, Err(ModuleError::NoModprobe(_))));
+        assert_eq!(*tried.borrow(), ["/sbin/modprobe", "/usr/sbin/modprobe", "modprobe"]);
     }
 }

@@ -161,25 +161,14 @@ pub enum BindMode {
     Auto,
 }
 
-/// A device is in the list once; others than plain addresses may name several.
-struct Key(DeviceAddress);
-
-impl PartialEq for Key {
-    fn eq(&self, other: &Self) -> bool {
-        matches!((&self.0, &other.0), (DeviceAddress::Is(a), DeviceAddress::Is(b)) if a == b)
-    }
-}
-
-impl fmt::Display for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
 pub(super) fn devices<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Vec<DeviceConfig>, D::Error> {
-    let key = |device: &Object<DeviceConfig>| Key(device.0.address.clone());
+    // A device is in the list once; others than plain addresses may name several.
+    let key = |device: &Object<DeviceConfig>| match &device.0.address {
+        DeviceAddress::Is(address) => Some(*address),
+        DeviceAddress::FreeVf { .. } | DeviceAddress::Environment { .. } => None,
+    };
     let devices = deserializer.deserialize_seq(Distinct { expected: "a list of devices", key })?;
     Ok(devices.into_iter().map(|Object(device)| device).collect())
 }

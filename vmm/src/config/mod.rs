@@ -10,7 +10,8 @@ mod fields;
 mod placement;
 mod visit;
 
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{self, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -146,7 +147,7 @@ impl Config {
     /// The file cannot be read, is not JSON, or describes no machine.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let failed = |source| ConfigError::Read { path: path.to_owned(), source };
-        let text = fs::read(path).map_err(failed)?;
+        let text = read(path).map_err(failed)?;
         let mut config = Self::parse(path, &text)?;
         // Absolute, so that the paths hold whatever folder berth is in later.
         let path = path::absolute(path).map_err(failed)?;
@@ -177,6 +178,18 @@ impl Config {
             *path = folder.join(&*path);
         }
     }
+}
+
+/// A machine's config has some 20 lines for each device, and at most a few dozen of those.
+const LARGEST: u64 = 1 << 20;
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    File::open(path)?.take(LARGEST + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > LARGEST {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
+    }
+    Ok(text)
 }
 
 #[cfg(test)]

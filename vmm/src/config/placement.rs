@@ -197,7 +197,7 @@ impl<'de, T> Visitor<'de> for CpusVisitor<T> {
             }
         }
 
-        let distinct = Distinct { expected: "", key: |cpu: &Cpu| cpu.0 };
+        let distinct = Distinct { expected: "", key: |cpu: &Cpu| Some(cpu.0) };
         let cpus = distinct.visit_seq(seq)?;
         Ok((self.named)(cpus.into_iter().map(|Cpu(cpu)| cpu).collect()))
     }

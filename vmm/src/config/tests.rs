@@ -1,5 +1,7 @@
 //! Each mistake is answered with its place, its field and what was expected.
 
+use std::fs;
+
 use super::*;
 
 const GOOD: &str = r#"{
@@ -415,4 +417,11 @@ fn a_config_that_was_written_is_read_again() {
     let text = serde_json::to_string(&parse(GOOD)).expect("a config is JSON");
     assert_eq!(parse(&text), parse(GOOD));
     assert!(count > 3, "only {count} examples");
+}
+
+#[test]
+fn a_config_that_has_no_end_is_not_read_to_it() {
+    let error = Config::load(Path::new("/dev/zero")).expect_err("no end");
+    let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+    assert_eq!(cause, "it is larger than 1 MiB");
 }

@@ -1,5 +1,6 @@
 //! Ways to read a JSON value that say what was expected in the user's words.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
@@ -96,10 +97,11 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 /// A list whose elements differ in their key.
 pub(super) struct Distinct<T, K> {
     pub(super) expected: &'static str,
-    pub(super) key: fn(&T) -> K,
+    /// `None` for an element that may be there more than once.
+    pub(super) key: fn(&T) -> Option<K>,
 }
 
-impl<'de, T: Deserialize<'de>, K: PartialEq + fmt::Display> Visitor<'de> for Distinct<T, K> {
+impl<'de, T: Deserialize<'de>, K: Ord + fmt::Display> Visitor<'de> for Distinct<T, K> {
     type Value = Vec<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -107,10 +109,10 @@ impl<'de, T: Deserialize<'de>, K: PartialEq + fmt::Display> Visitor<'de> for Dis
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
-        let mut list = Vec::new();
+        let (mut list, mut keys) = (Vec::new(), BTreeSet::new());
         // A seed, because only an error from inside the element carries the element's index.
         while let Some(element) =
-            seq.next_element_seed(DistinctElement { before: &list, key: self.key })?
+            seq.next_element_seed(DistinctElement { before: &mut keys, key: self.key })?
         {
             list.push(element);
         }
@@ -119,11 +121,11 @@ impl<'de, T: Deserialize<'de>, K: PartialEq + fmt::Display> Visitor<'de> for Dis
 }
 
 struct DistinctElement<'a, T, K> {
-    before: &'a [T],
-    key: fn(&T) -> K,
+    before: &'a mut BTreeSet<K>,
+    key: fn(&T) -> Option<K>,
 }
 
-impl<'de, T: Deserialize<'de>, K: PartialEq + fmt::Display> DeserializeSeed<'de>
+impl<'de, T: Deserialize<'de>, K: Ord + fmt::Display> DeserializeSeed<'de>
     for DistinctElement<'_, T, K>
 {
     type Value = T;
@@ -131,11 +133,68 @@ impl<'de, T: Deserialize<'de>, K: PartialEq + fmt::Display> DeserializeSeed<'de>
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
         let element = T::deserialize(deserializer)?;
         let key = (self.key)(&element);
-        if self.before.iter().any(|other| (self.key)(other) == key) {
+        if let Some(key) = key
+            && let Some(key) = self.before.replace(key)
+        {
             return Err(de::Error::custom(format_args!(
                 "{key} is in the list already; name it once"
             )));
         }
         Ok(element)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::cmp::Ordering;
+
+    use super::*;
+
+    thread_local! {
+        static COMPARED: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// A key that counts how often it is held against another.
+    struct Counted(u64);
+
+    impl Ord for Counted {
+        fn cmp(&self, other: &Self) -> Ordering {
+            COMPARED.set(COMPARED.get() + 1);
+            self.0.cmp(&other.0)
+        }
+    }
+
+    impl PartialOrd for Counted {
+        fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+            Some(self.cmp(other))
+        }
+    }
+
+    impl PartialEq for Counted {
+        fn eq(&self, other: &Self) -> bool {
+            self.cmp(other).is_eq()
+        }
+    }
+
+    impl Eq for Counted {}
+
+    impl fmt::Display for Counted {
+        fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            self.0.fmt(f)
+        }
+    }
+
+    #[test]
+    fn a_long_list_is_not_compared_pair_by_pair() {
+        const LENGTH: u64 = 4096;
+
+        let list = (0..LENGTH).chain([7]).map(|number| number.to_string()).collect::<Vec<_>>();
+        let text = format!("[{}]", list.join(","));
+        let distinct = Distinct { expected: "numbers", key: |n: &u64| Some(Counted(*n)) };
+        let read = serde_json::Deserializer::from_str(&text).deserialize_seq(distinct);
+        let error = read.expect_err("7 is there twice").to_string();
+        assert!(error.starts_with("7 is in the list already"), "{error}");
+        assert!(COMPARED.get() < 100 * LENGTH as usize, "{} comparisons", COMPARED.get());
     }
 }

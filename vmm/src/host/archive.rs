@@ -2,17 +2,42 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read, Write};
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
 
 use super::HostError;
 use super::tree::{Entries, Entry, Tree};
 
-/// The largest host is some 10,000 files of a page: what unpacks to more is no snapshot.
-const MOST_BYTES: u64 = 1 << 30;
-/// Its files, folders and links.
-const MOST_ENTRIES: usize = 1 << 20;
-/// Folders above any of its files; a path of sysfs has some 20.
-const DEEPEST: usize = 100;
+/// What a snapshot may have. The largest host is some 30,000 files, most of them of a few bytes.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// All that it unpacks to, with the archive's own headers.
+    bytes: u64,
+    /// A file of sysfs. An attribute is a page at most, a device's own data not many.
+    attribute: u64,
+    /// Any other file: modules.alias, the kernel's log, CPUs and interrupts of a large host.
+    file: u64,
+    /// Files, folders and links, also those folders that are only named in a path.
+    entries: usize,
+    /// Folders above any of its files; a path of sysfs has some 20.
+    depth: usize,
+}
+
+/// Largest file of a capture but for those of sysfs; modules.alias has 2 MiB.
+pub(super) const LARGEST_FILE: u64 = 4 << 20;
+
+const LIMITS: Limits = Limits {
+    bytes: 64 << 20,
+    attribute: 64 << 10,
+    file: LARGEST_FILE,
+    entries: 1 << 18,
+    depth: 32,
+};
+
+/// Longest path and longest target of a link, with their terminator (PATH_MAX in limits.h).
+const LONGEST_PATH: usize = 4096;
+/// What unpacking xz may take, in KiB: xz -9 has a dictionary of 64 MiB.
+const XZ_MEMORY: u32 = 68 << 10;
 
 /// What names of archives end in, the longest first.
 const ENDINGS: [&str; 10] = [
@@ -37,7 +62,7 @@ pub fn without_archive_ending(name: &str) -> &str {
 pub(super) fn read(path: &Path) -> Result<Tree, HostError> {
     let read = || -> io::Result<Tree> {
         let file = BufReader::new(File::open(path)?);
-        unpack(decompressed(file)?, MOST_BYTES)
+        unpack(decompressed(file)?, LIMITS)
     };
     read().map_err(|source| HostError::Archive { path: path.to_owned(), source })
 }
@@ -61,47 +86,54 @@ fn decompressed(mut file: impl Read + 'static) -> io::Result<Box<dyn Read>> {
             Box::new(ruzstd::decoding::StreamingDecoder::new(whole).map_err(io::Error::other)?)
         }
         [0xfd, b'7', b'z', b'X', b'Z', 0] => {
-            let mut bytes = Bounded(Vec::new());
-            lzma_rs::xz_decompress(&mut BufReader::new(whole), &mut bytes)
-                .map_err(|error| io::Error::other(format!("{error:?}")))?;
-            Box::new(Cursor::new(bytes.0))
+            Box::new(lzma_rust2::XzReader::new_mem_limit(whole, true, XZ_MEMORY))
         }
         _ => Box::new(whole),
     })
 }
 
-fn unpack(archive: impl Read, most: u64) -> io::Result<Tree> {
-    let mut archive = tar::Archive::new(Measured { from: archive, left: most });
+fn unpack(archive: impl Read, limits: Limits) -> io::Result<Tree> {
+    let mut archive = tar::Archive::new(Measured { from: archive, left: limits.bytes });
     let mut tree = Tree::default();
-    for (count, entry) in archive.entries()?.enumerate() {
+    let mut made = 0;
+    for entry in archive.entries()? {
         let mut entry = entry?;
         let path = entry.path()?.into_owned();
-        if count == MOST_ENTRIES || path.components().count() > DEEPEST {
-            return Err(too_much());
+        if path.components().count() > limits.depth || is_too_long(&path) {
+            return Err(too_much("a path"));
         }
         let found = match entry.header().entry_type() {
             tar::EntryType::Directory => Entry::Folder(Entries::new()),
             tar::EntryType::Symlink => match entry.link_name()? {
+                Some(target) if is_too_long(&target) => return Err(too_much("a link's target")),
                 Some(target) => Entry::Link(target.into_owned()),
                 None => continue,
             },
             // Both are what a second name of a file is; a path from the archive's start.
             tar::EntryType::Link => match entry.link_name()? {
+                Some(target) if is_too_long(&target) => return Err(too_much("a link's target")),
                 Some(target) => Entry::Link(Path::new("/").join(target)),
                 None => continue,
             },
             kind if kind.is_file() => {
                 let (size, mut bytes) = (entry.size(), Vec::new());
+                let most = if is_attribute(&path) { limits.attribute } else { limits.file };
+                if size > most {
+                    return Err(too_much(&format!("{} ({size} bytes)", path.display())));
+                }
                 entry.read_to_end(&mut bytes)?;
                 if (bytes.len() as u64) < size {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
                 Entry::File(bytes)
             }
-            // Devices, pipes: nothing that a snapshot tells by them.
+            // Devices, pipes, files with holes: nothing that a snapshot tells by them.
             _ => continue,
         };
-        tree.insert(&path, found);
+        made += tree.insert(&path, found);
+        if made > limits.entries {
+            return Err(too_much("the number of its files"));
+        }
     }
     // What is behind the last file is nothing, and then the checksum of what was compressed.
     io::copy(&mut archive.into_inner(), &mut io::sink())?;
@@ -139,8 +171,19 @@ pub(super) fn write(tree: &Tree, out: &mut impl Write) -> io::Result<()> {
     out.write_all(&ruzstd::encoding::compress_to_vec(bytes.as_slice(), level))
 }
 
-fn too_much() -> io::Error {
-    io::Error::other("it unpacks to more than a snapshot of a host holds")
+/// `what` is too large.
+fn too_much(what: &str) -> io::Error {
+    io::Error::other(format!("{what} is more than a snapshot of a host holds"))
+}
+
+fn is_too_long(path: &Path) -> bool {
+    path.as_os_str().as_bytes().len() >= LONGEST_PATH
+}
+
+/// Whether `path` is in sysfs, in an archive with or without a leading folder.
+fn is_attribute(path: &Path) -> bool {
+    let normal = |part: &Component| matches!(part, Component::Normal(_));
+    path.components().filter(normal).take(2).any(|part| part.as_os_str() == "sys")
 }
 
 /// A stream that may only have so many bytes more.
@@ -152,92 +195,11 @@ struct Measured<R> {
 impl<R: Read> Read for Measured<R> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let got = self.from.read(bytes)?;
-        self.left = self.left.checked_sub(got as u64).ok_or_else(too_much)?;
+        self.left =
+            self.left.checked_sub(got as u64).ok_or_else(|| too_much("what it unpacks to"))?;
         Ok(got)
     }
 }
 
-/// Bytes up to what a snapshot may have.
-struct Bounded(Vec<u8>);
-
-impl Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if (self.0.len() + bytes.len()) as u64 > MOST_BYTES {
-            return Err(too_much());
-        }
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sample() -> Tree {
-        let mut tree = Tree::default();
-        tree.insert(Path::new("sys/bus/pci"), Entry::Link(PathBuf::from("../devices/pci")));
-        tree.insert(Path::new("sys/devices/pci/x"), Entry::File(b"0x8086\n".to_vec()));
-        tree.insert(Path::new("proc/empty"), Entry::Folder(Entries::new()));
-        tree
-    }
-
-    fn packed(tree: &Tree) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        write(tree, &mut bytes).expect("memory takes all");
-        bytes
-    }
-
-    fn unpacked(bytes: Vec<u8>) -> io::Result<Tree> {
-        unpack(decompressed(Cursor::new(bytes))?, MOST_BYTES)
-    }
-
-    #[test]
-    fn what_was_packed_is_unpacked() {
-        assert_eq!(unpacked(packed(&sample())).expect("an archive"), sample());
-    }
-
-    #[test]
-    fn every_compression_is_known_by_its_start() {
-        let mut plain = Vec::new();
-        decompressed(Cursor::new(packed(&sample())))
-            .and_then(|mut archive| archive.read_to_end(&mut plain))
-            .expect("zstd");
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        gzip.write_all(&plain).expect("memory takes all");
-        let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
-        bzip2.write_all(&plain).expect("memory takes all");
-        let mut xz = Vec::new();
-        lzma_rs::xz_compress(&mut plain.as_slice(), &mut xz).expect("memory takes all");
-        for bytes in [
-            plain,
-            gzip.finish().expect("memory takes all"),
-            bzip2.finish().expect("memory takes all"),
-            xz,
-        ] {
-            assert_eq!(unpacked(bytes).expect("an archive"), sample());
-        }
-    }
-
-    #[test]
-    fn what_unpacks_to_too_much_is_refused() {
-        let mut tree = sample();
-        tree.insert(Path::new("proc/zeroes"), Entry::File(vec![0; 1 << 20]));
-        let bytes = packed(&tree);
-        assert!(bytes.len() < 1 << 16, "zeroes compress");
-        let archive = decompressed(Cursor::new(bytes)).expect("zstd");
-        let error = unpack(archive, 1 << 19).expect_err("a MiB in half of one");
-        assert!(error.to_string().contains("more than a snapshot"), "{error}");
-    }
-
-    #[test]
-    fn what_is_no_archive_is_refused() {
-        for bytes in [&b"#!/bin/sh\nexit 0\n"[..], b"\x1f\x8b\0\0\0\0\0", b"BZh9junk..........."] {
-            assert!(unpacked(bytes.to_vec()).is_err());
-        }
-    }
-}
+mod tests;

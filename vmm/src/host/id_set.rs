@@ -15,9 +15,9 @@ pub struct IdSet(BTreeSet<u32>);
 #[error("not a list of ids such as 0-3,8")]
 pub struct ParseIdSetError;
 
-/// Ids are below this; the largest kernels are built for 8,192 CPUs. It keeps a malformed range
-/// from filling memory.
-const ID_LIMIT: u32 = 1 << 16;
+/// Ids are below this, and a list has no more of them: the largest kernels are built for 8,192
+/// CPUs. It keeps a malformed list from filling memory, or from taking long.
+const ID_LIMIT: u32 = 1 << 13;
 
 impl IdSet {
     /// Whether `id` is in the set.
@@ -51,6 +51,13 @@ impl IdSet {
         let mut ids = BTreeSet::new();
         for (word, digits) in (0..).zip(text.trim().rsplit(',')) {
             let bits = u32::from_str_radix(digits, 16).ok()?;
+            // Words beyond may be there, but say nothing.
+            if word >= ID_LIMIT / 32 {
+                if bits != 0 {
+                    return None;
+                }
+                continue;
+            }
             ids.extend((0..32).filter(|bit| bits >> bit & 1 == 1).map(|bit| word * 32 + bit));
         }
         Some(Self(ids))
@@ -97,10 +104,19 @@ impl FromStr for IdSet {
             (id < ID_LIMIT).then_some(id).ok_or(ParseIdSetError)
         };
         let mut ids = BTreeSet::new();
+        let mut named = 0;
         // An empty file is an empty set: no isolated CPUs, a node without CPUs.
         for part in text.split(',').filter(|part| !part.trim().is_empty()) {
             match part.split_once('-') {
-                Some((first, last)) => ids.extend(id(first)?..=id(last)?),
+                Some((first, last)) => {
+                    let range = id(first)?..=id(last)?;
+                    named += range.size_hint().0;
+                    // The kernel names each once, so what names more is no list of its.
+                    if named > ID_LIMIT as usize {
+                        return Err(ParseIdSetError);
+                    }
+                    ids.extend(range);
+                }
                 None => ids.extend([id(part)?]),
             }
         }
@@ -160,8 +176,22 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_list() {
-        for text in ["a", "1-", "-1", "0-4294967295", "65536"] {
+        for text in ["a", "1-", "-1", "0-4294967295", "0-65535", "0-8192", "8192"] {
             assert!(text.parse::<IdSet>().is_err(), "{text}");
         }
+        assert_eq!("0-8191".parse::<IdSet>().expect("a list").len(), 8192);
+    }
+
+    #[test]
+    fn no_list_takes_long() {
+        // Each id once is all that the kernel prints.
+        let text = "0-8191,".repeat(9000);
+        assert!(text.parse::<IdSet>().is_err());
+        let mask = "ffffffff,".repeat(256) + "1";
+        assert!(IdSet::from_mask(&mask).is_none());
+        assert_eq!(
+            IdSet::from_mask(&("00000000,".repeat(300) + "1")).map(|set| set.len()),
+            Some(1)
+        );
     }
 }

@@ -11,9 +11,6 @@ use super::tree::{Entries, Entry, Found, Tree, resolve};
 use super::{HostError, archive};
 use crate::units::visible;
 
-/// Largest file of a folder that was captured; modules.alias has 2 MiB.
-const MOST_BYTES: usize = 64 << 20;
-
 /// Where `/proc`, `/sys` and `/dev` are found.
 ///
 /// A file that does not exist is `None`, not an error: most of what the profile reads depends on
@@ -201,7 +198,7 @@ impl Root {
                 let mut file = self.open_file(&path)?;
                 loop {
                     let start = bytes.len();
-                    if start > MOST_BYTES && !self.is_live() {
+                    if start as u64 > archive::LARGEST_FILE && !self.is_live() {
                         return Err(io::Error::other("no file of a host is so large"));
                     }
                     let want = CHUNK.min(limit - start);

@@ -42,19 +42,24 @@ impl Tree {
 
     /// Puts `entry` at `path`, with the folders above it. What is there stays when the new entry
     /// says less: a folder or a file that is known only by its name, a shorter part of a file.
-    pub(super) fn insert(&mut self, path: &Path, entry: Entry) {
+    /// Returns how many entries there are more.
+    pub(super) fn insert(&mut self, path: &Path, entry: Entry) -> usize {
         let mut names: Vec<String> = names(path).collect();
         let Some(last) = names.pop() else {
-            return;
+            return 0;
         };
         let mut here = &mut self.0;
+        let mut made = 0;
         for name in names {
-            let below = here.entry(name).or_insert_with(|| Entry::Folder(Entries::new()));
+            let below = here.entry(name).or_insert_with(|| {
+                made += 1;
+                Entry::Folder(Entries::new())
+            });
             if !matches!(below, Entry::Folder(_)) {
                 *below = Entry::Folder(Entries::new());
             }
             let Entry::Folder(entries) = below else {
-                return;
+                return made;
             };
             here = entries;
         }
@@ -64,9 +69,10 @@ impl Tree {
             (Entry::File(bytes), Some(Entry::File(known))) => bytes.len() < known.len(),
             (Entry::File(bytes), Some(_)) => bytes.is_empty(),
         };
-        if !says_less {
-            here.insert(last, entry);
+        if !says_less && here.insert(last, entry).is_none() {
+            made += 1;
         }
+        made
     }
 
     /// Takes away what is at `path`.
@@ -163,9 +169,11 @@ fn names(path: &Path) -> impl Iterator<Item = String> + '_ {
 /// starts at that root, and `..` stops there. `link` gives the target of what is one.
 ///
 /// # Errors
-/// ELOOP after as many links as the kernel follows (path_resolution(7)).
+/// ELOOP after as many links as the kernel follows (path_resolution(7)), and after more parts of
+/// paths than any of sysfs has: 40 targets of 4 KiB each are many.
 pub(super) fn resolve(path: &Path, link: impl Fn(&Path) -> Option<PathBuf>) -> io::Result<PathBuf> {
     const LINKS: usize = 40;
+    const PARTS: usize = 256;
 
     let mut pending: Vec<OsString> = Vec::new();
     let push = |pending: &mut Vec<OsString>, path: &Path| {
@@ -174,7 +182,12 @@ pub(super) fn resolve(path: &Path, link: impl Fn(&Path) -> Option<PathBuf>) -> i
     push(&mut pending, path);
     let mut done = PathBuf::from("/");
     let mut followed = 0;
+    let mut parts = 0;
     while let Some(part) = pending.pop() {
+        parts += 1;
+        if parts > PARTS {
+            return Err(io::Error::from_raw_os_error(libc::ELOOP));
+        }
         if part == ".." {
             done.pop();
             continue;
@@ -224,6 +237,18 @@ mod tests {
         }
         let error = resolve(Path::new("/loop"), link).expect_err("a loop");
         assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
+    }
+
+    #[test]
+    fn a_link_that_walks_to_and_fro_is_not_followed_for_long() {
+        let looked = std::cell::Cell::new(0);
+        let link = |path: &Path| {
+            looked.set(looked.get() + 1);
+            (path == Path::new("/sys")).then(|| PathBuf::from("r/../".repeat(800) + "r"))
+        };
+        let error = resolve(Path::new("/sys/x"), link).expect_err("800 times to and fro");
+        assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
+        assert!(looked.get() <= 256, "{} look-ups", looked.get());
     }
 
     #[test]

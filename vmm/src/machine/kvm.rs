@@ -33,39 +33,51 @@ fn refused(doing: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> KvmError {
     move |source| KvmError { doing, source }
 }
 
-/// A virtual machine with its interrupt controllers, still without memory and vCPUs.
-pub struct Vm {
-    kvm: Kvm,
-    fd: VmFd,
-}
+/// The host's KVM, `/dev/kvm`.
+pub struct HostKvm(Kvm);
 
-impl Vm {
-    /// Creates it through `/dev/kvm`.
-    pub fn new() -> Result<Self, KvmError> {
+impl HostKvm {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// It cannot be opened, or is not the one that berth knows.
+    pub fn open() -> Result<Self, KvmError> {
         let kvm = Kvm::new().map_err(refused("open /dev/kvm"))?;
         if kvm.get_api_version() != KVM_API_VERSION as i32 {
             let source = kvm_ioctls::Error::new(libc::ENOSYS);
             return Err(KvmError { doing: "speak API version 12", source });
         }
-        let fd = kvm.create_vm().map_err(refused("create a virtual machine"))?;
+        Ok(Self(kvm))
+    }
+
+    /// Creates a virtual machine.
+    pub fn create_vm(&self) -> Result<Vm, KvmError> {
+        let fd = self.0.create_vm().map_err(refused("create a virtual machine"))?;
         fd.set_tss_address(layout::KVM_TSS as usize).map_err(refused("set the TSS address"))?;
         fd.create_irq_chip().map_err(refused("create the interrupt controllers"))?;
         let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
         fd.create_pit2(pit).map_err(refused("create the interval timer"))?;
-        Ok(Self { kvm, fd })
+        Ok(Vm { fd })
     }
 
     /// What CPUID can say to a guest on this host.
     pub fn supported_cpuid(&self) -> Result<CpuId, KvmError> {
-        let supported = self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
+        let supported = self.0.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
         supported.map_err(refused("tell what CPUID it supports"))
     }
 
     /// Whether the local APIC's timer has TSC deadline mode.
     pub fn has_tsc_deadline(&self) -> bool {
-        self.kvm.check_extension(Cap::TscDeadlineTimer)
+        self.0.check_extension(Cap::TscDeadlineTimer)
     }
+}
 
+/// A virtual machine with its interrupt controllers, still without memory and vCPUs.
+pub struct Vm {
+    fd: VmFd,
+}
+
+impl Vm {
     /// Adds a vCPU with this APIC ID.
     pub fn create_vcpu(&self, apic_id: u8) -> Result<VcpuFd, KvmError> {
         self.fd.create_vcpu(apic_id.into()).map_err(refused("create a vCPU"))

@@ -29,6 +29,7 @@ use berth_arch::acpi::{AcpiConfig, AcpiTables};
 use berth_arch::cpuid::CpuidConfig;
 use berth_arch::topology::Topology;
 use berth_arch::{boot, cpuid, layout, regs};
+use berth_devices::eventfd;
 use berth_devices::irq::{Gsi, MsiRouter, VmPort};
 use berth_devices::pci::{BarRoutes, ResetBuses, Segment};
 use berth_devices::power::PowerRegisters;
@@ -38,7 +39,6 @@ use berth_devices::vfio::{
 };
 use kvm_ioctls::VcpuFd;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use control::Signals;
 pub use error::{BuildError, RunError};
@@ -46,13 +46,14 @@ use hierarchy::Fabric;
 use watch::{Watch, Watched};
 
 use crate::advice::Code;
+use crate::child;
 use crate::exit::Exit;
 use crate::placement_lock::PlacementLock;
 use crate::plan::{BootPlan, PciPlan, Plan, VcpuPlan};
 use crate::sandbox::{Filters, Mode};
 use chipset::Chipset;
 use console::{Console, Input, Keyboard, SerialConsole};
-use kvm::{BAR_SLOTS, RAM_SLOTS, Vm};
+use kvm::{BAR_SLOTS, HostKvm, RAM_SLOTS, Vm};
 use steering::Steering;
 use vcpu::{Ended, Shared, VcpuThread};
 
@@ -117,6 +118,7 @@ impl Machine {
         mode: Mode,
         placement_lock: PlacementLock,
     ) -> Result<Self, BuildError> {
+        child::keep_memory_private().map_err(BuildError::system("switch core dumps off"))?;
         let filters = Filters::compile(mode)?;
         let keyboard = Keyboard::prepare(&plan.console)?;
         // Before the first thread, which inherits both.
@@ -130,17 +132,19 @@ impl Machine {
         drop(placement_lock);
         limits::raise(&plan.limits).map_err(BuildError::system("raise its resource limits"))?;
 
-        let vm = Arc::new(Vm::new()?);
+        // Closed before the guest runs: its virtual machine is all that is needed then.
+        let kvm = HostKvm::open()?;
+        let vm = Arc::new(kvm.create_vm()?);
         let memory = memory::allocate(&plan.memory, &plan.vcpus)?;
         map_ram(&vm, &memory)?;
         let Assigned { segment, address_space, watch } = assign(&plan, &vm, &memory, steering)?;
 
-        let eventfd = || EventFd::new(EFD_NONBLOCK).map_err(BuildError::system("make an eventfd"));
+        let eventfd = || eventfd().map_err(BuildError::system("make an eventfd"));
         let (serial_irq, sci, ended) = (eventfd()?, eventfd()?, eventfd()?);
         for (gsi, fd) in [(chipset::SERIAL_GSI, &serial_irq), (chipset::SCI_GSI, &sci)] {
             vm.attach_irqfd(gsi, fd).map_err(BuildError::system("connect an interrupt"))?;
         }
-        let vcpus = make_vcpus(&plan, &vm, &memory)?;
+        let vcpus = make_vcpus(&plan, &kvm, &vm, &memory)?;
         // Last: from here on a terminal is raw.
         let console = Console::open(&plan.console, keyboard)?;
         let serial = SerialConsole::new(serial_irq, console.output);
@@ -235,7 +239,7 @@ fn assign(
     let port: Arc<dyn VmPort> = vm.clone();
     let router = MsiRouter::new(port.clone());
     let slots = BuildError::system("prepare the slots of its ports");
-    let switched_off = EventFd::new(EFD_NONBLOCK).map_err(BuildError::system("make an eventfd"))?;
+    let switched_off = eventfd().map_err(BuildError::system("make an eventfd"))?;
     let fabric = Fabric::new(&plan.pci, &router, &switched_off).map_err(slots)?;
     let Fabric { mut functions, ports, roots } = fabric;
     let (mut address_space, mut watched) = (None, Vec::new());
@@ -310,7 +314,12 @@ fn reset(plan: &PciPlan, devices: &[KernelDevice]) -> Result<Vec<FunctionReset>,
     resets.collect()
 }
 
-fn make_vcpus(plan: &Plan, vm: &Vm, memory: &GuestMemoryMmap) -> Result<Vec<VcpuFd>, BuildError> {
+fn make_vcpus(
+    plan: &Plan,
+    kvm: &HostKvm,
+    vm: &Vm,
+    memory: &GuestMemoryMmap,
+) -> Result<Vec<VcpuFd>, BuildError> {
     let topology = Topology::of(plan.vcpus.iter().map(|vcpu| vcpu.place).collect());
     let tables = AcpiTables::new(
         &AcpiConfig {
@@ -321,8 +330,8 @@ fn make_vcpus(plan: &Plan, vm: &Vm, memory: &GuestMemoryMmap) -> Result<Vec<Vcpu
         GuestAddress(layout::ACPI_TABLES.start),
     );
     let entry = load(plan, memory, &tables)?;
-    let supported = vm.supported_cpuid()?;
-    let config = CpuidConfig { topology, tsc_deadline: vm.has_tsc_deadline(), dedicated: true };
+    let supported = kvm.supported_cpuid()?;
+    let config = CpuidConfig { topology, tsc_deadline: kvm.has_tsc_deadline(), dedicated: true };
     let mut vcpus = Vec::new();
     for planned in &plan.vcpus {
         let vcpu = vm.create_vcpu(planned.apic_id)?;

@@ -228,3 +228,33 @@ fn what_a_thread_needs_is_left_to_it() {
         assert_eq!(act_out(role, Mode::Kill, attempts), End::Exit, "{role:?}");
     }
 }
+
+/// SECURITY.md has the figures of the filters as they are.
+#[test]
+fn the_figures_that_are_published_are_those_of_the_filters() {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    let filters: serde_json::Value = serde_json::from_str(FILTERS).expect("JSON");
+    let row = |name: &str, roles: &[Role]| {
+        let rules = roles.iter().flat_map(|role| filters[role.name()]["filter"].as_array());
+        let (mut calls, mut requests) = (BTreeMap::new(), BTreeSet::new());
+        for rule in rules.flatten() {
+            let call = rule["syscall"].as_str().expect("a name");
+            *calls.entry(call).or_insert(true) &= rule["args"].is_array();
+            if call == "ioctl" {
+                requests.insert(rule["args"][0]["val"].as_u64().expect("a number"));
+            }
+        }
+        let checked = calls.values().filter(|checked| **checked).count();
+        format!("| {name} | {} | {checked} | {} |", calls.len(), requests.len())
+    };
+    let text = include_str!("../../../SECURITY.md");
+    for row in [
+        row("vCPU", &[Role::Vcpu]),
+        row("control", &[Role::Control]),
+        row("both: they share one address space", &BERTHS_OWN),
+        row("`berth-irq`, a process of its own", &[Role::Interrupts]),
+    ] {
+        assert!(text.contains(&row), "{row}");
+    }
+}

@@ -42,6 +42,9 @@ pub enum ConsoleError {
     /// The terminal cannot be put into raw mode.
     #[error("cannot put the terminal into raw mode")]
     Terminal(#[source] io::Error),
+    /// Standard input stays open.
+    #[error("cannot close standard input, which the guest does not get")]
+    Input(#[source] io::Error),
     /// Standard output is closed.
     #[error("cannot use standard output as the console")]
     Output(#[source] io::Error),
@@ -85,6 +88,7 @@ impl Keyboard {
     /// `None` also for a terminal that another job has: reading it would stop berth.
     pub fn prepare(plan: &ConsolePlan) -> Result<Option<Self>, ConsoleError> {
         if *plan != ConsolePlan::Stdio {
+            close_input().map_err(ConsoleError::Input)?;
             return Ok(None);
         }
         Ok(match terminal::state() {
@@ -95,6 +99,12 @@ impl Keyboard {
             }
         })
     }
+}
+
+/// Puts `/dev/null` in the place of a standard input that is not the guest's: a terminal would
+/// otherwise be at hand for who breaks out.
+fn close_input() -> io::Result<()> {
+    Ok(rustix::stdio::dup2_stdin(File::open("/dev/null")?)?)
 }
 
 /// Nothing is waited for, and nothing is lost of a file that turns out to be another one.
@@ -239,6 +249,23 @@ mod tests {
         let error = create(&at("fifo"), &machine).expect_err("it is none");
         assert!(error.to_string().ends_with("is a pipe (FIFO), not a file"), "{error}");
         assert_eq!(std::fs::read(at("kernel")).expect("a file"), b"a kernel");
+    }
+
+    #[test]
+    fn standard_input_is_closed_where_the_guest_has_none() {
+        // SAFETY: the C library keeps the heap usable in a child, which ends without unwinding.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let closed = Keyboard::prepare(&ConsolePlan::Off).is_ok_and(|none| none.is_none());
+            let input = std::fs::read_link("/proc/self/fd/0");
+            let closed = closed && input.is_ok_and(|input| input == Path::new("/dev/null"));
+            // SAFETY: ends the child.
+            unsafe { libc::_exit(i32::from(!closed)) }
+        }
+        let mut status = 0;
+        // SAFETY: `status` is writable.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(status, 0);
     }
 
     #[test]

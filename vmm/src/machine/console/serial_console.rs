@@ -4,7 +4,7 @@ use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use berth_devices::serial::SerialPort;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::Output;
 
@@ -27,7 +27,7 @@ impl SerialConsole {
     pub fn new(irq: EventFd, output: Output) -> io::Result<Self> {
         let port = SerialPort::new(irq, Box::new(output.queue()));
         let capacity = port.room();
-        let drained = EventFd::new(EFD_NONBLOCK)?;
+        let drained = berth_devices::eventfd()?;
         Ok(Self { port: Mutex::new(port), output, capacity, drained })
     }
 
@@ -93,7 +93,7 @@ mod tests {
     const DATA: u16 = 0;
 
     fn eventfd() -> EventFd {
-        EventFd::new(EFD_NONBLOCK).expect("an eventfd")
+        berth_devices::eventfd().expect("an eventfd")
     }
 
     /// A guest that writes to a reader that does not read, with input at the same time, once held
