@@ -95,7 +95,14 @@ impl Case {
         ensure!(!matches!(status, 98 | 99), "the host cannot be brought there: {changes}");
         ensure!(*status == self.code, "the exit code should be {}", self.code);
         ensure!(changes.is_empty(), "the host was changed:\n{changes}");
-        ensure!(message.starts_with("error: "), "the message does not start as one");
+        let code = message.strip_prefix("error[").and_then(|rest| rest.split_once("]: "));
+        let is_code = |code: &str| {
+            code.chars().all(|c| c.is_ascii_uppercase() || c == '-' || c.is_ascii_digit())
+        };
+        ensure!(
+            code.is_some_and(|(code, _)| is_code(code)),
+            "the message does not start with a code"
+        );
         ensure!(message.lines().count() <= SCREEN, "the message is longer than a screen");
         for part in self.says {
             let part = fill(part);
