@@ -22,7 +22,7 @@ use std::ops::{BitOr, BitOrAssign};
 pub use bars::{Bar, BarDecode, BarHit, BarKind, BarRoutes, BarSpec, Refused, Space};
 pub use config::ConfigSpace;
 pub use guest_bdf::{GuestBdf, RoutedBdf};
-pub use host_bdf::{HostBdf, HostBdf as Bdf, ParseBdfError};
+pub use host_bdf::{HostBdf, ParseBdfError};
 pub use host_bridge::HostBridge;
 pub use link::{Link, LinkSpeed, LinkWidth, Payload};
 pub use root_bus::{BusNumbers, RootBus};

@@ -1,15 +1,15 @@
 //! Devices as they are: there, of the right kind, idle, bound.
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 use super::Steps;
 use crate::host::{Holder, HostProfile, HostUse};
 
 /// There is no such function; `near` are those with the most similar addresses.
-pub fn absent(near: &[Bdf]) -> Steps {
+pub fn absent(near: &[HostBdf]) -> Steps {
     let mut steps = Steps::new();
     if !near.is_empty() {
-        let near: Vec<String> = near.iter().map(Bdf::to_string).collect();
+        let near: Vec<String> = near.iter().map(HostBdf::to_string).collect();
         steps.push(format!("the nearest are {}", near.join(", ")));
     }
     steps.push("`berth devices` lists the host's functions".to_owned());
@@ -17,8 +17,8 @@ pub fn absent(near: &[Bdf]) -> Steps {
 }
 
 /// The function is a bridge; `behind` are the endpoints below it, as far as they are known.
-pub fn bridge(behind: &[Bdf]) -> Steps {
-    let behind: Vec<String> = behind.iter().map(Bdf::to_string).collect();
+pub fn bridge(behind: &[HostBdf]) -> Steps {
+    let behind: Vec<String> = behind.iter().map(HostBdf::to_string).collect();
     vec![if behind.is_empty() {
         "name an endpoint behind it, as `berth devices` lists them".to_owned()
     } else {
@@ -88,7 +88,7 @@ pub fn not_seen() -> Steps {
 }
 
 /// Its virtual functions go with its driver.
-pub fn has_virtual_functions(device: Bdf) -> Steps {
+pub fn has_virtual_functions(device: HostBdf) -> Steps {
     vec![
         format!("`berth sriov {device} 0`, when nobody needs them"),
         "or give a guest one of them: \"address\": { \"free_vf_of\": ... }".to_owned(),
@@ -96,7 +96,7 @@ pub fn has_virtual_functions(device: Bdf) -> Steps {
 }
 
 /// No VFIO driver has it.
-pub fn not_bound(device: Bdf) -> Steps {
+pub fn not_bound(device: HostBdf) -> Steps {
     vec![
         format!("`berth bind {device}`"),
         "or set its \"bind\" to \"auto\", to take it for the run only".to_owned(),

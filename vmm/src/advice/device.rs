@@ -1,6 +1,6 @@
 //! Devices that cannot work as they are, and what the kernel's log says of them.
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 use super::{Advice, Code, Steps, line, parameters};
 use crate::host::{HostProfile, LinuxVersion, Unfit};
@@ -8,14 +8,14 @@ use crate::host::{HostProfile, LinuxVersion, Unfit};
 const DEVICES: &str = "/sys/bus/pci/devices";
 
 /// The line of the log that is about `device` and has one of `words`.
-fn said<'a>(host: &'a HostProfile, device: Bdf, words: &[&str]) -> Option<&'a str> {
+fn said<'a>(host: &'a HostProfile, device: HostBdf, words: &[&str]) -> Option<&'a str> {
     let mut lines = host.log.lines.iter().filter(|line| names(line, device));
     lines.find(|line| words.iter().any(|word| line.contains(word))).map(String::as_str)
 }
 
 /// Whether a line of the log is about `device`: an address within a longer one, of another domain,
 /// is not its own. Only in the first domain is an address said without it.
-fn names(line: &str, device: Bdf) -> bool {
+fn names(line: &str, device: HostBdf) -> bool {
     let long = device.to_string();
     let stands_in = |address: &str| {
         line.match_indices(address).any(|(at, _)| {
@@ -37,7 +37,7 @@ pub fn unfit_code(unfit: &Unfit) -> Code {
 }
 
 /// A function is unfit for any guest.
-pub fn unfit(host: &HostProfile, device: Bdf, unfit: &Unfit) -> Advice {
+pub fn unfit(host: &HostProfile, device: HostBdf, unfit: &Unfit) -> Advice {
     match unfit {
         Unfit::Unreachable => unreachable(host, device),
         Unfit::BarUnassigned { bar, size } => {
@@ -68,7 +68,7 @@ pub fn unfit(host: &HostProfile, device: Bdf, unfit: &Unfit) -> Advice {
 }
 
 /// A function cannot be reset; a hot reset of it would hit `others`, if there is one.
-pub fn no_reset(others: &[Bdf]) -> Steps {
+pub fn no_reset(others: &[HostBdf]) -> Steps {
     if others.is_empty() {
         return vec!["choose another device".to_owned()];
     }
@@ -76,7 +76,7 @@ pub fn no_reset(others: &[Bdf]) -> Steps {
     vec![format!("give the guest {} too: their bus is then reset as a whole", others.join(", "))]
 }
 
-fn unreachable(host: &HostProfile, device: Bdf) -> Advice {
+fn unreachable(host: &HostProfile, device: HostBdf) -> Advice {
     let words = ["D3cold to D0, device inaccessible", "device inaccessible"];
     let said = said(host, device, &words);
     let seen = match said {
@@ -109,7 +109,7 @@ pub fn framebuffer(host: &HostProfile) -> Steps {
 
 /// VFIO could not have a BAR, because something else has its memory; `holder` is what the
 /// firmware's frame buffer is called there.
-pub fn bar_held(host: &HostProfile, device: Bdf, holder: Option<&str>) -> Option<Advice> {
+pub fn bar_held(host: &HostProfile, device: HostBdf, holder: Option<&str>) -> Option<Advice> {
     let line = said(host, device, &["can't reserve"])?;
     let seen = match holder {
         Some(holder) => {
@@ -146,7 +146,7 @@ const FAULTS: [&str; 11] = [
 /// Lines of the log in which the IOMMU stopped `device`: `DMAR: [DMA Read NO_PASID] Request device
 /// [41:00.0] fault addr 0x0`, `vfio-pci 0000:41:00.0: AMD-Vi: Event logged [IO_PAGE_FAULT ...]`,
 /// `AMD-Vi: Event logged [IOTLB_INV_TIMEOUT device=41:00.0 ...]`.
-pub fn faults(host: &HostProfile, device: Bdf) -> Vec<&str> {
+pub fn faults(host: &HostProfile, device: HostBdf) -> Vec<&str> {
     let lines = host.log.lines.iter().map(String::as_str).filter(|line| names(line, device));
     lines.filter(|line| FAULTS.iter().any(|fault| line.contains(fault))).collect()
 }

@@ -1,6 +1,6 @@
 //! One finding: a fault, whether it is there, how that was seen and what to do.
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 use serde::Serialize;
 
 use super::fix::Fix;
@@ -30,7 +30,7 @@ pub struct Finding {
     /// Whether it is there.
     pub severity: Severity,
     /// The device that it concerns, when it concerns one.
-    pub device: Option<Bdf>,
+    pub device: Option<HostBdf>,
     /// What was seen.
     pub seen: String,
     /// Where: files, or a line of the kernel's log.
@@ -77,7 +77,7 @@ impl Finding {
     }
 
     /// Of this device.
-    pub fn of(self, device: Bdf) -> Self {
+    pub fn of(self, device: HostBdf) -> Self {
         Self { device: Some(device), ..self }
     }
 

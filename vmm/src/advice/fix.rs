@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 use serde::Serialize;
 
 use crate::units::PageSize;
@@ -28,7 +28,7 @@ pub enum Fix {
     /// Bind a device to vfio-pci.
     Bind {
         /// The device.
-        device: Bdf,
+        device: HostBdf,
     },
 }
 

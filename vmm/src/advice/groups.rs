@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 use super::Steps;
 use crate::host::{Functions, HostUse};
@@ -11,7 +11,7 @@ use crate::host::{Functions, HostUse};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Culprit {
     /// Its address.
-    pub address: Bdf,
+    pub address: HostBdf,
     /// Its driver.
     pub driver: String,
     /// What it is used for, as far as that was looked for.
@@ -30,7 +30,7 @@ pub enum Seat {
 }
 
 /// Where a device sits, by the bridges above it and above the others of its group.
-pub fn seat(functions: &Functions, device: Bdf) -> Seat {
+pub fn seat(functions: &Functions, device: HostBdf) -> Seat {
     let Some(found) = functions.get(device) else { return Seat::Slot };
     if found.path.is_empty() {
         return Seat::Board;
@@ -40,7 +40,7 @@ pub fn seat(functions: &Functions, device: Bdf) -> Seat {
 
 /// Root ports of one device that lead to members of the group of `device`, that of its own
 /// included: without access control they pass requests on among themselves.
-pub fn shared_ports(functions: &Functions, device: Bdf) -> BTreeSet<Bdf> {
+pub fn shared_ports(functions: &Functions, device: HostBdf) -> BTreeSet<HostBdf> {
     let Some(found) = functions.get(device) else { return BTreeSet::new() };
     let Some(port) = found.path.first().copied() else { return BTreeSet::new() };
     let members = functions.members(found.function.group);
@@ -52,7 +52,7 @@ pub fn shared_ports(functions: &Functions, device: Bdf) -> BTreeSet<Bdf> {
 }
 
 /// Others of the device's group are the host's.
-pub fn not_viable(device: Bdf, seat: Seat, culprits: &[Culprit]) -> Steps {
+pub fn not_viable(device: HostBdf, seat: Seat, culprits: &[Culprit]) -> Steps {
     if let Some(vmd) = culprits.iter().find(|culprit| culprit.driver == "vmd") {
         let behind =
             format!("{device} is behind {}, Intel's Volume Management Device", vmd.address);
@@ -90,7 +90,7 @@ pub fn not_viable(device: Bdf, seat: Seat, culprits: &[Culprit]) -> Steps {
 }
 
 /// Whether both are functions of one device.
-pub fn same_card(one: Bdf, other: Bdf) -> bool {
+pub fn same_card(one: HostBdf, other: HostBdf) -> bool {
     one.slot() == other.slot()
 }
 

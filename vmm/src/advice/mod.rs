@@ -28,7 +28,7 @@ pub use code::{Code, Kind};
 pub use finding::{Finding, Severity};
 pub use fix::Fix;
 
-use berth_devices::pci::{Bdf, Link};
+use berth_devices::pci::{HostBdf, Link};
 
 use crate::host::KernelLog;
 
@@ -83,7 +83,7 @@ fn line<'a>(log: &'a KernelLog, words: &[&str], but: &[&str]) -> Option<&'a str>
 }
 
 /// The link of the card at `device`, when it moves less than the card could.
-pub fn link(device: Bdf, link: &Link) -> Option<Advice> {
+pub fn link(device: HostBdf, link: &Link) -> Option<Advice> {
     let source = format!("/sys/bus/pci/devices/{device}/current_link_speed, current_link_width");
     (link.negotiated != link.capable).then(|| {
         let seen = format!("the link is {}, and the device has {}", link.negotiated, link.capable);

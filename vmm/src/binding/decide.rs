@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 use super::setting::{Goal, Setting, Step, Value};
 use super::{BindOptions, BindingError};
@@ -14,9 +14,9 @@ pub const VFIO: &str = "vfio-pci";
 /// Functions to change, with their groups' if asked for, in order.
 pub fn members(
     host: &Functions,
-    asked: &[Bdf],
+    asked: &[HostBdf],
     options: BindOptions,
-) -> Result<BTreeSet<Bdf>, BindingError> {
+) -> Result<BTreeSet<HostBdf>, BindingError> {
     let mut all = BTreeSet::new();
     for &device in asked {
         let found = find(host, device)?;
@@ -37,7 +37,7 @@ pub fn members(
 /// One of them cannot be given, or must not be.
 pub fn bind(
     host: &Functions,
-    devices: &BTreeSet<Bdf>,
+    devices: &BTreeSet<HostBdf>,
     options: BindOptions,
 ) -> Result<Vec<Step>, BindingError> {
     let mut steps = Vec::new();
@@ -58,7 +58,7 @@ pub fn bind(
 
 /// Also for a function that has changed hands already: the change then lasts, if one for a run
 /// made it.
-fn hand_over(device: Bdf, found: &HostFunction) -> [Step; 2] {
+fn hand_over(device: HostBdf, found: &HostFunction) -> [Step; 2] {
     let function = &found.function;
     let physical = found.virtual_of.map(|(physical, _)| physical);
     let only = Value::name(function.driver_override.as_deref());
@@ -81,7 +81,7 @@ fn hand_over(device: Bdf, found: &HostFunction) -> [Step; 2] {
 /// One of them is in use, or does not exist.
 pub fn unbind(
     host: &Functions,
-    devices: &BTreeSet<Bdf>,
+    devices: &BTreeSet<HostBdf>,
     options: BindOptions,
     original: impl Fn(&Setting) -> Option<Value>,
 ) -> Result<Vec<Step>, BindingError> {
@@ -118,7 +118,7 @@ pub fn unbind(
 }
 
 /// What a person may want to know about functions that are about to be bound.
-pub fn notes(host: &Functions, devices: &BTreeSet<Bdf>) -> Vec<String> {
+pub fn notes(host: &Functions, devices: &BTreeSet<HostBdf>) -> Vec<String> {
     let mut notes = BTreeSet::new();
     for device in devices {
         let Some(group) = host.pci(*device).and_then(|function| function.group) else {
@@ -138,7 +138,7 @@ pub fn notes(host: &Functions, devices: &BTreeSet<Bdf>) -> Vec<String> {
 }
 
 /// Whether functions can be bound at boot, before anything else has them.
-pub fn check_lasting(host: &Functions, devices: &BTreeSet<Bdf>) -> Result<(), BindingError> {
+pub fn check_lasting(host: &Functions, devices: &BTreeSet<HostBdf>) -> Result<(), BindingError> {
     for &device in devices {
         if let Some((physical, _)) = find(host, device)?.virtual_of {
             return Err(BindingError::NotAtBoot { device, physical });
@@ -148,10 +148,10 @@ pub fn check_lasting(host: &Functions, devices: &BTreeSet<Bdf>) -> Result<(), Bi
 }
 
 /// What `--persist` cannot do: a driver in the kernel itself is there before any file is read.
-pub fn early_notes(host: &Functions, devices: &BTreeSet<Bdf>) -> Vec<String> {
+pub fn early_notes(host: &Functions, devices: &BTreeSet<HostBdf>) -> Vec<String> {
     let functions = devices.iter().filter_map(|device| Some((device, host.get(*device)?)));
     let early = functions.filter(|(_, found)| found.is_driver_built_in);
-    let note = |(device, found): (&Bdf, &HostFunction)| {
+    let note = |(device, found): (&HostBdf, &HostFunction)| {
         let driver = found.function.driver.as_deref().unwrap_or_default();
         format!(
             "{driver} is part of the kernel and takes {device} before anything can keep it away: \
@@ -165,7 +165,7 @@ pub fn early_notes(host: &Functions, devices: &BTreeSet<Bdf>) -> Vec<String> {
 ///
 /// # Errors
 /// The host or another process uses it, unless `force` overrides that, or it has virtual functions.
-pub fn check_free(host: &Functions, device: Bdf, force: bool) -> Result<(), BindingError> {
+pub fn check_free(host: &Functions, device: HostBdf, force: bool) -> Result<(), BindingError> {
     match host.availability(device) {
         Availability::Absent => Err(BindingError::NoSuchDevice { device }),
         Availability::Bridge => Err(BindingError::Bridge { device }),
@@ -189,8 +189,8 @@ pub fn check_free(host: &Functions, device: Bdf, force: bool) -> Result<(), Bind
 }
 
 /// What `--force` overrides, a line for each function.
-pub fn overridden(host: &Functions, devices: &BTreeSet<Bdf>) -> Vec<String> {
-    let of = |&device: &Bdf| match host.availability(device) {
+pub fn overridden(host: &Functions, devices: &BTreeSet<HostBdf>) -> Vec<String> {
+    let of = |&device: &HostBdf| match host.availability(device) {
         verdict @ (Availability::InUse(_) | Availability::Unknown(_)) => {
             let bound = host.pci(device).is_some_and(PciFunction::is_bound_to_vfio);
             (!bound).then(|| format!("--force takes {device}, although it {verdict}"))
@@ -201,8 +201,8 @@ pub fn overridden(host: &Functions, devices: &BTreeSet<Bdf>) -> Vec<String> {
 }
 
 /// What `--force` overrides on the way back, a line for each function that a process has open.
-pub fn overridden_back(host: &Functions, devices: &BTreeSet<Bdf>) -> Vec<String> {
-    let of = |&device: &Bdf| {
+pub fn overridden_back(host: &Functions, devices: &BTreeSet<HostBdf>) -> Vec<String> {
+    let of = |&device: &HostBdf| {
         let held = held(host.get(device)?);
         let verdict = (!held.is_empty()).then_some(Availability::InUse(held))?;
         Some(format!("--force takes {device} from VFIO, although it {verdict}"))
@@ -216,7 +216,7 @@ fn held(found: &HostFunction) -> Vec<HostUse> {
 }
 
 /// A function that exists.
-pub fn find(host: &Functions, device: Bdf) -> Result<&HostFunction, BindingError> {
+pub fn find(host: &Functions, device: HostBdf) -> Result<&HostFunction, BindingError> {
     host.get(device).ok_or(BindingError::NoSuchDevice { device })
 }
 

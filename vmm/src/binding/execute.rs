@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 use serde::Serialize;
 
 use super::BindingError;
@@ -100,7 +100,7 @@ pub fn run(
 pub fn restore(
     kernel: &impl HostControl,
     journal: &mut Journal,
-    held: &BTreeMap<Bdf, String>,
+    held: &BTreeMap<HostBdf, String>,
     chosen: impl Fn(&Entry) -> bool,
 ) -> Result<Vec<Restored>, BindingError> {
     stop_autoprobe(kernel, journal, &chosen)?;

@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 use std::rc::Rc;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 use super::disk::{Disk, LiveDisk};
 use super::host_control::HostControl;
@@ -89,13 +89,13 @@ struct Function {
     natural: &'static str,
     driver: Option<String>,
     only: Option<String>,
-    physical: Option<Bdf>,
+    physical: Option<HostBdf>,
 }
 
 /// All that berth may change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
-    functions: BTreeMap<Bdf, Function>,
+    functions: BTreeMap<HostBdf, Function>,
     ports: Vec<VfPort>,
     autoprobe: bool,
     pages: u64,
@@ -109,19 +109,19 @@ pub struct FakeKernel {
     /// Whether the journal has an intent that is not on its disk.
     unsynced: Rc<Cell<bool>>,
     /// The port that each virtual function's driver found, which it reads once.
-    found: RefCell<BTreeMap<Bdf, VfPort>>,
+    found: RefCell<BTreeMap<HostBdf, VfPort>>,
     /// Huge pages that there is memory for: a pool that is to have more grows as far.
     pub most_pages: u64,
 }
 
 pub const PHYSICAL: &str = "0000:21:00.0";
 
-pub fn physical() -> Bdf {
+pub fn physical() -> HostBdf {
     PHYSICAL.parse().expect("an address")
 }
 
 /// As the igb numbers them.
-pub fn virtual_function(index: u32) -> Bdf {
+pub fn virtual_function(index: u32) -> HostBdf {
     format!("0000:21:10.{}", index * 2).parse().expect("an address")
 }
 
@@ -166,7 +166,7 @@ impl FakeKernel {
     }
 
     /// Virtual functions whose driver found another port than they have now.
-    pub fn surprised(&self) -> Vec<Bdf> {
+    pub fn surprised(&self) -> Vec<HostBdf> {
         let (state, found) = (self.state.borrow(), self.found.borrow());
         let ports = (0..).zip(&state.ports).map(|(index, port)| (port, virtual_function(index)));
         let surprised = ports.filter(|(port, function)| {
@@ -181,7 +181,7 @@ impl FakeKernel {
         let before = self.state();
         self.store(path, text)?;
         let state = self.state.borrow();
-        let has = |state: &State, function: &Bdf| {
+        let has = |state: &State, function: &HostBdf| {
             let function = state.functions.get(function);
             function.is_some_and(|one| one.driver.as_deref() == Some("igbvf"))
         };
@@ -199,7 +199,7 @@ impl FakeKernel {
     fn store(&self, path: &str, text: &str) -> io::Result<()> {
         let mut state = self.state.borrow_mut();
         let name = path.rsplit('/').next().unwrap_or_default();
-        let in_path = path.split('/').find_map(|part| part.parse::<Bdf>().ok());
+        let in_path = path.split('/').find_map(|part| part.parse::<HostBdf>().ok());
         let function = in_path.or_else(|| text.parse().ok());
         match (name, function) {
             ("nr_hugepages", _) => {

@@ -9,7 +9,7 @@ use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 use super::owner::Owner;
 use super::{BindingError, Session, Target};
@@ -33,7 +33,7 @@ impl Guard {
     ///
     /// # Errors
     /// No pipe, or no child ([`child::start`]).
-    pub fn start(target: &Target, owner: Owner, devices: &[Bdf]) -> Result<Self, BindingError> {
+    pub fn start(target: &Target, owner: Owner, devices: &[HostBdf]) -> Result<Self, BindingError> {
         let (reader, alive) = io::pipe().map_err(BindingError::Guard)?;
         let (result, writer) = io::pipe().map_err(BindingError::Guard)?;
         let kept = [libc::STDERR_FILENO, reader.as_raw_fd(), writer.as_raw_fd(), owner.fd()];
@@ -57,7 +57,7 @@ fn stand_guard(
     mut result: PipeWriter,
     target: &Target,
     owner: &Owner,
-    devices: &[Bdf],
+    devices: &[HostBdf],
 ) {
     wait_for_end(reader);
     match give_back(target, owner, devices) {
@@ -75,7 +75,7 @@ fn wait_for_end(mut reader: PipeReader) {
     let _ = reader.read(&mut [0]);
 }
 
-fn give_back(target: &Target, owner: &Owner, devices: &[Bdf]) -> Result<bool, BindingError> {
+fn give_back(target: &Target, owner: &Owner, devices: &[HostBdf]) -> Result<bool, BindingError> {
     wait_until_released(target, devices)?;
     let mut session = Session::open(target)?;
     let id = owner.id().to_owned();
@@ -86,7 +86,7 @@ fn give_back(target: &Target, owner: &Owner, devices: &[Bdf]) -> Result<bool, Bi
 
 /// The pipe ends before the kernel has closed the devices of a berth that was killed, and
 /// vfio-pci's unbind would wait for that where nothing can interrupt it.
-fn wait_until_released(target: &Target, devices: &[Bdf]) -> Result<(), BindingError> {
+fn wait_until_released(target: &Target, devices: &[HostBdf]) -> Result<(), BindingError> {
     let root = target.root()?;
     let deadline = Instant::now() + RELEASE;
     loop {

@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 use super::setting::{Act, Setting, Value};
 use crate::netlink::vf_ports;
@@ -35,7 +35,7 @@ impl LiveHost {
     }
 
     /// The network interface of a physical function.
-    fn interface(&self, physical: Bdf) -> io::Result<String> {
+    fn interface(&self, physical: HostBdf) -> io::Result<String> {
         let folder = self.path(&format!("/sys/bus/pci/devices/{physical}/net"));
         let name = fs::read_dir(folder)?.flatten().next().map(|entry| entry.file_name());
         let name = name.and_then(|name| name.into_string().ok());
@@ -44,7 +44,7 @@ impl LiveHost {
         })
     }
 
-    fn port(&self, physical: Bdf, index: u32) -> io::Result<Option<VfPort>> {
+    fn port(&self, physical: HostBdf, index: u32) -> io::Result<Option<VfPort>> {
         let link = self.path(&format!("/sys/bus/pci/devices/{physical}/virtfn{index}"));
         if fs::symlink_metadata(link).is_err() {
             return Ok(None);
@@ -122,7 +122,7 @@ mod tests {
             fs::write(sysfs.join(name), text).expect("a file");
         }
         let kernel = LiveHost::new(folder.path());
-        let nic: Bdf = nic.parse().expect("an address");
+        let nic: HostBdf = nic.parse().expect("an address");
         let value = |setting| kernel.value(&setting).expect("readable");
         assert_eq!(value(Setting::Override(nic)), Some(Value::Nothing));
         assert_eq!(value(Setting::VfCount(nic)), Some(Value::Count(2)));
@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(value(Setting::Driver(nic)), Some(Value::Name("igb".to_owned())));
         assert_eq!(value(Setting::VfAutoprobe(nic)), None);
         assert_eq!(value(Setting::VfPort { physical: nic, index: 0 }), None);
-        let gone: Bdf = "0000:22:00.0".parse().expect("an address");
+        let gone: HostBdf = "0000:22:00.0".parse().expect("an address");
         assert_eq!(value(Setting::Driver(gone)), None);
     }
 

@@ -12,7 +12,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 use serde::{Deserialize, Serialize};
 
 use super::BindingError;
@@ -40,7 +40,7 @@ enum Record {
         before: Value,
         after: Goal,
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        virtual_of: Option<Bdf>,
+        virtual_of: Option<HostBdf>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         owner: Option<String>,
     },
@@ -91,7 +91,7 @@ pub struct Entry {
     /// What berth last made of it.
     pub now: Goal,
     /// The physical function whose virtual function it is about.
-    pub virtual_of: Option<Bdf>,
+    pub virtual_of: Option<HostBdf>,
     /// The run that it was changed for; `None` for one that lasts until it is undone.
     pub owner: Option<String>,
 }

@@ -29,7 +29,7 @@ mod virtual_functions;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 #[cfg(test)]
 pub(crate) use decide::tests as testing;
@@ -65,7 +65,11 @@ pub struct BindOptions {
 ///
 /// # Errors
 /// Nothing has changed then.
-pub fn bind(target: &Target, asked: &[Bdf], options: BindOptions) -> Result<Report, BindingError> {
+pub fn bind(
+    target: &Target,
+    asked: &[HostBdf],
+    options: BindOptions,
+) -> Result<Report, BindingError> {
     let mut session = Session::for_command(target, options.dry_run)?;
     let host = Functions::read_to_take(&session.root, asked)?;
     let devices = decide::members(&host, asked, options)?;
@@ -109,7 +113,7 @@ pub fn bind(target: &Target, asked: &[Bdf], options: BindOptions) -> Result<Repo
 /// Nothing has changed then.
 pub fn unbind(
     target: &Target,
-    asked: &[Bdf],
+    asked: &[HostBdf],
     options: BindOptions,
 ) -> Result<Report, BindingError> {
     let mut session = Session::for_command(target, options.dry_run)?;
@@ -191,7 +195,7 @@ pub fn reserve(
 /// One of them cannot be given, or must not be.
 pub fn bind_steps(
     host: &Functions,
-    devices: &BTreeSet<Bdf>,
+    devices: &BTreeSet<HostBdf>,
     force: bool,
 ) -> Result<Vec<Step>, BindingError> {
     decide::bind(host, devices, BindOptions { force, ..BindOptions::default() })
@@ -287,7 +291,7 @@ impl Session {
     }
 
     /// Modules that would have a function: those of its kind, and of what has it or had it.
-    fn rivals(&self, host: &Functions, device: Bdf) -> BTreeSet<String> {
+    fn rivals(&self, host: &Functions, device: HostBdf) -> BTreeSet<String> {
         let Some(found) = host.get(device) else { return BTreeSet::new() };
         let root = &self.root;
         let mut modules = found.native_modules(root);
@@ -302,11 +306,11 @@ impl Session {
     }
 
     /// Functions of the journal that a process has open, and the physical functions of such.
-    fn held(&self) -> Result<BTreeMap<Bdf, String>, BindingError> {
+    fn held(&self) -> Result<BTreeMap<HostBdf, String>, BindingError> {
         let entries = self.journal.entries().iter();
-        let functions: BTreeSet<Bdf> =
+        let functions: BTreeSet<HostBdf> =
             entries.filter_map(|entry| entry.setting.function()).collect();
-        let functions: Vec<Bdf> = functions.into_iter().collect();
+        let functions: Vec<HostBdf> = functions.into_iter().collect();
         let host = Functions::read_to_take(&self.root, &functions)?;
         let mut held = BTreeMap::new();
         for (device, found) in &host.read {

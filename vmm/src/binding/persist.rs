@@ -14,7 +14,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 use super::BindingError;
 use crate::host::Persisted;
@@ -35,7 +35,7 @@ const BEGIN_AFTER_UNENDED: &str = "# berth begin (the line before had no end)";
 const END: &str = "# berth end";
 
 /// Functions that go to vfio-pci at boot.
-pub type Functions = BTreeMap<Bdf, Persisted>;
+pub type Functions = BTreeMap<HostBdf, Persisted>;
 
 /// Adds functions; the files that change are returned, and the step that `remake`s the initial RAM
 /// disk with them.
@@ -62,7 +62,7 @@ pub fn add(
 pub fn remove(
     root: &Path,
     remake: &str,
-    gone: &BTreeSet<Bdf>,
+    gone: &BTreeSet<HostBdf>,
     dry_run: bool,
 ) -> Result<Vec<String>, BindingError> {
     let mut all = listed(root)?;
@@ -71,12 +71,12 @@ pub fn remove(
 }
 
 /// Functions that go to vfio-pci at every boot.
-pub fn functions(root: &Path) -> Result<BTreeSet<Bdf>, BindingError> {
+pub fn functions(root: &Path) -> Result<BTreeSet<HostBdf>, BindingError> {
     Ok(listed(root)?.into_keys().collect())
 }
 
 /// What `berth restore` leaves.
-pub fn note(device: Bdf) -> String {
+pub fn note(device: HostBdf) -> String {
     format!(
         "{device} goes to vfio-pci again when the host boots; \
          `berth unbind --persist {device}` ends that"
@@ -220,7 +220,7 @@ mod tests {
 
     const REMAKE: &str = "`update-initramfs -u`";
 
-    fn bdf(text: &str) -> Bdf {
+    fn bdf(text: &str) -> HostBdf {
         text.parse().expect("an address")
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 use serde::Serialize;
 
 use super::execute::{Outcome, Restored};
@@ -34,7 +34,7 @@ pub struct Report {
 #[derive(Debug, Serialize)]
 pub struct FunctionReport {
     /// Its address.
-    pub address: Bdf,
+    pub address: HostBdf,
     /// Its driver.
     pub driver: Option<String>,
     /// Its driver before berth; absent when berth has not changed it.
@@ -71,8 +71,12 @@ impl Report {
     }
 
     /// Adds functions as they are now.
-    pub fn look(&mut self, session: &Session, devices: &BTreeSet<Bdf>) -> Result<(), BindingError> {
-        let devices: Vec<Bdf> = devices.iter().copied().collect();
+    pub fn look(
+        &mut self,
+        session: &Session,
+        devices: &BTreeSet<HostBdf>,
+    ) -> Result<(), BindingError> {
+        let devices: Vec<HostBdf> = devices.iter().copied().collect();
         let host = Functions::read_to_take(&session.root, &devices)?;
         for address in devices {
             let function = &decide::find(&host, address)?.function;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 use super::guard::Guard;
 use super::owner::Owner;
@@ -18,7 +18,7 @@ use crate::units::VfPortChange;
 #[derive(Clone, Copy, Debug)]
 pub struct RunDevice {
     /// Its address.
-    pub address: Bdf,
+    pub address: HostBdf,
     /// Whether berth may take it from its driver.
     pub bind: bool,
     /// What its port is to be, if it is a virtual function.
@@ -50,7 +50,7 @@ pub fn for_run(
         return Ok(None);
     }
     let mut session = Session::open(target)?;
-    let addresses: Vec<Bdf> = devices.iter().map(|device| device.address).collect();
+    let addresses: Vec<HostBdf> = devices.iter().map(|device| device.address).collect();
     let host = Functions::read_to_take(&session.root, &addresses)?;
     // Whoever was killed has lost its devices by now, so that the owner of one lives.
     for &device in &addresses {
@@ -67,7 +67,7 @@ pub fn for_run(
             &device.port,
         )?);
     }
-    let bound: BTreeSet<Bdf> =
+    let bound: BTreeSet<HostBdf> =
         devices.iter().filter(|device| device.bind).map(|device| device.address).collect();
     steps.extend(decide::bind(&host, &bound, BindOptions::default())?);
     if !steps.iter().any(|step| step.changes()) {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 use serde::{Deserialize, Serialize};
 
 use crate::units::PageSize;
@@ -16,17 +16,17 @@ const DRIVERS: &str = "/sys/bus/pci/drivers";
 #[serde(rename_all = "snake_case")]
 pub enum Setting {
     /// The only driver that may take a function.
-    Override(Bdf),
+    Override(HostBdf),
     /// The driver that has a function.
-    Driver(Bdf),
+    Driver(HostBdf),
     /// Number of virtual functions.
-    VfCount(Bdf),
+    VfCount(HostBdf),
     /// Whether the host's drivers take new virtual functions by themselves.
-    VfAutoprobe(Bdf),
+    VfAutoprobe(HostBdf),
     /// The port of a virtual function in its card's switch.
     VfPort {
         /// The physical function.
-        physical: Bdf,
+        physical: HostBdf,
         /// Which of its virtual functions.
         index: u32,
     },
@@ -78,7 +78,7 @@ pub struct Step {
     pub after: Goal,
     /// The physical function whose virtual function the setting is about.
     #[serde(skip)]
-    pub virtual_of: Option<Bdf>,
+    pub virtual_of: Option<HostBdf>,
 }
 
 /// One system call that changes the host.
@@ -94,7 +94,7 @@ pub enum Act {
     /// A message to the driver of a physical function.
     SetPort {
         /// The physical function.
-        physical: Bdf,
+        physical: HostBdf,
         /// Which of its virtual functions.
         index: u32,
         /// The port as it was.
@@ -124,7 +124,7 @@ impl Setting {
     }
 
     /// The function that it is about.
-    pub fn function(&self) -> Option<Bdf> {
+    pub fn function(&self) -> Option<HostBdf> {
         match self {
             Self::Override(function)
             | Self::Driver(function)
@@ -239,7 +239,7 @@ impl Step {
     }
 
     /// The same for a virtual function.
-    pub fn of(self, physical: Option<Bdf>) -> Self {
+    pub fn of(self, physical: Option<HostBdf>) -> Self {
         Self { virtual_of: physical.or(self.virtual_of), ..self }
     }
 

@@ -1,6 +1,6 @@
 //! Virtual functions of a card, and the step that changes the port of one.
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 use super::{BindingError, Goal, Setting, Step, Value, find};
 use crate::host::{Functions, Root, Sriov};
@@ -14,7 +14,7 @@ use crate::units::{VfPort, VfPortChange};
 pub(super) fn port_step(
     root: &Root,
     host: &Functions,
-    device: Bdf,
+    device: HostBdf,
     change: &VfPortChange,
 ) -> Result<Option<Step>, BindingError> {
     let Some((physical, index)) = find(host, device)?.virtual_of else {
@@ -29,7 +29,7 @@ pub(super) fn port_step(
 }
 
 /// Why the ports of a physical function cannot be set.
-pub fn no_ports(host: &Functions, physical: Bdf) -> BindingError {
+pub fn no_ports(host: &Functions, physical: HostBdf) -> BindingError {
     /// Base class of network controllers.
     const NETWORK: u32 = 0x02;
     let class = host.pci(physical).map(|function| function.class >> 16);
@@ -40,7 +40,7 @@ pub fn no_ports(host: &Functions, physical: Bdf) -> BindingError {
 ///
 /// # Errors
 /// There is no such function, or it has no SR-IOV.
-pub fn sriov(host: &Functions, physical: Bdf) -> Result<&Sriov, BindingError> {
+pub fn sriov(host: &Functions, physical: HostBdf) -> Result<&Sriov, BindingError> {
     let found = find(host, physical)?;
     let is_virtual = found.virtual_of.is_some();
     found.sriov.as_ref().ok_or(BindingError::NoSriov { device: physical, is_virtual })

@@ -1,6 +1,6 @@
 //! Whether the devices in question are bound to a VFIO driver, and whether they stay bound.
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 use super::{Case, Code, Finding, Fix};
 use crate::advice::{self, parameters};
@@ -15,7 +15,7 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
     each.chain(moved(case)).collect()
 }
 
-fn bound(case: &Case, device: Bdf, listed: &HostFunction) -> Finding {
+fn bound(case: &Case, device: HostBdf, listed: &HostFunction) -> Finding {
     let code = Code::DeviceNotBound;
     let source = format!("/sys/bus/pci/devices/{device}/driver");
     let function = &listed.function;
@@ -102,7 +102,7 @@ fn moved(case: &Case) -> Vec<Finding> {
 }
 
 /// What would have the device after a reboot, when nothing keeps it for VFIO.
-fn kept(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
+fn kept(case: &Case, device: HostBdf, listed: &HostFunction) -> Option<Finding> {
     let code = Code::DeviceTakenBack;
     let function = &listed.function;
     if !function.is_bound_to_vfio() {

@@ -1,6 +1,6 @@
 //! The devices in question as they are: there, idle, resettable, on a good link and a known node.
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 use super::{Case, Code, Finding};
 use crate::advice;
@@ -53,23 +53,23 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
 }
 
 /// The endpoints behind a bridge.
-fn instead_of(case: &Case, bridge: Bdf) -> Vec<String> {
+fn instead_of(case: &Case, bridge: HostBdf) -> Vec<String> {
     let functions = case.facts.host.functions.read.iter();
     let behind = functions
         .filter(|(_, listed)| listed.path.contains(&bridge) && !listed.function.is_bridge());
-    let behind: Vec<Bdf> = behind.map(|(address, _)| *address).collect();
+    let behind: Vec<HostBdf> = behind.map(|(address, _)| *address).collect();
     advice::binding::bridge(&behind)
 }
 
 /// What keeps it from working in any guest; the first of such faults hides the others.
-fn unfit(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
+fn unfit(case: &Case, device: HostBdf, listed: &HostFunction) -> Option<Finding> {
     let unfit = listed.function.unfit.first()?;
     let advice = advice::device::unfit(&case.facts.host, device, unfit);
     Some(Finding::failed(advice::device::unfit_code(unfit), advice))
 }
 
 /// Faults of that kind that it has not.
-fn fit(device: Bdf, listed: &HostFunction) -> Vec<Finding> {
+fn fit(device: HostBdf, listed: &HostFunction) -> Vec<Finding> {
     let has =
         |code| listed.function.unfit.iter().any(|unfit| advice::device::unfit_code(unfit) == code);
     [
@@ -84,7 +84,7 @@ fn fit(device: Bdf, listed: &HostFunction) -> Vec<Finding> {
 }
 
 /// Whether something on the host had a BAR's memory when VFIO wanted it.
-fn held(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
+fn held(case: &Case, device: HostBdf, listed: &HostFunction) -> Option<Finding> {
     let code = Code::BarHeld;
     let holder = case.facts.settings.boot_framebuffer.as_deref();
     if listed.function.bars.is_empty() {
@@ -101,7 +101,7 @@ fn held(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
 }
 
 /// What the host uses it for; who has it open through VFIO is the group's to say.
-fn idle(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
+fn idle(case: &Case, device: HostBdf, listed: &HostFunction) -> Option<Finding> {
     let code = Code::DeviceInUse;
     let source = format!("{DEVICES}/{device}");
     let host = &case.facts.host;
@@ -145,7 +145,7 @@ fn behind_iommu(case: &Case, listed: &HostFunction) -> Option<Finding> {
 }
 
 /// By what a machine with all of the devices in question would do.
-fn reset(case: &Case, device: Bdf) -> Finding {
+fn reset(case: &Case, device: HostBdf) -> Finding {
     let code = Code::ResetNone;
     let source = "reset_method, and what else is on its bus";
     let resets = case.facts.host.functions.resets(device, &case.devices.keys().copied().collect());
@@ -196,7 +196,7 @@ fn reserved_memory(case: &Case, listed: &HostFunction) -> Option<Finding> {
     )
 }
 
-fn link(device: Bdf, listed: &HostFunction) -> Option<Finding> {
+fn link(device: HostBdf, listed: &HostFunction) -> Option<Finding> {
     let code = Code::LinkReduced;
     let link = listed.function.link.as_ref()?;
     let source = format!("{DEVICES}/{device}/current_link_speed, current_link_width");
@@ -209,7 +209,7 @@ fn link(device: Bdf, listed: &HostFunction) -> Option<Finding> {
     })
 }
 
-fn node(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
+fn node(case: &Case, device: HostBdf, listed: &HostFunction) -> Option<Finding> {
     let code = Code::NodeUnknown;
     let source = format!("{DEVICES}/{device}/numa_node");
     if case.facts.host.memory.nodes.len() < 2 {
@@ -225,7 +225,7 @@ fn node(case: &Case, device: Bdf, listed: &HostFunction) -> Option<Finding> {
 
 /// `DMAR: [DMA Read NO_PASID] Request device [41:00.0] fault addr 0x0`, `vfio-pci 0000:41:00.0:
 /// AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x0001 ...]`.
-fn faults(case: &Case, device: Bdf) -> Option<Finding> {
+fn faults(case: &Case, device: HostBdf) -> Option<Finding> {
     let code = Code::DmaFaults;
     let log = &case.facts.host.log;
     let Some(source) = &log.source else {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anstyle::Style;
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 use serde::Serialize;
 
 use super::display::style;
@@ -50,7 +50,7 @@ pub struct Reason {
     /// The fault, or why the snapshot cannot be read.
     pub code: Code,
     /// The device that it concerns, when it concerns one.
-    pub device: Option<Bdf>,
+    pub device: Option<HostBdf>,
     /// What was seen.
     pub seen: String,
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 use super::{Case, Code, Finding};
 use crate::advice;
@@ -24,21 +24,21 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
 }
 
 /// The group's other functions.
-fn others<'a>(case: &Case<'a>, device: Bdf, group: u32) -> Vec<(Bdf, &'a HostFunction)> {
+fn others<'a>(case: &Case<'a>, device: HostBdf, group: u32) -> Vec<(HostBdf, &'a HostFunction)> {
     let members = case.facts.host.functions.members(Some(group));
     members.filter(|(member, _)| *member != device).collect()
 }
 
 fn viable(
     case: &Case,
-    device: Bdf,
+    device: HostBdf,
     listed: &HostFunction,
-    others: &[(Bdf, &HostFunction)],
+    others: &[(HostBdf, &HostFunction)],
 ) -> Finding {
     let code = Code::GroupNotViable;
     let group = listed.function.group.unwrap_or_default();
     let source = format!("/sys/kernel/iommu_groups/{group}/devices");
-    let stands_in_the_way = |(address, other): &&(Bdf, &HostFunction)| {
+    let stands_in_the_way = |(address, other): &&(HostBdf, &HostFunction)| {
         !other.function.allows_passthrough_of_its_group() && !case.is_bound_for_run(*address)
     };
     let culprits: Vec<Culprit> = others
@@ -73,13 +73,13 @@ fn viable(
 /// them and the root may turn DMA around (`pci_device_group` in drivers/iommu/iommu.c).
 fn isolated(
     case: &Case,
-    device: Bdf,
+    device: HostBdf,
     listed: &HostFunction,
-    others: &[(Bdf, &HostFunction)],
+    others: &[(HostBdf, &HostFunction)],
 ) -> Finding {
     let code = Code::AcsMissing;
     let source = format!("/sys/bus/pci/devices/{device}/iommu_group");
-    let endpoints: Vec<Bdf> = others
+    let endpoints: Vec<HostBdf> = others
         .iter()
         .filter(|(_, l)| !l.function.is_bridge())
         .map(|(address, _)| *address)
@@ -121,7 +121,7 @@ fn isolated(
     // Ports of one device in a row on a root bus, none of which keeps the others apart.
     let ports = groups::shared_ports(&case.facts.host.functions, device);
     if ports.len() > 1 {
-        let ports: Vec<Bdf> = ports.into_iter().collect();
+        let ports: Vec<HostBdf> = ports.into_iter().collect();
         let seen = format!(
             "the ports {} are one device without access control services, which joins {device} to {}",
             list(&ports),
@@ -131,7 +131,7 @@ fn isolated(
             .step("give all functions behind these ports to the same guest")
             .step("or take another port of the processor, where the board has a slot on one");
     }
-    let state = |bridge: &Bdf| case.facts.host.functions.get(*bridge).map(|listed| listed.acs);
+    let state = |bridge: &HostBdf| case.facts.host.functions.get(*bridge).map(|listed| listed.acs);
     let known =
         listed.path.iter().filter(|bridge| matches!(state(bridge), Some(Acs::Missing | Acs::Off)));
     let known: Vec<String> = known
@@ -158,6 +158,6 @@ fn isolated(
         .step("or turn on ACS in the firmware's setup, where it has such a setting")
 }
 
-fn list(addresses: &[Bdf]) -> String {
+fn list(addresses: &[HostBdf]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -23,7 +23,7 @@ mod vfio;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 use serde::Serialize;
 
 pub use crate::advice::{Code, Finding, Fix, Severity};
@@ -39,7 +39,7 @@ pub(crate) struct Case<'a> {
     facts: &'a Facts,
     config: Option<&'a Config>,
     /// The devices in question, and how each comes to vfio-pci.
-    devices: BTreeMap<Bdf, BindMode>,
+    devices: BTreeMap<HostBdf, BindMode>,
     plan: Option<Result<Plan, PlanError>>,
 }
 
@@ -58,18 +58,18 @@ impl<'a> Case<'a> {
     }
 
     /// The devices in question that are there.
-    fn present(&self) -> impl Iterator<Item = (Bdf, &'a HostFunction)> {
+    fn present(&self) -> impl Iterator<Item = (HostBdf, &'a HostFunction)> {
         let functions = &self.facts.host.functions.read;
         self.devices.keys().filter_map(|device| Some((*device, functions.get(device)?)))
     }
 
     /// Whether `berth run` takes it from its driver.
-    fn is_bound_for_run(&self, device: Bdf) -> bool {
+    fn is_bound_for_run(&self, device: HostBdf) -> bool {
         self.devices.get(&device) == Some(&BindMode::Auto)
     }
 
     /// The devices in question that could be passed through.
-    fn endpoints(&self) -> impl Iterator<Item = (Bdf, &'a HostFunction)> {
+    fn endpoints(&self) -> impl Iterator<Item = (HostBdf, &'a HostFunction)> {
         self.present().filter(|(_, listed)| !listed.function.is_bridge())
     }
 
@@ -91,7 +91,7 @@ impl<'a> Case<'a> {
 
 /// Devices that were asked for, and the config's: those that a run would get, or where there is
 /// none for it, those that the config names.
-fn in_question(facts: &Facts, config: Option<&Config>) -> BTreeMap<Bdf, BindMode> {
+fn in_question(facts: &Facts, config: Option<&Config>) -> BTreeMap<HostBdf, BindMode> {
     let asked = facts.devices.iter().map(|device| (*device, BindMode::Manual));
     let named = |device: &DeviceConfig| match device.address {
         DeviceAddress::Is(address) => Some((address, device.bind)),

@@ -8,7 +8,7 @@ use berth::config::Config;
 use berth::error::Error;
 use berth::exit::Outcome;
 use berth::host::{Facts, Query, Root};
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 
@@ -23,7 +23,7 @@ pub struct CheckArgs {
     pub config: Option<PathBuf>,
     /// A device that a machine is to get; may be repeated
     #[arg(long, value_name = "ADDRESS")]
-    pub device: Vec<Bdf>,
+    pub device: Vec<HostBdf>,
     /// Then do what can be done at run time: load modules, reserve huge pages, bind
     #[arg(long, conflicts_with_all = ["host", "dry_run"])]
     pub fix: bool,

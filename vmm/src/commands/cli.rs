@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 use clap::{Args, Parser, Subcommand};
 
 use super::check::CheckArgs;
@@ -103,7 +103,7 @@ pub enum Command {
     Sriov {
         /// The physical function
         #[arg(value_name = "PF")]
-        device: Bdf,
+        device: HostBdf,
         /// How many virtual functions it is to have
         count: Option<u32>,
         /// The port of one: INDEX,mac=MAC,vlan=ID,trust=on|off,spoof-check=on|off
@@ -137,7 +137,7 @@ impl Command {
 pub struct Functions {
     /// Their addresses
     #[arg(required = true, value_name = "BDF")]
-    pub devices: Vec<Bdf>,
+    pub devices: Vec<HostBdf>,
     /// All functions of their IOMMU groups too; bridges stay
     #[arg(long)]
     pub group: bool,

@@ -16,7 +16,7 @@ use berth::machine;
 use berth::placement_lock::PlacementLock;
 use berth::plan::{Plan, PlanError};
 use berth::sandbox::Mode;
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 /// Runs the machine of the config file at `path` to its end.
 pub fn run(path: &Path, seccomp: Mode) -> Result<Outcome, Error> {
@@ -54,7 +54,7 @@ fn prepare(path: &Path) -> Result<(Plan, Option<Lease>), Error> {
     let Some(lease) = binding::for_run(&target, &plan.name, &devices)? else {
         return Ok((plan, None));
     };
-    let addresses: Vec<Bdf> = devices.iter().map(|device| device.address).collect();
+    let addresses: Vec<HostBdf> = devices.iter().map(|device| device.address).collect();
     let mut see_bound = || -> Result<(), Error> {
         host.read_bound(&root, &addresses)?;
         plan.see_bound(&config, &host).map_err(|error| explained(error, &mut host, &root))

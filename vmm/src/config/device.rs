@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
@@ -92,11 +92,11 @@ impl DeviceConfig {
 #[serde(untagged)]
 pub enum DeviceAddress {
     /// This one.
-    Is(Bdf),
+    Is(HostBdf),
     /// Any virtual function that nobody uses.
     FreeVf {
         /// The physical function.
-        free_vf_of: Bdf,
+        free_vf_of: HostBdf,
     },
     /// One of those that an environment variable lists, in the order in which the config's
     /// devices mention it. Kubernetes' SR-IOV device plugin hands functions over like this.
@@ -135,7 +135,7 @@ impl<'de> Deserialize<'de> for DeviceAddress {
                 #[derive(Deserialize)]
                 #[serde(rename_all = "snake_case")]
                 enum Other {
-                    FreeVfOf(#[serde(deserialize_with = "address")] Bdf),
+                    FreeVfOf(#[serde(deserialize_with = "address")] HostBdf),
                     Env(#[serde(deserialize_with = "variable")] String),
                 }
                 let map = de::value::MapAccessDeserializer::new(map);
@@ -173,7 +173,7 @@ pub(super) fn devices<'de, D: Deserializer<'de>>(
     Ok(devices.into_iter().map(|Object(device)| device).collect())
 }
 
-fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bdf, D::Error> {
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HostBdf, D::Error> {
     parsed(deserializer, ADDRESS)
 }
 

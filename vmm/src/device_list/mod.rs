@@ -3,7 +3,7 @@
 mod display;
 mod names;
 
-use berth_devices::pci::{self, Bdf};
+use berth_devices::pci::{self, HostBdf};
 use berth_devices::vfio::ResetMethod;
 use serde::Serialize;
 
@@ -29,7 +29,7 @@ pub struct DeviceList {
 #[derive(Debug, Serialize)]
 pub struct Device {
     /// Its address.
-    pub address: Bdf,
+    pub address: HostBdf,
     /// Vendor ID, four hexadecimal digits.
     pub vendor: String,
     /// The vendor's name, where pci.ids has it.
@@ -47,13 +47,13 @@ pub struct Device {
     /// Its IOMMU group.
     pub iommu_group: Option<u32>,
     /// Others of its group that are not bridges.
-    pub shares_group_with: Vec<Bdf>,
+    pub shares_group_with: Vec<HostBdf>,
     /// Its NUMA node.
     pub numa_node: Option<u32>,
     /// Its virtual functions.
     pub sriov: Option<VfCount>,
     /// The function that it is a virtual function of.
-    pub physical_function: Option<Bdf>,
+    pub physical_function: Option<HostBdf>,
     /// Ways to reset it, best first, for a guest that has its whole group.
     pub reset_methods: Vec<ResetMethod>,
     /// Its link.
@@ -154,7 +154,7 @@ impl DeviceList {
     }
 }
 
-fn device(address: Bdf, listed: &HostFunction, functions: &Functions, names: &Names) -> Device {
+fn device(address: HostBdf, listed: &HostFunction, functions: &Functions, names: &Names) -> Device {
     let function = &listed.function;
     let verdict = functions.availability(address);
     let (state, obstacles) = judge(&verdict);
@@ -188,7 +188,7 @@ fn judge(verdict: &Availability) -> (State, Vec<String>) {
         Availability::InUse(uses) => (State::InUse, uses.iter().map(HostUse::to_string).collect()),
         Availability::GroupInUse(others) => {
             let others = others.iter();
-            let say = |(other, usage): &(Bdf, HostUse)| {
+            let say = |(other, usage): &(HostBdf, HostUse)| {
                 format!("shares its group with {other}, which {usage}")
             };
             (State::GroupInUse, others.map(say).collect())

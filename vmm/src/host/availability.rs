@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 use super::depth::Depth;
 use super::functions::{Functions, HostFunction};
@@ -25,7 +25,7 @@ pub enum Availability {
     /// No IOMMU is in front of it.
     NoIommu,
     /// The host uses these others of its group.
-    GroupInUse(Vec<(Bdf, HostUse)>),
+    GroupInUse(Vec<(HostBdf, HostUse)>),
     /// What would tell could not be seen.
     Unknown(Vec<Unseen>),
     /// It is bound to a VFIO driver, and nobody has it.
@@ -37,7 +37,7 @@ pub enum Availability {
 impl Functions {
     /// The verdict on the function at `address`. The obstacle that is hardest to overcome is the
     /// one that is told.
-    pub fn availability(&self, address: Bdf) -> Availability {
+    pub fn availability(&self, address: HostBdf) -> Availability {
         let Some(found) = self.get(address) else { return Availability::Absent };
         let function = &found.function;
         if function.is_bridge() {
@@ -58,7 +58,7 @@ impl Functions {
         let others = others.flat_map(|(other, _)| {
             self.uses_of(other).into_iter().map(move |usage| (other, usage))
         });
-        let others: Vec<(Bdf, HostUse)> = others.collect();
+        let others: Vec<(HostBdf, HostUse)> = others.collect();
         if !others.is_empty() {
             return Availability::GroupInUse(others);
         }
@@ -73,21 +73,21 @@ impl Functions {
     }
 
     /// What the function at `address` is used for: by itself, and by what goes with it.
-    pub fn uses_of(&self, address: Bdf) -> Vec<HostUse> {
+    pub fn uses_of(&self, address: HostBdf) -> Vec<HostUse> {
         let own = self.get(address).into_iter().flat_map(|found| &found.uses).cloned();
         own.chain(self.given(address)).chain(self.domain_of(address)).collect()
     }
 
     /// A function that `address` is the controller of. Intel's Volume Management Device makes a
     /// PCI domain of what is behind it, numbered from 10000h (drivers/pci/controller/vmd.c).
-    fn domain_of(&self, address: Bdf) -> Option<HostUse> {
+    fn domain_of(&self, address: HostBdf) -> Option<HostUse> {
         const FIRST: u32 = 0x1_0000;
 
         let found = self.get(address)?;
         if found.function.driver.as_deref() != Some("vmd") {
             return None;
         }
-        let is_behind = |(other, behind): &(&Bdf, &HostFunction)| {
+        let is_behind = |(other, behind): &(&HostBdf, &HostFunction)| {
             let group = behind.function.group.is_some_and(|g| Some(g) == found.function.group);
             other.domain() >= FIRST
                 && !behind.function.is_bridge()
@@ -98,7 +98,7 @@ impl Functions {
     }
 
     /// Virtual functions of `address` that a guest has.
-    fn given(&self, address: Bdf) -> impl Iterator<Item = HostUse> {
+    fn given(&self, address: HostBdf) -> impl Iterator<Item = HostUse> {
         let is_given = |uses: &[HostUse]| uses.iter().any(HostUse::is_vfio);
         let given = self.virtual_functions(address);
         let given = given.filter(move |(_, found)| is_given(&found.uses));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 use serde::Serialize;
 
 use super::{
@@ -24,7 +24,7 @@ pub struct Facts {
     /// Functions that go to vfio-pci at boot, each with the card that is at its address now.
     pub persisted: Vec<(Persisted, Option<Identity>)>,
     /// Devices that were asked about by name.
-    pub devices: Vec<Bdf>,
+    pub devices: Vec<HostBdf>,
     /// Whether this is the host that berth runs on.
     pub live: bool,
     /// What a snapshot lacks of what berth reads.
@@ -61,13 +61,13 @@ impl Facts {
     ///
     /// # Errors
     /// A file of sysfs or procfs cannot be read or holds something else than the kernel writes.
-    pub fn read(root: &Root, query: &Query, devices: &[Bdf]) -> Result<Self, HostError> {
+    pub fn read(root: &Root, query: &Query, devices: &[HostBdf]) -> Result<Self, HostError> {
         let mut query = query.clone();
         for &device in devices {
             query.add(device, Taking::No);
         }
         let candidates = Candidates::find(root, &query);
-        let all: Vec<Bdf> = candidates.functions.keys().copied().collect();
+        let all: Vec<HostBdf> = candidates.functions.keys().copied().collect();
         let functions = Functions::survey(root, &candidates)?;
         let mut host = HostProfile::read_for(root, &query, candidates, functions)?;
         host.look_around(root);

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 use serde::Serialize;
 
 use super::acs::{self, Acs};
@@ -23,9 +23,9 @@ use super::{HostError, HostUse, IOMMU_GROUPS, PciFunction, Taking, Unseen};
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Functions {
     /// Addresses of all functions, in order; of those that were asked for, where only they were.
-    pub addresses: Vec<Bdf>,
+    pub addresses: Vec<HostBdf>,
     /// What was read, by address: what was asked for, and all members of its groups.
-    pub read: BTreeMap<Bdf, HostFunction>,
+    pub read: BTreeMap<HostBdf, HostFunction>,
     /// The IOMMU groups of what was read.
     pub groups: BTreeMap<u32, IommuGroup>,
     /// Whether the vfio-pci driver is there to bind to.
@@ -39,9 +39,9 @@ pub struct HostFunction {
     #[serde(flatten)]
     pub function: PciFunction,
     /// The physical function that it is part of, and its index there.
-    pub virtual_of: Option<(Bdf, u32)>,
+    pub virtual_of: Option<(HostBdf, u32)>,
     /// Bridges between the root and it, the root port first.
-    pub path: Vec<Bdf>,
+    pub path: Vec<HostBdf>,
     /// How far it was looked at; what follows is empty of one that was read for a guest only.
     #[serde(skip)]
     pub depth: Depth,
@@ -69,7 +69,7 @@ pub struct Sriov {
     /// Most that it can have.
     pub max: u32,
     /// Those that it has, by index.
-    pub functions: Vec<Bdf>,
+    pub functions: Vec<HostBdf>,
     /// Whether the host's drivers take new ones by themselves.
     pub autoprobe: bool,
     /// Its network interface, through which their ports are set.
@@ -155,7 +155,7 @@ impl Functions {
     ///
     /// # Errors
     /// A file of sysfs holds something else than the kernel writes.
-    pub fn read_to_take(root: &Root, wanted: &[Bdf]) -> Result<Self, HostError> {
+    pub fn read_to_take(root: &Root, wanted: &[HostBdf]) -> Result<Self, HostError> {
         let mut reader = Reader::new(root, BTreeMap::new());
         for &address in wanted {
             reader.add_with_company(address, Depth::Take)?;
@@ -178,31 +178,34 @@ impl Functions {
     }
 
     /// The function at `address`, where it was read.
-    pub fn get(&self, address: Bdf) -> Option<&HostFunction> {
+    pub fn get(&self, address: HostBdf) -> Option<&HostFunction> {
         self.read.get(&address)
     }
 
     /// What a guest would get of the function at `address`.
-    pub fn pci(&self, address: Bdf) -> Option<&PciFunction> {
+    pub fn pci(&self, address: HostBdf) -> Option<&PciFunction> {
         Some(&self.get(address)?.function)
     }
 
     /// The members of `group` that were read.
-    pub fn members(&self, group: Option<u32>) -> impl Iterator<Item = (Bdf, &HostFunction)> {
+    pub fn members(&self, group: Option<u32>) -> impl Iterator<Item = (HostBdf, &HostFunction)> {
         let group = group.and_then(|group| self.groups.get(&group));
         let members = group.into_iter().flat_map(|group| &group.members);
         members.filter_map(|member| Some((*member, self.get(*member)?)))
     }
 
     /// The others of the group of `address`, bridges left out.
-    pub fn neighbours(&self, address: Bdf) -> impl Iterator<Item = (Bdf, &HostFunction)> {
+    pub fn neighbours(&self, address: HostBdf) -> impl Iterator<Item = (HostBdf, &HostFunction)> {
         let group = self.pci(address).and_then(|function| function.group);
         let members = self.members(group);
         members.filter(move |(other, found)| *other != address && !found.function.is_bridge())
     }
 
     /// Virtual functions of `address`.
-    pub fn virtual_functions(&self, address: Bdf) -> impl Iterator<Item = (Bdf, &HostFunction)> {
+    pub fn virtual_functions(
+        &self,
+        address: HostBdf,
+    ) -> impl Iterator<Item = (HostBdf, &HostFunction)> {
         let sriov = self.get(address).and_then(|found| found.sriov.as_ref());
         let all = sriov.into_iter().flat_map(|sriov| &sriov.functions);
         all.filter_map(|function| Some((*function, self.get(*function)?)))
@@ -215,18 +218,18 @@ struct Reader<'a> {
     usage: Usage,
     functions: Functions,
     /// Virtual functions of physical ones: a card has hundreds, and each asks for its index.
-    virtual_functions: BTreeMap<Bdf, Vec<Bdf>>,
+    virtual_functions: BTreeMap<HostBdf, Vec<HostBdf>>,
 }
 
 impl<'a> Reader<'a> {
-    fn new(root: &'a Root, virtual_functions: BTreeMap<Bdf, Vec<Bdf>>) -> Self {
+    fn new(root: &'a Root, virtual_functions: BTreeMap<HostBdf, Vec<HostBdf>>) -> Self {
         let functions = Functions { vfio_pci: root.exists(VFIO_PCI), ..Functions::default() };
         Self { root, usage: Usage::default(), functions, virtual_functions }
     }
 
     /// Adds a function with all that decides whether it may be taken: its virtual functions and
     /// the other members of its group.
-    fn add_with_company(&mut self, address: Bdf, depth: Depth) -> Result<(), HostError> {
+    fn add_with_company(&mut self, address: HostBdf, depth: Depth) -> Result<(), HostError> {
         self.add(address, depth)?;
         let Some(found) = self.functions.get(address) else { return Ok(()) };
         let mut company = found.sriov.clone().unwrap_or_default().functions;
@@ -244,7 +247,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Adds a function, unless it was looked at as far already.
-    fn add(&mut self, address: Bdf, depth: Depth) -> Result<(), HostError> {
+    fn add(&mut self, address: HostBdf, depth: Depth) -> Result<(), HostError> {
         if self.functions.get(address).is_some_and(|found| found.depth >= depth) {
             return Ok(());
         }
@@ -260,7 +263,7 @@ impl<'a> Reader<'a> {
         // "../../../devices/pci0000:20/0000:20:00.0/0000:21:00.0"
         let target = self.root.link(format!("{DEVICES}/{address}")).unwrap_or_default();
         let path = target.components().filter_map(|part| part.as_os_str().to_str()?.parse().ok());
-        let path = path.filter(|bridge: &Bdf| *bridge != address).collect();
+        let path = path.filter(|bridge: &HostBdf| *bridge != address).collect();
         let mut found = HostFunction { virtual_of, path, ..HostFunction::of(function) };
         if depth > Depth::Guest {
             self.look(address, &mut found, depth)?;
@@ -272,7 +275,7 @@ impl<'a> Reader<'a> {
     /// Reads what concerns the host.
     fn look(
         &mut self,
-        address: Bdf,
+        address: HostBdf,
         found: &mut HostFunction,
         depth: Depth,
     ) -> Result<(), HostError> {
@@ -294,7 +297,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn sriov(&mut self, address: Bdf) -> Result<Option<Sriov>, HostError> {
+    fn sriov(&mut self, address: HostBdf) -> Result<Option<Sriov>, HostError> {
         let root = self.root;
         let file = |name: &str| format!("{DEVICES}/{address}/{name}");
         let Some(max) = root.value(file("sriov_totalvfs"), "a number of functions")? else {
@@ -308,14 +311,14 @@ impl<'a> Reader<'a> {
         }))
     }
 
-    fn virtual_of(&mut self, address: Bdf) -> Option<(Bdf, u32)> {
+    fn virtual_of(&mut self, address: HostBdf) -> Option<(HostBdf, u32)> {
         let physical = self.root.link_name(format!("{DEVICES}/{address}/physfn"))?.parse().ok()?;
         let all = self.functions_of(physical);
         let index = all.iter().position(|function| *function == address)?;
         Some((physical, index as u32))
     }
 
-    fn functions_of(&mut self, physical: Bdf) -> &[Bdf] {
+    fn functions_of(&mut self, physical: HostBdf) -> &[HostBdf] {
         let root = self.root;
         let all = self.virtual_functions.entry(physical);
         all.or_insert_with(|| virtual_functions(root, physical))

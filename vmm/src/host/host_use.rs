@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 use serde::Serialize;
 
 use super::access::Holder;
@@ -108,7 +108,7 @@ pub enum HostUse {
     /// A controller with functions behind it that have a PCI domain of their own.
     HasDomain {
         /// One of them.
-        function: Bdf,
+        function: HostBdf,
     },
     /// The display that the firmware started on.
     BootDisplay,
@@ -117,7 +117,7 @@ pub enum HostUse {
     /// A guest has one of its virtual functions.
     GuestHasVf {
         /// The virtual function.
-        function: Bdf,
+        function: HostBdf,
     },
     /// A process has it open through VFIO.
     OpenVfio {

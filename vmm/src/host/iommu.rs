@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 use serde::Serialize;
 
 use super::root::Root;
@@ -36,7 +36,7 @@ pub struct Iommu {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct IommuGroup {
     /// PCI functions of the group.
-    pub members: Vec<Bdf>,
+    pub members: Vec<HostBdf>,
     /// Addresses the group's functions cannot use for DMA, in address order.
     pub reserved: Vec<ReservedRegion>,
 }

@@ -57,7 +57,7 @@ mod vfio;
 
 use std::collections::BTreeMap;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 use serde::Serialize;
 
 pub use access::{Access, Holder};
@@ -144,7 +144,7 @@ pub struct HostProfile {
     /// /dev/iommu.
     pub iommufd: Access,
     /// /dev/vfio/devices/vfioN, by function, of those that were asked about and have one.
-    pub device_files: BTreeMap<Bdf, Access>,
+    pub device_files: BTreeMap<HostBdf, Access>,
     /// The kernel that was asked about.
     pub kernel: Option<KernelFacts>,
     /// The initial RAM disk that was asked about.
@@ -244,7 +244,7 @@ impl HostProfile {
     ///
     /// # Errors
     /// A file of sysfs cannot be read or holds something else than the kernel writes.
-    pub fn read_bound(&mut self, root: &Root, devices: &[Bdf]) -> Result<(), HostError> {
+    pub fn read_bound(&mut self, root: &Root, devices: &[HostBdf]) -> Result<(), HostError> {
         for &address in devices {
             if let Some(found) = self.functions.read.get_mut(&address)
                 && let Some(function) = PciFunction::read(root, address)?

@@ -2,7 +2,7 @@
 
 use berth_devices::pci::capability::{capabilities, read_u16};
 use berth_devices::pci::regs::{CAP_MSIX, INTERRUPT_PIN, STATUS, STATUS_CAPABILITY_LIST};
-use berth_devices::pci::{Bdf, Link};
+use berth_devices::pci::{HostBdf, Link};
 use berth_devices::vfio::ResetMethod;
 use serde::Serialize;
 
@@ -104,7 +104,7 @@ impl PciFunction {
     }
 
     /// The function at `address`; `None` when there is none.
-    pub(super) fn read(root: &Root, address: Bdf) -> Result<Option<Self>, HostError> {
+    pub(super) fn read(root: &Root, address: HostBdf) -> Result<Option<Self>, HostError> {
         let file = |name: &str| format!("{DEVICES}/{address}/{name}");
         let Some(vendor) = root.hex(file("vendor"))? else {
             return Ok(None);
@@ -158,14 +158,14 @@ fn group(root: &Root, link: &str) -> Option<u32> {
 }
 
 /// The links `virtfn0`, `virtfn1`, ... in the order of the indexes.
-pub(super) fn virtual_functions(root: &Root, physical: Bdf) -> Vec<Bdf> {
+pub(super) fn virtual_functions(root: &Root, physical: HostBdf) -> Vec<HostBdf> {
     let link =
         |index: u32| root.link_name(format!("{DEVICES}/{physical}/virtfn{index}"))?.parse().ok();
     (0..).map_while(link).collect()
 }
 
 /// What keeps a function from working.
-fn unfit(root: &Root, address: Bdf, config: &[u8], resources: &[Resource]) -> Vec<Unfit> {
+fn unfit(root: &Root, address: HostBdf, config: &[u8], resources: &[Resource]) -> Vec<Unfit> {
     /// Bytes of the header, which every user may read.
     const HEADER: usize = 64;
     let mut found = Vec::new();
@@ -200,9 +200,9 @@ fn device_file(root: &Root, folder: &str) -> Result<Option<String>, HostError> {
 }
 
 /// Addresses of all PCI functions, in order.
-pub(super) fn addresses(root: &Root) -> Result<Vec<Bdf>, HostError> {
+pub(super) fn addresses(root: &Root) -> Result<Vec<HostBdf>, HostError> {
     let names = root.names(DEVICES)?;
-    let mut all: Vec<Bdf> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    let mut all: Vec<HostBdf> = names.iter().filter_map(|name| name.parse().ok()).collect();
     all.sort_unstable();
     Ok(all)
 }
@@ -306,7 +306,7 @@ mod tests {
     fn a_virtual_function_needs_a_token_only_while_vfio_has_its_physical_one() {
         use crate::host::tree::{Entry, Tree};
 
-        let vf: Bdf = "0000:41:10.0".parse().expect("an address");
+        let vf: HostBdf = "0000:41:10.0".parse().expect("an address");
         let with = |driver: &str| {
             let mut tree = Tree::default();
             let link = |to: String| Entry::Link(to.into());

@@ -1,6 +1,6 @@
 //! The NUMA node of a function that names none: that of the bridges above it, or of its root bus.
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 use super::id_set::IdSet;
 use super::pci::DEVICES;
@@ -11,12 +11,12 @@ use super::root::Root;
 /// Firmware names nodes by host bridge (ACPI `_PXM`), and the kernel hands them down as it finds
 /// devices: what was added later, or sits below a bridge whose node an operator set, may have
 /// missed it.
-pub(super) fn inherited(root: &Root, address: Bdf) -> Option<u32> {
+pub(super) fn inherited(root: &Root, address: HostBdf) -> Option<u32> {
     let path = root.link(format!("{DEVICES}/{address}"))?;
     let names: Vec<String> =
         path.iter().map(|name| name.to_string_lossy().into_owned()).rev().skip(1).collect();
     let of_bridge = |name: &String| {
-        let bridge: Bdf = name.parse().ok()?;
+        let bridge: HostBdf = name.parse().ok()?;
         root.glance(format!("{DEVICES}/{bridge}/numa_node"))?.parse().ok()
     };
     names.iter().find_map(of_bridge).or_else(|| {

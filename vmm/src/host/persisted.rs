@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 use serde::Serialize;
 
 use super::pci::DEVICES;
@@ -31,7 +31,7 @@ pub struct Identity(String);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Persisted {
     /// Its address.
-    pub address: Bdf,
+    pub address: HostBdf,
     /// The card that was meant; files of the first berths do not say.
     pub identity: Option<Identity>,
     /// Modules that would have it.
@@ -40,7 +40,7 @@ pub struct Persisted {
 
 impl Identity {
     /// That of what is at `address` now.
-    pub fn read(root: &Root, address: Bdf) -> Option<Self> {
+    pub fn read(root: &Root, address: HostBdf) -> Option<Self> {
         let digits = |name: &str| {
             let text = root.glance(format!("{DEVICES}/{address}/{name}"))?;
             Some(text.trim_start_matches("0x").to_owned())

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 use super::console_file::MachineFiles;
 use super::pci::virtual_functions;
@@ -21,9 +21,9 @@ pub struct Query {
     /// A file that is to be written.
     pub console_file: Option<PathBuf>,
     /// Functions, each with whether it is to be taken from the host: only then its uses are read.
-    pub functions: BTreeMap<Bdf, Taking>,
+    pub functions: BTreeMap<HostBdf, Taking>,
     /// Physical functions of which a virtual one is to be taken.
-    pub free_vf_of: BTreeSet<Bdf>,
+    pub free_vf_of: BTreeSet<HostBdf>,
     /// Environment variables that list functions.
     pub variables: BTreeMap<String, Taking>,
 }
@@ -40,7 +40,7 @@ pub enum Taking {
 
 impl Query {
     /// Asks for one function as it is.
-    pub fn about(address: Bdf) -> Self {
+    pub fn about(address: HostBdf) -> Self {
         let mut query = Self::default();
         query.add(address, Taking::No);
         query
@@ -53,7 +53,7 @@ impl Query {
     }
 
     /// Asks for a function; of two wishes the one that needs more to be read wins.
-    pub fn add(&mut self, address: Bdf, taking: Taking) {
+    pub fn add(&mut self, address: HostBdf, taking: Taking) {
         let entry = self.functions.entry(address).or_default();
         *entry = taking.max(*entry);
     }
@@ -63,9 +63,9 @@ impl Query {
 #[derive(Debug, Default)]
 pub(super) struct Candidates {
     /// By address.
-    pub(super) functions: BTreeMap<Bdf, Taking>,
+    pub(super) functions: BTreeMap<HostBdf, Taking>,
     /// Virtual functions of those physical ones of which one is to be taken.
-    pub(super) virtual_functions: BTreeMap<Bdf, Vec<Bdf>>,
+    pub(super) virtual_functions: BTreeMap<HostBdf, Vec<HostBdf>>,
     /// What the environment says.
     pub(super) environment: BTreeMap<String, Option<String>>,
 }

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeSet;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 use berth_devices::vfio::ResetMethod;
 
 use super::functions::Functions;
@@ -22,7 +22,7 @@ pub struct Resets {
     pub ways: Vec<ResetMethod>,
     /// What a hot reset would hit beside the guest's functions, which keeps it from being a way;
     /// empty where there is no hot reset.
-    pub others: Vec<Bdf>,
+    pub others: Vec<HostBdf>,
 }
 
 impl Resets {
@@ -43,12 +43,12 @@ impl Functions {
     ///
     /// Functions of one bus are reset together when one of them cannot be reset by itself: they
     /// are hit anyway.
-    pub fn resets(&self, address: Bdf, guests: &BTreeSet<Bdf>) -> Resets {
+    pub fn resets(&self, address: HostBdf, guests: &BTreeSet<HostBdf>) -> Resets {
         let mut ways = self.ways_alone(address);
         let Some(others) = self.hit_by_hot_reset(address, guests) else {
             return Resets { ways, others: Vec::new() };
         };
-        let is_best = |function: Bdf| {
+        let is_best = |function: HostBdf| {
             let possible = others.is_empty() && self.is_behind_bus_that_resets(function);
             ResetMethod::best(&self.ways_alone(function), possible) == ResetMethod::Hot
         };
@@ -60,20 +60,20 @@ impl Functions {
     }
 
     /// How a guest could reset the function at `address` that has its whole group.
-    pub fn resets_with_group(&self, address: Bdf) -> Resets {
+    pub fn resets_with_group(&self, address: HostBdf) -> Resets {
         let group = self.neighbours(address).map(|(other, _)| other);
         self.resets(address, &group.chain([address]).collect())
     }
 
     /// The others on the bus of the function.
-    fn company(&self, address: Bdf) -> impl Iterator<Item = Bdf> {
-        let bus = |bdf: Bdf| (bdf.domain(), bdf.bus());
-        let on_bus = move |other: &Bdf| *other != address && bus(*other) == bus(address);
+    fn company(&self, address: HostBdf) -> impl Iterator<Item = HostBdf> {
+        let bus = |bdf: HostBdf| (bdf.domain(), bdf.bus());
+        let on_bus = move |other: &HostBdf| *other != address && bus(*other) == bus(address);
         self.addresses.iter().copied().filter(on_bus)
     }
 
     /// Ways of the kernel that hit nothing else, in its order.
-    fn ways_alone(&self, address: Bdf) -> Vec<ResetMethod> {
+    fn ways_alone(&self, address: HostBdf) -> Vec<ResetMethod> {
         let listed = self.pci(address).map_or(&[][..], |function| &function.reset_methods);
         let alone = self.company(address).next().is_none();
         listed.iter().copied().filter(|way| alone || !way.is_of_the_bus()).collect()
@@ -82,7 +82,7 @@ impl Functions {
     /// Whether the kernel resets the bus that the function is on. What keeps it from that of a lone
     /// function shows in the list, such as a device that does not come back
     /// (`PCI_DEV_FLAGS_NO_BUS_RESET`).
-    fn is_behind_bus_that_resets(&self, address: Bdf) -> bool {
+    fn is_behind_bus_that_resets(&self, address: HostBdf) -> bool {
         let Some(found) = self.get(address).filter(|found| !found.function.is_virtual) else {
             return false;
         };
@@ -94,10 +94,14 @@ impl Functions {
 
     /// What a hot reset of the function would hit that is not in the hands of who has `guests`;
     /// `None` when there is no such reset.
-    fn hit_by_hot_reset(&self, address: Bdf, guests: &BTreeSet<Bdf>) -> Option<Vec<Bdf>> {
+    fn hit_by_hot_reset(
+        &self,
+        address: HostBdf,
+        guests: &BTreeSet<HostBdf>,
+    ) -> Option<Vec<HostBdf>> {
         let groups: BTreeSet<Option<u32>> =
             guests.iter().filter_map(|guest| Some(self.pci(*guest)?.group)).collect();
-        let is_in_hand = |other: &Bdf| {
+        let is_in_hand = |other: &HostBdf| {
             let Some(function) = self.pci(*other) else { return false };
             // VFIO has no bridge, and virtual functions go with what they are part of.
             if function.is_bridge() || function.is_virtual {

@@ -1,6 +1,6 @@
 //! What makes a function unfit for a guest, whoever has it.
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 use serde::Serialize;
 
 /// Why a function cannot work in a guest as it is.
@@ -20,6 +20,6 @@ pub enum Unfit {
     /// (`vfio_pci_validate_vf_token` in drivers/vfio/pci/vfio_pci_core.c).
     TokenNeeded {
         /// The physical function, which a VFIO driver has.
-        physical: Bdf,
+        physical: HostBdf,
     },
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 use super::access::{Access, Holder};
 use super::pci::PciFunction;
@@ -19,7 +19,7 @@ pub(super) struct VfioFiles {
     /// /dev/iommu.
     pub(super) iommufd: Access,
     /// /dev/vfio/devices/vfioN, by function.
-    pub(super) devices: BTreeMap<Bdf, Access>,
+    pub(super) devices: BTreeMap<HostBdf, Access>,
 }
 
 /// Path of the file of a group.
@@ -35,7 +35,7 @@ pub fn device_file(name: &str) -> String {
 impl VfioFiles {
     pub(super) fn probe<'a>(
         root: &Root,
-        functions: impl Iterator<Item = (Bdf, &'a PciFunction)>,
+        functions: impl Iterator<Item = (HostBdf, &'a PciFunction)>,
     ) -> Self {
         let mut files = Self::default();
         for (bdf, function) in functions {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use berth_arch::boot::BootError;
 use berth_arch::regs::RegsError;
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 use berth_devices::vfio::{FunctionError, IommuBackend, OpenError};
 use vfio_ioctls::VfioError;
 
@@ -60,7 +60,7 @@ pub enum BuildError {
     #[error("cannot open {bdf} for passthrough ({file})")]
     Open {
         /// The device.
-        bdf: Bdf,
+        bdf: HostBdf,
         /// VFIO's file for it: its group's, or its own.
         file: String,
         /// Cause.
@@ -93,13 +93,13 @@ pub enum BuildError {
     #[error("{bdf} was not reset, and \"reset\": \"required\" asks for it")]
     NotReset {
         /// The device.
-        bdf: Bdf,
+        bdf: HostBdf,
     },
     /// A device cannot be put into the machine.
     #[error("cannot put {bdf} into the machine")]
     Function {
         /// The device.
-        bdf: Bdf,
+        bdf: HostBdf,
         /// Cause.
         #[source]
         source: FunctionError,
@@ -108,7 +108,7 @@ pub enum BuildError {
     #[error("cannot watch {bdf} for errors and removal")]
     Notify {
         /// The device.
-        bdf: Bdf,
+        bdf: HostBdf,
         /// Cause.
         #[source]
         source: io::Error,

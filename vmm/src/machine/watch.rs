@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use berth_devices::pci::{Attention, Bdf, GuestBdf, PciFunction, Segment};
+use berth_devices::pci::{Attention, GuestBdf, HostBdf, PciFunction, Segment};
 use berth_devices::vfio::Notifications;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -18,7 +18,7 @@ use crate::exit::Exit;
 /// An assigned device.
 pub struct Watched {
     /// Its address on the host.
-    pub host: Bdf,
+    pub host: HostBdf,
     /// Its address in the guest.
     pub guest: GuestBdf,
     /// What follows when it reports an uncorrectable error.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 use super::PlanError;
 use crate::config::{Config, DeviceAddress, DeviceConfig};
@@ -16,11 +16,11 @@ use crate::host::{Access, Availability, HostFunction, HostProfile};
 pub fn choose<'a>(
     config: &'a Config,
     host: &HostProfile,
-) -> Result<Vec<(Bdf, &'a DeviceConfig)>, PlanError> {
-    let mut listed: BTreeMap<&str, Vec<Bdf>> = BTreeMap::new();
+) -> Result<Vec<(HostBdf, &'a DeviceConfig)>, PlanError> {
+    let mut listed: BTreeMap<&str, Vec<HostBdf>> = BTreeMap::new();
     // A VF that the config names or the environment gives is not free for another device.
     let mut taken = BTreeSet::new();
-    let mut chosen: Vec<Option<Bdf>> = Vec::new();
+    let mut chosen: Vec<Option<HostBdf>> = Vec::new();
     for device in &config.devices {
         let address = match &device.address {
             DeviceAddress::Is(address) => Some(*address),
@@ -54,7 +54,7 @@ pub fn choose<'a>(
     Ok(devices)
 }
 
-fn variable(host: &HostProfile, name: &str) -> Result<Vec<Bdf>, PlanError> {
+fn variable(host: &HostProfile, name: &str) -> Result<Vec<HostBdf>, PlanError> {
     let text = host.environment.get(name).cloned().flatten();
     let text = text.ok_or_else(|| PlanError::VariableUnset { name: name.to_owned() })?;
     let malformed = |part: &str| PlanError::VariableMalformed {
@@ -66,13 +66,17 @@ fn variable(host: &HostProfile, name: &str) -> Result<Vec<Bdf>, PlanError> {
 
 /// The first that nobody has; those that are bound to vfio-pci first, because they were meant
 /// for machines.
-fn free(host: &HostProfile, physical: Bdf, taken: &BTreeSet<Bdf>) -> Result<Bdf, PlanError> {
+fn free(
+    host: &HostProfile,
+    physical: HostBdf,
+    taken: &BTreeSet<HostBdf>,
+) -> Result<HostBdf, PlanError> {
     let all = || host.functions.virtual_functions(physical);
     let is_held = |found: &HostFunction| {
         let access = found.function.group.and_then(|group| host.group_files.get(&group));
         matches!(access, Some(Access::Busy(_)))
     };
-    let rank = |(address, found): (Bdf, &HostFunction)| {
+    let rank = |(address, found): (HostBdf, &HostFunction)| {
         let rank = match host.functions.availability(address) {
             _ if taken.contains(&address) || is_held(found) => None,
             Availability::Ready => Some(0),
@@ -89,7 +93,7 @@ fn free(host: &HostProfile, physical: Bdf, taken: &BTreeSet<Bdf>) -> Result<Bdf,
         };
         Some((rank?, address))
     };
-    let obstacle = |(address, found): (Bdf, &HostFunction)| match host
+    let obstacle = |(address, found): (HostBdf, &HostFunction)| match host
         .functions
         .availability(address)
     {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 use berth_devices::vfio::ResetMethod;
 
 use super::{Note, PlanError, resets};
@@ -17,7 +17,7 @@ const SUGGESTIONS: usize = 5;
 /// A function that can be passed through.
 pub(super) struct Assigned<'a> {
     /// Its address on the host.
-    pub(super) address: Bdf,
+    pub(super) address: HostBdf,
     /// What the host knows of it.
     pub(super) function: &'a PciFunction,
     /// Its IOMMU group.
@@ -46,13 +46,13 @@ pub(super) struct Assigned<'a> {
 
 /// The config's devices, in its order.
 pub(super) fn check<'a>(
-    chosen: &[(Bdf, &DeviceConfig)],
+    chosen: &[(HostBdf, &DeviceConfig)],
     host: &'a HostProfile,
     notes: &mut Vec<Note>,
 ) -> Result<Vec<Assigned<'a>>, PlanError> {
     let mut assigned = Vec::new();
     // What berth takes from the host before the run does not stand in the way.
-    let ours: BTreeSet<Bdf> = chosen
+    let ours: BTreeSet<HostBdf> = chosen
         .iter()
         .filter(|(_, device)| device.bind == BindMode::Auto)
         .map(|(address, _)| *address)
@@ -101,7 +101,7 @@ pub(super) fn check<'a>(
 }
 
 /// The addresses most like `device`: other functions of the device, of the bus, of the domain.
-fn near(device: Bdf, all: &[Bdf]) -> Vec<Bdf> {
+fn near(device: HostBdf, all: &[HostBdf]) -> Vec<HostBdf> {
     let mut near = all.to_vec();
     near.sort_by_key(|other| {
         (
@@ -116,7 +116,7 @@ fn near(device: Bdf, all: &[Bdf]) -> Vec<Bdf> {
 }
 
 /// Why a function is in no group.
-fn no_group(device: Bdf, host: &HostProfile) -> PlanError {
+fn no_group(device: HostBdf, host: &HostProfile) -> PlanError {
     let iommu = &host.iommu;
     if !iommu.units.is_empty() {
         return PlanError::NotBehindIommu { device };
@@ -131,10 +131,10 @@ fn no_group(device: Bdf, host: &HostProfile) -> PlanError {
 
 /// All of a group goes to the guest or is left idle: its functions can reach each other's memory.
 fn check_viable(
-    device: Bdf,
+    device: HostBdf,
     group: u32,
     host: &HostProfile,
-    ours: &BTreeSet<Bdf>,
+    ours: &BTreeSet<HostBdf>,
 ) -> Result<(), PlanError> {
     let in_use = |function: &PciFunction| !function.allows_passthrough_of_its_group();
     let culprits: Vec<_> = host
@@ -152,7 +152,7 @@ fn check_viable(
 
 /// Whether berth may take a function from its driver for the run.
 fn check_takeable(
-    device: Bdf,
+    device: HostBdf,
     function: &PciFunction,
     host: &HostProfile,
     notes: &mut Vec<Note>,

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use berth_devices::pci::{BarKind, Bdf};
+use berth_devices::pci::{BarKind, HostBdf};
 use berth_devices::vfio::IommuBackend;
 use serde::Serialize;
 
@@ -27,7 +27,7 @@ pub struct IommuPlan {
 
 /// A device, as VFIO opens it.
 struct VfioDevice<'a> {
-    address: Bdf,
+    address: HostBdf,
     group: u32,
     /// Its own file's name, where the kernel made one.
     name: Option<&'a str>,
@@ -261,7 +261,7 @@ pub(super) fn note_out_of_reach(
         let bars = function.bars.iter().filter(|bar| bar.kind != BarKind::Io);
         bars.map(|bar| (function.host, bar.index, bar.address..bar.address + bar.size))
     });
-    let mut say = |device: Bdf, bar: u8, why: String| {
+    let mut say = |device: HostBdf, bar: u8, why: String| {
         notes.push(Note::BarOutOfReach { device, bar, why });
     };
     for (device, bar, addresses) in memory {

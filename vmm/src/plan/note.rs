@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
@@ -16,35 +16,35 @@ pub enum Note {
     /// Nothing tells the devices' node.
     NodeGuessed { node: u32 },
     /// berth takes a device from the host for the run.
-    Taken { device: Bdf, driver: Option<String>, loads_vfio_pci: bool },
+    Taken { device: HostBdf, driver: Option<String>, loads_vfio_pci: bool },
     /// Whether the host uses a device cannot be seen.
-    NotSeen { device: Bdf, why: String },
+    NotSeen { device: HostBdf, why: String },
     /// A device could send any interrupt, which the host allows.
     InterruptsUnsafe,
     /// A device cannot be reset.
-    ResetNone { device: Bdf, bystanders: Vec<Bdf> },
+    ResetNone { device: HostBdf, bystanders: Vec<HostBdf> },
     /// A device can be reset in a poor way only.
-    ResetPoor { device: Bdf, bystanders: Vec<Bdf> },
+    ResetPoor { device: HostBdf, bystanders: Vec<HostBdf> },
     /// Other devices do not reach a BAR: it has no address that the IOMMU takes.
-    BarOutOfReach { device: Bdf, bar: u8, why: String },
+    BarOutOfReach { device: HostBdf, bar: u8, why: String },
     /// Other devices do not reach a BAR: this kernel maps it slowly.
     BarSlowToMap {
-        device: Bdf,
+        device: HostBdf,
         bar: u8,
         size: u64,
         linux: Option<LinuxVersion>,
         fast: LinuxVersion,
     },
     /// Nothing can be unplugged where the device is.
-    NotUnpluggable { device: Bdf },
+    NotUnpluggable { device: HostBdf },
     /// Capabilities are hidden from this user.
-    CapabilitiesHidden { device: Bdf },
+    CapabilitiesHidden { device: HostBdf },
     /// A device does without I/O BARs.
-    WithoutIo { device: Bdf },
+    WithoutIo { device: HostBdf },
     /// All devices do without expansion ROMs.
     WithoutRoms,
     /// A device is behind no port.
-    WithoutPort { device: Bdf, bar: u8, size: u64 },
+    WithoutPort { device: HostBdf, bar: u8, size: u64 },
     /// The kernel ends the machine after so much CPU time.
     CpuTimeLimited { seconds: u64 },
     /// A snapshot does not have all that plans are made from.
@@ -74,7 +74,7 @@ impl Note {
     }
 
     /// The device that it concerns, when it concerns one.
-    pub fn device(&self) -> Option<Bdf> {
+    pub fn device(&self) -> Option<HostBdf> {
         match self {
             Self::Taken { device, .. }
             | Self::NotSeen { device, .. }
@@ -168,7 +168,7 @@ impl fmt::Display for Note {
     }
 }
 
-fn would_hit(f: &mut fmt::Formatter<'_>, bystanders: &[Bdf]) -> fmt::Result {
+fn would_hit(f: &mut fmt::Formatter<'_>, bystanders: &[HostBdf]) -> fmt::Result {
     if bystanders.is_empty() {
         return Ok(());
     }

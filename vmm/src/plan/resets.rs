@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 use berth_devices::vfio::ResetMethod;
 
 use super::devices::Assigned;
@@ -16,7 +16,7 @@ pub(super) fn choose(
     host: &HostProfile,
     notes: &mut Vec<Note>,
 ) -> Result<(), PlanError> {
-    let guests: BTreeSet<Bdf> = assigned.iter().map(|device| device.address).collect();
+    let guests: BTreeSet<HostBdf> = assigned.iter().map(|device| device.address).collect();
     for device in assigned {
         let address = device.address;
         let resets = host.functions.resets(address, &guests);
@@ -29,7 +29,7 @@ pub(super) fn choose(
     Ok(())
 }
 
-fn note(device: Bdf, resets: &Resets) -> Option<Note> {
+fn note(device: HostBdf, resets: &Resets) -> Option<Note> {
     let bystanders = resets.others.clone();
     match resets.method() {
         ResetMethod::None => Some(Note::ResetNone { device, bystanders }),

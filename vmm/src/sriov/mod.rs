@@ -8,7 +8,7 @@ mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 pub use report::SriovReport;
 
@@ -38,7 +38,7 @@ pub struct SriovRequest {
 ///
 /// # Errors
 /// There is no such function, or it has no SR-IOV.
-pub fn show(target: &Target, physical: Bdf) -> Result<SriovReport, BindingError> {
+pub fn show(target: &Target, physical: HostBdf) -> Result<SriovReport, BindingError> {
     SriovReport::read(&target.root()?, physical, None)
 }
 
@@ -48,7 +48,7 @@ pub fn show(target: &Target, physical: Bdf) -> Result<SriovReport, BindingError>
 /// The function cannot have so many, or one that it has is in use; nothing has changed then.
 pub fn set(
     target: &Target,
-    physical: Bdf,
+    physical: HostBdf,
     request: &SriovRequest,
 ) -> Result<SriovReport, BindingError> {
     let root = target.root()?;
@@ -57,7 +57,7 @@ pub fn set(
     let ports = ports(sriov(&host, physical)?)?;
     let first = renumber(&host, physical, &ports, request)?;
     let mut report = Report::new(request.dry_run, &first);
-    let there: BTreeSet<Bdf> = sriov(&host, physical)?.functions.iter().copied().collect();
+    let there: BTreeSet<HostBdf> = sriov(&host, physical)?.functions.iter().copied().collect();
     if request.force && (request.bind || there.len() as u32 != request.count) {
         report.notes.extend(binding::overridden(&host, &there));
     }
@@ -83,7 +83,7 @@ pub fn set(
 /// The first half: their number, and their ports while no driver has them.
 fn renumber(
     host: &Functions,
-    physical: Bdf,
+    physical: HostBdf,
     ports: &[VfPort],
     request: &SriovRequest,
 ) -> Result<Vec<Step>, BindingError> {
@@ -135,7 +135,7 @@ fn flag(on: bool) -> Value {
 /// What goes with the virtual functions there are, for the way back.
 fn farewell(
     host: &Functions,
-    physical: Bdf,
+    physical: HostBdf,
     sriov: &Sriov,
     ports: &[VfPort],
     force: bool,
@@ -162,11 +162,11 @@ fn farewell(
 fn hand_out(
     session: &Session,
     host: &Functions,
-    physical: Bdf,
+    physical: HostBdf,
     request: &SriovRequest,
 ) -> Result<Vec<Step>, BindingError> {
     let sriov = sriov(host, physical)?;
-    let functions: BTreeSet<Bdf> = sriov.functions.iter().copied().collect();
+    let functions: BTreeSet<HostBdf> = sriov.functions.iter().copied().collect();
     let setting = Setting::VfAutoprobe(physical);
     let autoprobe = session.original(&setting);
     let mut steps = Vec::new();

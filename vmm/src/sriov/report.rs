@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 use serde::Serialize;
 
 use crate::binding::{BindingError, Report, find, ports, sriov};
@@ -13,7 +13,7 @@ use crate::units::VfPort;
 #[derive(Debug, Serialize)]
 pub struct SriovReport {
     /// Its address.
-    pub address: Bdf,
+    pub address: HostBdf,
     /// How many virtual functions it can have.
     pub max: u32,
     /// Its network interface.
@@ -31,7 +31,7 @@ pub struct SriovReport {
 #[derive(Debug, Serialize)]
 pub struct VirtualFunction {
     /// Its address.
-    pub address: Bdf,
+    pub address: HostBdf,
     /// Its driver.
     pub driver: Option<String>,
     /// Its IOMMU group.
@@ -45,7 +45,7 @@ pub struct VirtualFunction {
 impl SriovReport {
     pub(super) fn read(
         root: &Root,
-        address: Bdf,
+        address: HostBdf,
         change: Option<Report>,
     ) -> Result<Self, BindingError> {
         let host = Functions::read_to_take(root, &[address])?;

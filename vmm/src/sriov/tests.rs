@@ -12,7 +12,7 @@ fn card(count: u32) -> Functions {
     let all: Vec<(&str, Option<&str>)> =
         all.iter().map(|(address, driver)| (address.as_str(), *driver)).collect();
     let mut host = host(&all);
-    let functions: Vec<Bdf> = addresses.iter().map(|address| bdf(address)).collect();
+    let functions: Vec<HostBdf> = addresses.iter().map(|address| bdf(address)).collect();
     for (index, function) in (0..).zip(&functions) {
         let found = host.read.get_mut(function).expect("it is there");
         found.virtual_of = Some((bdf("21:00.0"), index));

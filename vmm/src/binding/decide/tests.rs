@@ -3,12 +3,12 @@
 use super::*;
 use crate::host::{Depth, Holder, IommuGroup, PciFunction, Sriov};
 
-pub(crate) fn bdf(text: &str) -> Bdf {
+pub(crate) fn bdf(text: &str) -> HostBdf {
     text.parse().expect("an address")
 }
 
 /// An endpoint in a group of its own, which has the number of its bus.
-pub(crate) fn candidate(address: Bdf, driver: Option<&str>) -> HostFunction {
+pub(crate) fn candidate(address: HostBdf, driver: Option<&str>) -> HostFunction {
     let function = PciFunction {
         vendor: 0x8086,
         device: 0x10c9,
@@ -54,7 +54,7 @@ fn text(steps: &[Step]) -> Vec<String> {
 }
 
 fn try_bind(host: &Functions, asked: &[&str], options: BindOptions) -> Result<Vec<String>, String> {
-    let asked: Vec<Bdf> = asked.iter().map(|address| bdf(address)).collect();
+    let asked: Vec<HostBdf> = asked.iter().map(|address| bdf(address)).collect();
     let steps = members(host, &asked, options).and_then(|all| bind(host, &all, options));
     steps.map(|steps| text(&steps)).map_err(|error| error.to_string())
 }

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 use super::BindingError;
 use crate::advice::{Code, Steps, binding, iommu, vfio};
@@ -46,7 +46,7 @@ impl BindingError {
     }
 
     /// The function that it concerns, where its own facts decide what to do.
-    pub fn device(&self) -> Option<Bdf> {
+    pub fn device(&self) -> Option<HostBdf> {
         match self {
             Self::NoGroup { device } | Self::InUse { device, .. } => Some(*device),
             _ => None,

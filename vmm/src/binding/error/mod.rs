@@ -6,7 +6,7 @@ use std::error::Error as _;
 use std::io;
 use std::path::PathBuf;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 use super::module::ModuleError;
 use super::setting::{Goal, Setting, Value};
@@ -22,51 +22,51 @@ pub enum BindingError {
     Host(#[from] HostError),
     /// There is no such function.
     #[error("there is no PCI function {device} on this host")]
-    NoSuchDevice { device: Bdf },
+    NoSuchDevice { device: HostBdf },
     /// It is part of the host's fabric.
     #[error("{device} is a bridge, and only endpoints can be passed through")]
-    Bridge { device: Bdf },
+    Bridge { device: HostBdf },
     /// No IOMMU is in front of it.
     #[error("{device} is in no IOMMU group, and vfio-pci only takes functions of one")]
-    NoGroup { device: Bdf },
+    NoGroup { device: HostBdf },
     /// The driver is not there, and does not load.
     #[error("the driver vfio-pci is not loaded, and cannot be")]
     NoVfioPci(#[source] ModuleError),
     /// It is not there when the host boots.
     #[error("{device} is a virtual function, which is not there yet when the host boots")]
-    NotAtBoot { device: Bdf, physical: Bdf },
+    NotAtBoot { device: HostBdf, physical: HostBdf },
     /// The host or another process uses it.
     #[error("{device} is in use: {}", listed(uses))]
-    InUse { device: Bdf, uses: Vec<HostUse> },
+    InUse { device: HostBdf, uses: Vec<HostUse> },
     /// Whether somebody uses it cannot be seen.
     #[error("{device} may be in use: it cannot be seen {}", unseen.iter().map(ToString::to_string).collect::<Vec<_>>().join(", nor "))]
-    NotSeen { device: Bdf, unseen: Vec<Unseen> },
+    NotSeen { device: HostBdf, unseen: Vec<Unseen> },
     /// Its driver is what its virtual functions hang on.
     #[error("{device} has {count} virtual functions, which go with its driver")]
-    HasVirtualFunctions { device: Bdf, count: usize },
+    HasVirtualFunctions { device: HostBdf, count: usize },
     /// It cannot have virtual functions.
     #[error("{device} has no virtual functions to offer (SR-IOV){}", if *.is_virtual { ": it is one" } else { "" })]
-    NoSriov { device: Bdf, is_virtual: bool },
+    NoSriov { device: HostBdf, is_virtual: bool },
     /// It cannot have so many.
     #[error("{device} has at most {max} virtual functions, not {count}")]
-    TooManyVirtualFunctions { device: Bdf, count: u32, max: u32 },
+    TooManyVirtualFunctions { device: HostBdf, count: u32, max: u32 },
     /// A port is to be set of a function that is not there.
     #[error("there is no VF {index} of {device}: the last of {count} is {}", count.saturating_sub(1))]
-    NoSuchIndex { device: Bdf, index: u32, count: u32 },
+    NoSuchIndex { device: HostBdf, index: u32, count: u32 },
     /// Ports are set through the physical function's interface.
     #[error("the ports of {device} cannot be set: it {}", if *.is_network { "has no network interface" } else { "is no network function" })]
-    NoInterface { device: Bdf, is_network: bool },
+    NoInterface { device: HostBdf, is_network: bool },
     /// Only virtual functions have ports.
     #[error(
         "{device} is no virtual function, and only these have a mac, vlan, trust and spoof_check"
     )]
-    NotVirtual { device: Bdf },
+    NotVirtual { device: HostBdf },
     /// netlink does not tell.
     #[error("cannot read the ports of the virtual functions behind {interface}")]
     Ports { interface: String, source: io::Error },
     /// Others decide about it.
     #[error("the changes of {device} belong to a machine that runs ({run})")]
-    BelongsToRun { device: Bdf, run: String },
+    BelongsToRun { device: HostBdf, run: String },
 
     /// A value cannot be read.
     #[error("cannot read the {setting}")]
@@ -82,7 +82,7 @@ pub enum BindingError {
     Gone { setting: Setting },
     /// VFIO does not offer a bound function.
     #[error("{device} is bound to vfio-pci, and /dev/vfio/{group} does not appear")]
-    NoGroupFile { device: Bdf, group: u32 },
+    NoGroupFile { device: HostBdf, group: u32 },
     /// Not everything could be put back.
     #[error("{count} of {total} settings cannot be put back")]
     NotRestored { count: usize, total: usize },

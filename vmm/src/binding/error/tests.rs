@@ -41,7 +41,7 @@ variants!(BindingError:
 );
 
 fn refusals() -> Vec<BindingError> {
-    let device: Bdf = "0000:41:00.0".parse().expect("an address");
+    let device: HostBdf = "0000:41:00.0".parse().expect("an address");
     let physical = device;
     let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
     let pages = || Setting::HugePages { node: Some(1), size: PageSize::Size1G };

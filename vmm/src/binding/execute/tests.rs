@@ -13,7 +13,7 @@ fn name(text: &str) -> Value {
     Value::Name(text.to_owned())
 }
 
-fn bind(function: Bdf, from: &str, virtual_of: Option<Bdf>) -> Vec<Step> {
+fn bind(function: HostBdf, from: &str, virtual_of: Option<HostBdf>) -> Vec<Step> {
     let only = Step::to(Setting::Override(function), Value::Nothing, name("vfio-pci"));
     let driver = Step::to(Setting::Driver(function), name(from), name("vfio-pci"));
     vec![only.of(virtual_of), driver.of(virtual_of)]

@@ -8,7 +8,7 @@ fn lines(setting: &Setting, now: Value, goal: Goal) -> Vec<String> {
 
 #[test]
 fn each_setting_is_changed_by_the_writes_that_the_kernel_wants() {
-    let nic: Bdf = "0000:21:00.0".parse().expect("an address");
+    let nic: HostBdf = "0000:21:00.0".parse().expect("an address");
     let name = |name: &str| Value::Name(name.to_owned());
     let sysfs = "/sys/bus/pci/devices/0000:21:00.0";
     let unbind = format!("echo 0000:21:00.0 > {sysfs}/driver/unbind");

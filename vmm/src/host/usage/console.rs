@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 use super::super::root::Root;
 use super::functions_of;
@@ -11,7 +11,7 @@ use super::functions_of;
 ///
 /// The kernel's console listens to each. A keyboard is what has all of the keys 1 to 31, from
 /// Escape to S, as for udev (`test_key` in its input_id.c); power buttons and headsets have not.
-pub(super) fn keyboards(root: &Root) -> BTreeMap<Bdf, String> {
+pub(super) fn keyboards(root: &Root) -> BTreeMap<HostBdf, String> {
     const INPUT: &str = "/sys/class/input";
     const ALL: u64 = 0xffff_fffe;
 

@@ -11,7 +11,7 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 use super::access::{Access, Holder};
 use super::depth::Depth;
@@ -31,7 +31,7 @@ pub(super) struct Usage {
     storage: OnceCell<Storage>,
     nodes: OnceCell<Nodes>,
     in_use: OnceCell<InUse>,
-    keyboards: OnceCell<BTreeMap<Bdf, String>>,
+    keyboards: OnceCell<BTreeMap<HostBdf, String>>,
     consoles: OnceCell<BTreeSet<String>>,
     /// Who has which of VFIO's files open; looked for when a function is VFIO's.
     holders: OnceCell<BTreeMap<PathBuf, Holder>>,
@@ -63,7 +63,7 @@ impl Usage {
     pub(super) fn of(
         &self,
         root: &Root,
-        address: Bdf,
+        address: HostBdf,
         function: &PciFunction,
         depth: Depth,
     ) -> Seen {
@@ -101,7 +101,13 @@ impl Usage {
     }
 
     /// What its interfaces are used for, here and in other network namespaces.
-    fn see_interfaces(&self, root: &Root, address: Bdf, function: &PciFunction, seen: &mut Seen) {
+    fn see_interfaces(
+        &self,
+        root: &Root,
+        address: HostBdf,
+        function: &PciFunction,
+        seen: &mut Seen,
+    ) {
         let network = self.network(root);
         let here = network.interfaces(root, address);
         let driver = function.driver.as_deref().filter(|_| !function.is_bound_to_vfio());
@@ -139,7 +145,7 @@ impl Usage {
     }
 
     /// What is stored on it, and which process has one of its nodes open.
-    fn see_nodes(&self, root: &Root, address: Bdf, nodes: &[Node], seen: &mut Seen) {
+    fn see_nodes(&self, root: &Root, address: HostBdf, nodes: &[Node], seen: &mut Seen) {
         let in_use = self.in_use(root);
         let (uses, untried) = self.storage(root).of(root, address, in_use);
         seen.uses.extend(uses);
@@ -221,12 +227,12 @@ fn has_no_interfaces(driver: &str) -> bool {
 
 /// The functions that a device's path in sysfs leads through: a controller has what the devices
 /// below it have, those of a PCI domain of its own included.
-fn functions_of(root: &Root, target: &Path) -> Vec<Bdf> {
+fn functions_of(root: &Root, target: &Path) -> Vec<HostBdf> {
     // As the kernel writes them, with four digits of the domain or more: a serial port's own
     // folder, such as `00:03:0.0`, reads like one (`serial_base_port_add` in the kernel's
     // drivers/tty/serial/serial_base_bus.c).
-    let address = |part: &str| part.parse().ok().filter(|bdf: &Bdf| bdf.to_string() == part);
-    let all = |path: &Path| -> Vec<Bdf> {
+    let address = |part: &str| part.parse().ok().filter(|bdf: &HostBdf| bdf.to_string() == part);
+    let all = |path: &Path| -> Vec<HostBdf> {
         path.components().filter_map(|part| address(part.as_os_str().to_str()?)).collect()
     };
     let functions = all(target);

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::super::addresses::{self, Link};
@@ -33,7 +33,7 @@ pub(super) struct InterfaceElsewhere {
     /// The interface of ours that it stands on.
     pub(super) lower: Option<String>,
     /// The functions that it is part of, with the controllers before them.
-    pub(super) functions: Vec<Bdf>,
+    pub(super) functions: Vec<HostBdf>,
     /// Whose namespace it is: `process 7 (nginx)`, or the file that keeps it.
     pub(super) namespace: String,
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 use super::super::HostUse;
 use super::super::addresses;
@@ -21,7 +21,7 @@ pub(super) struct Network {
     /// Interfaces with an address that is not only of its link, and what is known of these.
     addresses: BTreeMap<String, Vec<String>>,
     /// Interfaces by the functions that they are below.
-    below: BTreeMap<Bdf, BTreeSet<String>>,
+    below: BTreeMap<HostBdf, BTreeSet<String>>,
 }
 
 impl Network {
@@ -67,7 +67,7 @@ impl Network {
 
     /// Interfaces below a function: its own, of a virtio device on it, of what a controller has.
     /// Not every snapshot has the links that tell.
-    pub(super) fn interfaces(&self, root: &Root, function: Bdf) -> BTreeSet<String> {
+    pub(super) fn interfaces(&self, root: &Root, function: HostBdf) -> BTreeSet<String> {
         let folder = format!("{DEVICES}/{function}");
         let virtio = virtio(root, &folder).into_iter().map(|name| format!("{folder}/{name}/net"));
         let folders = std::iter::once(format!("{folder}/net")).chain(virtio);

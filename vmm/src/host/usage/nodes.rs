@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 use super::super::pci::DEVICES;
 use super::super::root::Root;
@@ -21,13 +21,13 @@ pub(super) struct Node {
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
     /// `None` where the kernel's index of all nodes is not there.
-    indexed: Option<BTreeMap<Bdf, Vec<Node>>>,
+    indexed: Option<BTreeMap<HostBdf, Vec<Node>>>,
 }
 
 impl Nodes {
     /// From the kernel's own index, which has a link for each number.
     pub(super) fn read(root: &Root) -> Self {
-        let mut all = BTreeMap::<Bdf, Vec<Node>>::new();
+        let mut all = BTreeMap::<HostBdf, Vec<Node>>::new();
         let mut is_there = false;
         for index in ["/sys/dev/char", "/sys/dev/block"] {
             for number in root.names(index).unwrap_or_default() {
@@ -44,7 +44,7 @@ impl Nodes {
     }
 
     /// Those below `function`.
-    pub(super) fn below(&self, root: &Root, function: Bdf) -> Vec<Node> {
+    pub(super) fn below(&self, root: &Root, function: HostBdf) -> Vec<Node> {
         match &self.indexed {
             Some(all) => all.get(&function).cloned().unwrap_or_default(),
             None => {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 use super::super::HostUse;
 use super::super::root::Root;
@@ -18,7 +18,7 @@ pub(super) struct Storage {
     /// Names by number, such as `259:1`.
     by_number: BTreeMap<String, String>,
     /// Those below a function.
-    below: BTreeMap<Bdf, Vec<String>>,
+    below: BTreeMap<HostBdf, Vec<String>>,
     /// What is mounted, with where.
     mounted: BTreeMap<String, String>,
     /// Members of a file system that has several, with its name.
@@ -115,7 +115,7 @@ impl Storage {
     }
 
     /// Whether a block device is below `function`.
-    pub(super) fn has_below(&self, function: Bdf) -> bool {
+    pub(super) fn has_below(&self, function: HostBdf) -> bool {
         self.below.contains_key(&function)
     }
 
@@ -128,7 +128,7 @@ impl Storage {
     pub(super) fn of(
         &self,
         root: &Root,
-        function: Bdf,
+        function: HostBdf,
         in_use: &InUse,
     ) -> (Vec<HostUse>, Vec<String>) {
         let (mut uses, mut untried) = (Vec::new(), Vec::new());

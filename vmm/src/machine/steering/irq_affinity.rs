@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 use crate::host::IdSet;
 
@@ -14,7 +14,7 @@ use crate::host::IdSet;
 ///
 /// # Errors
 /// The first that the kernel refuses; what has gone meanwhile is none.
-pub(super) fn steer(root: &Path, device: Bdf, cpus: &[u32]) -> io::Result<()> {
+pub(super) fn steer(root: &Path, device: HostBdf, cpus: &[u32]) -> io::Result<()> {
     let wanted: IdSet = cpus.iter().copied().collect();
     let folder = root.join(format!("sys/bus/pci/devices/{device}/msi_irqs"));
     let vectors = match fs::read_dir(folder) {

@@ -96,7 +96,7 @@ mod tests {
     fn interrupts_are_steered_under_the_filter() {
         const LIST: &str = "proc/irq/41/smp_affinity_list";
         let root = tempfile::tempdir().expect("a folder");
-        let device: berth_devices::pci::Bdf = "0000:41:00.0".parse().expect("an address");
+        let device: berth_devices::pci::HostBdf = "0000:41:00.0".parse().expect("an address");
         let vector = format!("sys/bus/pci/devices/{device}/msi_irqs/41");
         for (path, text) in [(vector.as_str(), "msix\n"), (LIST, "0-15\n")] {
             let path = root.path().join(path);

@@ -7,7 +7,7 @@ mod words;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 use berth_devices::vfio::IommuBackend;
 
 use super::text::{Bytes, list, range};
@@ -55,10 +55,10 @@ pub enum PlanError {
 
     /// A device of the config is not there.
     #[error("there is no PCI function {device} on this host")]
-    NoSuchDevice { device: Bdf, near: Vec<Bdf> },
+    NoSuchDevice { device: HostBdf, near: Vec<HostBdf> },
     /// A device of the config is a bridge.
     #[error("{device} is a bridge, and only endpoints can be passed through")]
-    Bridge { device: Bdf },
+    Bridge { device: HostBdf },
     /// The host has no IOMMU.
     #[error("the host has no IOMMU: its firmware describes none")]
     NoIommu,
@@ -67,30 +67,30 @@ pub enum PlanError {
     IommuOff { parameter: Option<String> },
     /// The IOMMU is on, but not in front of this device.
     #[error("{device} is behind none of the host's IOMMUs")]
-    NotBehindIommu { device: Bdf },
+    NotBehindIommu { device: HostBdf },
     /// A device is not bound to vfio-pci.
     #[error("{device} is bound to {driver}, and passthrough needs vfio-pci", driver = driver.as_deref().unwrap_or("no driver"))]
-    NotBound { device: Bdf, driver: Option<String> },
+    NotBound { device: HostBdf, driver: Option<String> },
     /// A device does not work in any guest.
     #[error("{device} is unfit: {why}")]
-    Unfit { device: Bdf, unfit: Unfit, why: String },
+    Unfit { device: HostBdf, unfit: Unfit, why: String },
     /// The host uses a device that berth is to take for the run.
     #[error("{device} is in use: {uses}", uses = list(uses.iter().map(|one| format!("it {one}"))))]
-    InUse { device: Bdf, uses: Vec<HostUse> },
+    InUse { device: HostBdf, uses: Vec<HostUse> },
     /// A device that berth is to take for the run has virtual functions, which hang on its driver.
     #[error("{device} has {count} virtual functions, which go with its driver")]
-    HasVirtualFunctions { device: Bdf, count: usize },
+    HasVirtualFunctions { device: HostBdf, count: usize },
     /// A device that is no virtual function has no port in a card's switch.
     #[error(
         "{device} is no virtual function, and only these have mac, vlan, trust and spoof_check"
     )]
-    NotVirtual { device: Bdf },
+    NotVirtual { device: HostBdf },
     /// A device that has to be reset cannot be.
     #[error("{device} has no reset, and \"reset\": \"required\" asks for one")]
-    NoReset { device: Bdf, others: Vec<Bdf> },
+    NoReset { device: HostBdf, others: Vec<HostBdf> },
     /// No virtual function is free.
     #[error("none of the {count} VFs of {physical} is free")]
-    NoFreeVf { physical: Bdf, exists: bool, count: usize, obstacles: Vec<String> },
+    NoFreeVf { physical: HostBdf, exists: bool, count: usize, obstacles: Vec<String> },
     /// An environment variable that should name devices is not set.
     #[error("`devices` takes addresses from ${name}, which is not set")]
     VariableUnset { name: String },
@@ -102,13 +102,13 @@ pub enum PlanError {
     VariableExhausted { name: String },
     /// Two devices of the config are the same function.
     #[error("`devices` names {device} twice")]
-    DeviceTwice { device: Bdf },
+    DeviceTwice { device: HostBdf },
     /// Others of the device's group are in use by the host.
     #[error(
         "IOMMU group {group} of {device} is shared with what the host uses: {culprits}",
         culprits = list(culprits.iter().map(|(bdf, driver)| format!("{bdf} ({driver})")))
     )]
-    GroupNotViable { device: Bdf, group: u32, culprits: Vec<(Bdf, String)> },
+    GroupNotViable { device: HostBdf, group: u32, culprits: Vec<(HostBdf, String)> },
     /// A device could send any interrupt to the host.
     #[error(
         "the host does not remap interrupts: a guest could send any interrupt through its device"
@@ -119,23 +119,23 @@ pub enum PlanError {
     Vfio { access: Access },
     /// A device's group cannot be opened.
     #[error("cannot use {device}: /dev/vfio/{group} {access}")]
-    Group { device: Bdf, group: u32, access: Access },
+    Group { device: HostBdf, group: u32, access: Access },
     /// iommufd cannot be used.
     #[error("/dev/iommu {access}")]
     Iommufd { access: Access },
     /// The kernel makes no device files.
     #[error("{device} has no file in /dev/vfio/devices, which iommufd needs")]
-    NoDeviceFile { device: Bdf },
+    NoDeviceFile { device: HostBdf },
     /// A device's own file cannot be opened.
     #[error("cannot use {device}: {file} {access}")]
-    DeviceFile { device: Bdf, file: String, access: Access },
+    DeviceFile { device: HostBdf, file: String, access: Access },
 
     /// The node is not on this host.
     #[error("the host has no NUMA node {node}")]
     NoSuchNode { node: u32, with_memory: IdSet },
     /// The node has no memory.
     #[error("NUMA node {node} has no memory{of}", of = of(device))]
-    NodeWithoutMemory { node: u32, device: Option<Bdf>, with_memory: IdSet },
+    NodeWithoutMemory { node: u32, device: Option<HostBdf>, with_memory: IdSet },
     /// The process's cpuset excludes the node's memory.
     #[error("this process may not use memory of NUMA node {node}, only of {allowed}")]
     NodeNotAllowed { node: u32, allowed: IdSet },
@@ -144,7 +144,7 @@ pub enum PlanError {
         "the devices are on several NUMA nodes ({devices}), which placement.several_nodes refuses",
         devices = list(devices.iter().map(|(bdf, node)| format!("{bdf} on {node}")))
     )]
-    SeveralNodes { devices: Vec<(Bdf, u32)> },
+    SeveralNodes { devices: Vec<(HostBdf, u32)> },
     /// More vCPUs than CPUs.
     #[error(
         "{vcpus} vCPUs need {vcpus} {what}, and node {node} has {count} that this process may use{which}{machines}",
@@ -218,7 +218,7 @@ pub enum PlanError {
     TooManyDevices { count: usize },
     /// BARs do not fit.
     #[error("BAR {bar} of {device} ({size}) does not fit into {window}", size = Bytes(*size))]
-    WindowFull { device: Bdf, bar: u8, size: u64, window: &'static str },
+    WindowFull { device: HostBdf, bar: u8, size: u64, window: &'static str },
 
     /// A cgroup allows too little.
     #[error("{need} are needed, and {file} leaves {room}", need = resource.amount(*need), room = resource.amount(limit.room), file = limit.file)]

@@ -1,6 +1,6 @@
 //! Parts of refusals that are there or not, or differ.
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 use crate::host::IdSet;
 use crate::plan::text::list;
@@ -9,7 +9,7 @@ pub(super) fn by(parameter: &Option<String>) -> String {
     parameter.as_ref().map_or_else(String::new, |p| format!(", by the kernel parameter `{p}`"))
 }
 
-pub(super) fn of(device: &Option<Bdf>) -> String {
+pub(super) fn of(device: &Option<HostBdf>) -> String {
     device.map_or_else(String::new, |device| format!(", and {device} is on it"))
 }
 

@@ -1,6 +1,6 @@
 //! What devices do without when the guest's address space is too small for all that they have.
 
-use berth_devices::pci::{BarKind, Bdf};
+use berth_devices::pci::{BarKind, HostBdf};
 
 use super::super::devices::Assigned;
 use super::super::{Note, PlanError};
@@ -77,7 +77,7 @@ impl Concessions {
 fn bars<'a>(
     assigned: &'a [Assigned],
     slots: &'a [Slot],
-) -> impl Iterator<Item = (usize, Bdf, HostBar)> + 'a {
+) -> impl Iterator<Item = (usize, HostBdf, HostBar)> + 'a {
     slots.iter().enumerate().flat_map(move |(slot, Slot { functions, .. })| {
         functions.iter().flat_map(move |&(index, _)| {
             let Assigned { address, function, .. } = assigned[index];
@@ -87,7 +87,7 @@ fn bars<'a>(
 }
 
 /// The refusal, of the largest of `bars`.
-fn full(bars: impl Iterator<Item = (usize, Bdf, HostBar)>, window: &'static str) -> PlanError {
+fn full(bars: impl Iterator<Item = (usize, HostBdf, HostBar)>, window: &'static str) -> PlanError {
     let largest = bars.max_by_key(|(.., bar)| bar.size);
     let (_, device, bar) = largest.expect("a window is full only where there are BARs for it");
     PlanError::WindowFull { device, bar: bar.index, size: bar.size, window }

@@ -7,7 +7,7 @@ mod windows;
 
 use std::ops::{Range, RangeInclusive};
 
-use berth_devices::pci::{Bar, BarKind, BarSpec, Bdf, GuestBdf, Link, PortWindows};
+use berth_devices::pci::{Bar, BarKind, BarSpec, GuestBdf, HostBdf, Link, PortWindows};
 use berth_devices::vfio::ResetMethod;
 use serde::Serialize;
 
@@ -71,7 +71,7 @@ pub struct PortPlan {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FunctionPlan {
     /// Address on the host.
-    pub host: Bdf,
+    pub host: HostBdf,
     /// Address in the guest.
     pub guest: GuestBdf,
     /// berth takes it from its driver for the run, and gives it back.
@@ -166,7 +166,7 @@ impl PciPlan {
     /// Whether all that a hot reset of `function` hits of the guest's is behind the same port, by
     /// which the guest may cause it then.
     pub fn is_bus_behind_one_port(&self, function: &FunctionPlan) -> bool {
-        let bus = |bdf: Bdf| (bdf.domain(), bdf.bus());
+        let bus = |bdf: HostBdf| (bdf.domain(), bdf.bus());
         let mut together = self.functions.iter().filter(|f| bus(f.host) == bus(function.host));
         together.all(|other| other.guest.bus() == function.guest.bus())
     }

@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use berth_devices::pci::Bdf;
+use berth_devices::pci::HostBdf;
 
 use super::super::devices::Assigned;
 use super::super::{Note, PlanError, Share};
@@ -99,7 +99,7 @@ fn one(
 }
 
 /// `device` is why this node was chosen.
-fn check(host: &HostProfile, device: Option<Bdf>, node: u32) -> Result<(), PlanError> {
+fn check(host: &HostProfile, device: Option<HostBdf>, node: u32) -> Result<(), PlanError> {
     let with_memory = || {
         let nodes = host.memory.nodes.iter();
         nodes.filter(|(_, node)| node.total > 0).map(|(id, _)| *id).collect()

@@ -3,7 +3,7 @@
 use berth_devices::pci::BarKind;
 use std::collections::BTreeMap;
 
-use berth_devices::pci::{Bdf, Link, LinkSpeed, LinkWidth, Payload};
+use berth_devices::pci::{HostBdf, Link, LinkSpeed, LinkWidth, Payload};
 use berth_devices::vfio::ResetMethod;
 
 use crate::host::iommu::ReservedRegion;
@@ -17,7 +17,7 @@ use crate::units::{PageSize, Seen};
 
 const MIB: u64 = 1 << 20;
 
-pub(super) fn bdf(text: &str) -> Bdf {
+pub(super) fn bdf(text: &str) -> HostBdf {
     text.parse().expect("an address")
 }
 

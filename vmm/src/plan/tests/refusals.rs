@@ -372,7 +372,7 @@ fn environment(count: usize) -> Value {
 /// One more card like the server's, on node 0 and in a group of its own.
 fn other_node(host: &mut HostProfile, address: &str) {
     let mut card = function(host, "0000:41:00.0").clone();
-    let address: berth_devices::pci::Bdf = address.parse().expect("an address");
+    let address: berth_devices::pci::HostBdf = address.parse().expect("an address");
     card.node = Some(0);
     card.group = Some(100 + u32::from(address.bus()));
     card.msix_vectors = Some(1);
