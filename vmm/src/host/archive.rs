@@ -23,7 +23,7 @@ struct Limits {
     depth: usize,
 }
 
-/// Largest file of a capture but for those of sysfs; modules.alias has 2 MiB.
+/// Largest file of a snapshot but for those of sysfs; modules.alias has 2 MiB.
 pub(super) const LARGEST_FILE: u64 = 4 << 20;
 
 const LIMITS: Limits = Limits {
