@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::super::access::Holder;
 use super::super::root::Root;
@@ -62,6 +62,15 @@ pub(super) struct InUse {
     pub(super) has_closed_namespace: bool,
 }
 
+/// Whether `namespace` of PIDs, or that there is none, means that every process is seen. A kernel
+/// without `CONFIG_PID_NS` has no such link, and all processes are in one place.
+fn sees_all_processes(namespace: io::Result<PathBuf>, has_procfs: impl Fn() -> bool) -> bool {
+    match namespace {
+        Ok(namespace) => namespace == Path::new(ALL_PROCESSES),
+        Err(error) => error.kind() == io::ErrorKind::NotFound && has_procfs(),
+    }
+}
+
 impl InUse {
     /// Reads it of a host whose whole disks are `disks`.
     pub(super) fn read(root: &Root, disks: &BTreeSet<String>) -> Self {
@@ -82,8 +91,9 @@ impl InUse {
 
     fn of_this_host(root: &Root, disks: &BTreeSet<String>) -> Self {
         let mut found = Self {
-            is_complete: fs::read_link("/proc/self/ns/pid")
-                .is_ok_and(|namespace| namespace == Path::new(ALL_PROCESSES)),
+            is_complete: sees_all_processes(fs::read_link("/proc/self/ns/pid"), || {
+                Path::new("/proc/self/stat").exists()
+            }),
             claims: disks.iter().map(|disk| (disk.clone(), is_claimed(disk))).collect(),
             ..Self::default()
         };
@@ -296,6 +306,17 @@ fn is_claimed(disk: &str) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kernel_without_pid_namespaces_shows_all_processes() {
+        let in_namespace = |number: u32| Ok(PathBuf::from(format!("pid:[{number}]")));
+        assert!(sees_all_processes(in_namespace(4_026_531_836), || true));
+        assert!(!sees_all_processes(in_namespace(4_026_532_700), || true));
+        let missing = || Err(io::ErrorKind::NotFound.into());
+        assert!(sees_all_processes(missing(), || true));
+        assert!(!sees_all_processes(missing(), || false));
+        assert!(!sees_all_processes(Err(io::ErrorKind::PermissionDenied.into()), || true));
+    }
 
     #[test]
     fn what_is_in_use_survives_a_snapshot() {
