@@ -31,6 +31,10 @@ export PATH=/bin HOME=/
 
 mark() { echo "L2: $*"; }
 
+# The serial port sends what a program wrote a moment later, and a kernel that ends at once does not
+# send it any more. To set a terminal's mode waits until all is sent (TCSADRAIN).
+last_words() { mark "$*"; stty -echo </dev/console; }
+
 # One module load per distinct alias of a present device is all the udev this guest needs. Of
 # ACPI's devices only pvpanic wants a module.
 sort -u /sys/bus/pci/devices/*/modalias /sys/bus/acpi/devices/QEMU*/modalias 2>/dev/null | xargs modprobe -qa
@@ -42,7 +46,7 @@ watch_power_button() {
     for input in /sys/class/input/event*; do
         [ "$(cat "$input/device/name" 2>/dev/null)" = "Power Button" ] || continue
         head -c 24 "/dev/input/${input##*/}" >/dev/null
-        mark power button
+        last_words power button
         poweroff -f
     done
 }
@@ -129,11 +133,11 @@ for verb in $(echo "$verbs" | tr , ' '); do
         commands) commands ;;
         wait) wait_for_end ;;
         shell) setsid cttyhack sh -l ;;
-        poweroff) mark poweroff; poweroff -f ;;
-        reboot) mark reboot; reboot -f ;;
-        panic) mark panic; echo c >/proc/sysrq-trigger ;;
+        poweroff) last_words poweroff; poweroff -f ;;
+        reboot) last_words reboot; reboot -f ;;
+        panic) last_words panic; echo c >/proc/sysrq-trigger ;;
         *) mark "unknown verb $verb" ;;
     esac
 done
-mark end of verbs
+last_words end of verbs
 poweroff -f
