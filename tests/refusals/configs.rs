@@ -206,7 +206,8 @@ const HOST: &[Case] = &[
         3,
         &[
             "3 vCPUs need 3 CPUs, and node 1 has 2",
-            "help: lower vcpus to 2, or name any of CPUs 0-3",
+            "help: lower vcpus to 2",
+            "or name any of CPUs 0-3",
         ],
     ),
     config(

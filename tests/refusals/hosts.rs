@@ -45,7 +45,8 @@ const STATES: &[Case] = &[
         RUN,
         &[
             "NIC is bound to igb, and passthrough needs vfio-pci",
-            "help: `berth bind NIC`, or \"bind\": \"auto\"",
+            "help: `berth bind NIC`",
+            "or set its \"bind\" to \"auto\"",
         ],
     ),
     Case {
@@ -64,8 +65,8 @@ const STATES: &[Case] = &[
             RUN,
             &[
                 "of 0000:00:1f.2 is shared with what the host uses: 0000:00:1f.3 (i801_smbus)",
-                "help: move the device to a slot with a group of its own",
-                "`berth bind 0000:00:1f.3`",
+                "help: `berth bind 0000:00:1f.3`: take it from the host too",
+                "it is on the board itself, and its group stays as it is",
             ],
         )
     },
@@ -163,7 +164,11 @@ fn profile(
 
 #[test]
 fn no_iommu() -> Result<()> {
-    profile("no-iommu", |_| Ok(()), &["the host has no IOMMU", "help: turn on"])
+    profile(
+        "no-iommu",
+        |_| Ok(()),
+        &["the host has no IOMMU", "help: this host is a virtual machine"],
+    )
 }
 
 #[test]
@@ -173,7 +178,7 @@ fn iommu_off() -> Result<()> {
         |_| Ok(()),
         &[
             "the host's IOMMU is off, by the kernel parameter `intel_iommu=off`",
-            "help: boot the host with `intel_iommu=on iommu=pt` in place of `intel_iommu=off`",
+            "put `intel_iommu=on iommu=pt` in place of `intel_iommu=off`",
         ],
     )
 }
@@ -185,7 +190,7 @@ fn no_interrupt_remapping() -> Result<()> {
         Host::bind_vfio,
         &[
             "the host does not remap interrupts",
-            "help: `dmesg | grep -i remap`",
+            "help: this host is a virtual machine: give its virtual IOMMU interrupt remapping",
             "allow_unsafe_interrupts",
         ],
     )
