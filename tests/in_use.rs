@@ -78,7 +78,7 @@ fn host() -> Result<harness::HostGuard> {
         &host,
         &format!(
             "rm -rf $work; mkdir -p $work
-             for module in nvme ext4 crc32c_generic 8021q macvlan 'bonding max_bonds=0' bridge raid1 dm-mod btrfs loop uio_pci_generic igbvf; do
+             for module in nvme ext4 crc32c_generic 8021q macvlan 'bonding max_bonds=0' bridge ipvlan raid1 dm-mod btrfs loop uio_pci_generic igbvf; do
                  modprobe $module
              done
              for address in {nic} {EDU} {NVME} {SECOND}; do
@@ -166,6 +166,7 @@ fn refused(host: &Host, function: &str, says: &str) -> Result<()> {
     host.write(&manual, &config.to_string())?;
     for command in [
         format!("berth bind {function}"),
+        format!("berth bind {function} --group"),
         format!("berth run {auto}"),
         format!("berth check {manual} --fix"),
     ] {

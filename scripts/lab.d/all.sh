@@ -14,7 +14,7 @@ export BERTH_LAB_CACHE=$CACHE
 # depmod and modprobe live in /sbin, which a plain user's PATH lacks.
 PATH=$PATH:/usr/sbin:/sbin
 
-for part in say cache packages kernels own_kernel images rust structure acpi lab_tests; do
+for part in say cache packages kernels own_kernel images rust dependencies structure acpi lab_tests; do
     # shellcheck source=/dev/null
     . "$repo/scripts/lab.d/$part.sh"
 done

@@ -3,7 +3,7 @@
 # cache, sets/KEY, the folder that L1 sees as /lab.
 
 L1_MODULES=(kvm-amd vfio-pci vfio_iommu_type1 igb igbvf e1000e nvme i2c-i801 crc32c_generic ext4 virtio_balloon 9p 9pnet_virtio
-    8021q macvlan bonding bridge md-mod raid1 dm-mod loop btrfs uio_pci_generic)
+    8021q macvlan ipvlan bonding bridge md-mod raid1 dm-mod loop btrfs uio_pci_generic)
 L2_MODULES=(igb igbvf e1000e nvme uio_pci_generic xhci_pci button evdev pvpanic-mmio)
 # The rest of what hosts and guests need is built in.
 OWN_L1_MODULES=(kvm-amd igb igbvf e1000e nvme)

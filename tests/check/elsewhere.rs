@@ -9,9 +9,9 @@ use serde_json::Value;
 use super::report;
 use crate::harness::{self, GuestConfig, Host};
 
-/// What only the host itself tells: whether VFIO's device files open to who asks. Whether KVM makes
+/// What only the host itself tells: whether VFIO's device files open to who asks, and attach. Whether KVM makes
 /// a virtual machine is in a snapshot.
-const LIVE_ONLY: [&str; 2] = ["GROUP-HELD", "VFIO-NO-ACCESS"];
+const LIVE_ONLY: [&str; 3] = ["GROUP-HELD", "VFIO-ATTACH", "VFIO-NO-ACCESS"];
 
 /// Profiles of hosts with a fault from their boot on.
 const FAULTY: [&str; 4] = ["bare", "no-iommu", "iommu-off", "no-intremap"];

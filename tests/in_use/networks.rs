@@ -23,6 +23,12 @@ const CASES: &[Case] = &[
     },
     Case {
         functions: NIC,
+        begin: "ip link add link eth0 name iv0 type ipvlan; ip addr add 192.0.2.11/24 dev iv0",
+        says: "is eth0, below iv0 with 192.0.2.11/24",
+        end: "ip link del iv0",
+    },
+    Case {
+        functions: NIC,
         begin: "ip link add bond0 type bond; ip link set eth0 master bond0
                 ip addr add 192.0.2.9/24 dev bond0; ip link set bond0 up",
         says: "is eth0, below bond0 with 192.0.2.9/24",

@@ -9,6 +9,7 @@
 //! Everything that follows a guest's write is one idempotent step from what is to what should
 //! be: `FunctionBars::sync` and `Interrupts::sync`.
 
+mod attach;
 mod backend;
 mod bars;
 mod config_space;
@@ -35,6 +36,7 @@ pub(crate) mod rig;
 mod rom;
 mod wiring;
 
+pub use attach::{AttachError, try_attach};
 pub use backend::{
     Affected, DeviceProfile, FewerVectors, IrqKind, Region, RegionProfile, VfioPort,
 };

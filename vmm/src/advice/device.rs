@@ -67,6 +67,52 @@ pub fn unfit(host: &HostProfile, device: HostBdf, unfit: &Unfit) -> Advice {
     }
 }
 
+/// The memory of a card's virtual functions has no address: no number of them can be had.
+pub fn no_room(host: &HostProfile, device: HostBdf) -> Advice {
+    let seen = "the memory of its virtual functions has no address: firmware and kernel found no \
+                room for it";
+    Advice::new(format!("{DEVICES}/{device}/resource"), seen)
+        .said(said(host, device, &["resources for SR-IOV", "can't assign", "failed to assign"]))
+        .step(
+            "turn on SR-IOV and Above 4G Decoding in the firmware's setup, or make its memory for \
+             devices (MMIOH) larger",
+        )
+        .step("or let the kernel place BARs anew:")
+        .steps(parameters::change(host, "pci=realloc", None))
+}
+
+/// What the kernel logs of a device that has failed, with what it comes to: a reset that did not
+/// end (`pci_dev_wait` in drivers/pci/pci.c), configuration lost under a guest
+/// (`vfio_bar_restore` in drivers/vfio/pci/vfio_pci_config.c), an error that PCI Express does not
+/// mend (drivers/pci/pcie/aer.c), a power state that it does not leave (`pci_power_up`).
+const FAILURES: [(&str, &str); 5] = [
+    ("giving up", "it did not come back from a reset"),
+    ("reset recovery - restoring BARs", "it was reset behind its guest's back"),
+    ("AER: Uncorrect", "it reported an error that PCI Express does not mend"),
+    ("severity=Uncorrect", "it reported an error that PCI Express does not mend"),
+    ("Unable to change power state", "it did not change its power state"),
+];
+
+/// The last line of the log in which `device` failed.
+pub fn failed(host: &HostProfile, device: HostBdf) -> Option<Advice> {
+    let lines = host.log.lines.iter().rev().filter(|line| names(line, device));
+    let (line, seen) = lines
+        .filter_map(|line| {
+            let failure = FAILURES.iter().find(|(words, _)| line.contains(words))?;
+            Some((line, failure.1))
+        })
+        .next()?;
+    Some(
+        Advice::new(
+            host.log.source.clone().unwrap_or_default(),
+            format!("{seen} since the host booted"),
+        )
+        .said(Some(line))
+        .step("power the host off and on again before a guest gets it: a reboot may not reset it")
+        .step("if it happens again: update the firmware of card and host, and seat the card anew"),
+    )
+}
+
 /// A function cannot be reset; a hot reset of it would hit `others`, if there is one.
 pub fn no_reset(others: &[HostBdf]) -> Steps {
     if others.is_empty() {

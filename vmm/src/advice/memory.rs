@@ -1,12 +1,21 @@
 //! Pools of huge pages: how they grow now, and how they are there from the next boot on.
 
-use super::{Advice, Code, Steps, parameters};
+use super::{Advice, Code, Steps, line, parameters};
 use crate::host::{HostProfile, LinuxVersion};
 use crate::units::PageSize;
 
 /// The first kernel that takes `hugepages=NODE:N` (commit b5389086ad7b, "hugetlbfs: extend the
 /// definition of hugepages parameter to support node allocation").
 const PER_NODE: LinuxVersion = LinuxVersion(5, 16);
+
+/// What the kernel says of parameters that it did not follow (mm/hugetlb.c).
+const COMPLAINTS: [&str; 5] = [
+    "specified twice",
+    "does not follow a valid hugepagesz",
+    "unsupported hugepagesz",
+    "Invalid hugepages",
+    "Only allocated",
+];
 
 /// The kernel has no pool of this size.
 pub fn no_pool(host: &HostProfile, size: PageSize) -> Steps {
@@ -54,8 +63,8 @@ pub fn short(host: &HostProfile, size: PageSize, node: u32, need: u64) -> (Code,
         steps.push("or, when memory is too fragmented for that, at boot:".to_owned());
         steps.extend(at_boot(host, &[(node, pages)]));
     }
-    let advice = Advice::new(source, seen).steps(misplaced(host, size)).steps(steps);
-    (code, advice)
+    let advice = Advice::new(source, seen).said(line(&host.log, &COMPLAINTS, &[]));
+    (code, advice.steps(misplaced(host, size)).steps(steps))
 }
 
 /// Steps that reserve 1 GiB pages when the host boots: as many as `wanted` says, by node, and as

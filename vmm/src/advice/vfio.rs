@@ -83,6 +83,24 @@ pub fn file(host: &HostProfile, path: &str, access: &Access) -> Steps {
     vec![step]
 }
 
+/// VFIO did not put a group into an IOMMU domain, with the number of its reason
+/// (`vfio_iommu_type1_attach_group` in drivers/vfio/vfio_iommu_type1.c: EPERM without interrupt
+/// remapping, EINVAL for memory that the firmware keeps and ENODEV without the module).
+pub fn not_attached(host: &HostProfile, errno: Option<i32>) -> Steps {
+    let said = super::line(&host.log, &["Please use allow_unsafe_interrupts", "1:1 mapping"], &[]);
+    let mut steps: Steps =
+        said.map(|line| format!("the kernel said: {line}")).into_iter().collect();
+    match errno {
+        Some(libc::EPERM) => {
+            steps.extend(super::remapping::off(host, IommuBackend::Container).steps);
+        }
+        Some(libc::ENODEV) => steps.push(LOAD.to_owned()),
+        _ => {}
+    }
+    steps.push("`dmesg | grep -i -e vfio -e iommu` may say why".to_owned());
+    steps
+}
+
 /// The kernel makes no files of devices, which iommufd needs.
 pub fn no_device_file() -> Steps {
     vec![

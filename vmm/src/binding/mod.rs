@@ -40,7 +40,7 @@ pub use report::{Report, RestoreReport};
 pub use run::{Lease, RunDevice, for_run, recover};
 pub use setting::{Goal, Setting, Step, Value};
 pub use target::Target;
-pub use virtual_functions::{no_ports, ports, sriov};
+pub use virtual_functions::{check_settable, no_ports, ports, sriov};
 
 use crate::advice::parameters;
 use crate::host::{Functions, HostUse, Identity, Persisted, Root, System};

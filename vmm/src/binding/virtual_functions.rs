@@ -21,11 +21,29 @@ pub(super) fn port_step(
         return Err(BindingError::NotVirtual { device });
     };
     let card = Functions::read_to_take(root, &[physical])?;
-    let ports = ports(sriov(&card, physical)?)?;
+    let sriov = sriov(&card, physical)?;
+    check_settable(sriov, physical, change)?;
+    let ports = ports(sriov)?;
     let now = ports.get(index as usize).ok_or_else(|| no_ports(&card, physical))?;
     let setting = Setting::VfPort { physical, index };
     let step = Step::new(setting, Value::Port(now.clone()), Goal::Port(*change));
     Ok(step.changes().then_some(step))
+}
+
+/// Whether the card's own interface takes the change of a port.
+///
+/// # Errors
+/// The card is in switchdev mode, and more than a MAC is to change.
+pub fn check_settable(
+    sriov: &Sriov,
+    physical: HostBdf,
+    change: &VfPortChange,
+) -> Result<(), BindingError> {
+    let is_mac = VfPortChange { mac: None, ..*change }.is_empty();
+    if sriov.is_switchdev && !is_mac {
+        return Err(BindingError::Switchdev { device: physical });
+    }
+    Ok(())
 }
 
 /// Why the ports of a physical function cannot be set.

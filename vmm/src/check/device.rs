@@ -45,6 +45,8 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
             link(device, listed),
             node(case, device, listed),
             faults(case, device),
+            failed(case, device),
+            room(case, device, listed),
         ];
         let all = all.into_iter().flatten().chain(fit(device, listed));
         findings.extend(all.map(|finding| finding.of(device)));
@@ -227,11 +229,9 @@ fn node(case: &Case, device: HostBdf, listed: &HostFunction) -> Option<Finding> 
 /// AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x0001 ...]`.
 fn faults(case: &Case, device: HostBdf) -> Option<Finding> {
     let code = Code::DmaFaults;
-    let log = &case.facts.host.log;
-    let Some(source) = &log.source else {
-        let seen = "the kernel's log cannot be read by this user (kernel.dmesg_restrict)";
-        let seen = if case.facts.live { seen } else { "the kernel's log is not in the snapshot" };
-        return Some(Finding::unknown(code, "/dev/kmsg", seen));
+    let source = match said_by(case) {
+        Ok(source) => source,
+        Err(seen) => return Some(Finding::unknown(code, "/dev/kmsg", seen)),
     };
     let faults = advice::device::faults(&case.facts.host, device);
     Some(match faults.last() {
@@ -239,6 +239,43 @@ fn faults(case: &Case, device: HostBdf) -> Option<Finding> {
         Some(last) => {
             Finding::warn(code, format!("{source}: {last}"), format!("{} faults", faults.len()))
                 .steps(advice::device::faulty(last))
+        }
+    })
+}
+
+/// Where the kernel's log was read, or why it was not.
+fn said_by<'a>(case: &'a Case) -> Result<&'a str, &'static str> {
+    case.facts.host.log.source.as_deref().ok_or(if case.facts.live {
+        "the kernel's log cannot be read by this user (kernel.dmesg_restrict)"
+    } else {
+        "the kernel's log is not in the snapshot"
+    })
+}
+
+/// What else the log says of it.
+fn failed(case: &Case, device: HostBdf) -> Option<Finding> {
+    let code = Code::DeviceFailed;
+    Some(match (said_by(case), advice::device::failed(&case.facts.host, device)) {
+        (Err(seen), _) => Finding::unknown(code, "/dev/kmsg", seen),
+        (Ok(_), Some(advice)) => Finding::warned(code, advice),
+        (Ok(source), None) => Finding::pass(code, source, "the kernel reported no failure of it"),
+    })
+}
+
+/// Of a card that can have virtual functions, whether there is memory for them. The card itself may
+/// go to a guest without.
+fn room(case: &Case, device: HostBdf, listed: &HostFunction) -> Option<Finding> {
+    let code = Code::SriovNoRoom;
+    let sriov = listed.sriov.as_ref().filter(|sriov| sriov.max > 0)?;
+    Some(match sriov.has_room {
+        Some(false) => Finding::warned(code, advice::device::no_room(&case.facts.host, device)),
+        Some(true) => {
+            let seen = "the memory of its virtual functions has addresses";
+            Finding::pass(code, format!("{DEVICES}/{device}/resource"), seen)
+        }
+        None => {
+            let seen = "the memory of its virtual functions was not seen";
+            Finding::unknown(code, format!("{DEVICES}/{device}/resource"), seen)
         }
     })
 }

@@ -7,7 +7,7 @@ use berth_devices::vfio::IommuBackend;
 use super::{Case, Code, Finding, Fix};
 use crate::advice;
 use crate::config::IommuBackendConfig;
-use crate::host::{Access, ModuleState, device_file, group_file};
+use crate::host::{Access, Attach, ModuleState, device_file, group_file};
 
 pub(super) fn check(case: &Case) -> Vec<Finding> {
     let backend = backend(case);
@@ -15,6 +15,9 @@ pub(super) fn check(case: &Case) -> Vec<Finding> {
     if !case.devices.is_empty() {
         findings.extend(access(case, backend));
         findings.extend(files(case, backend).map(|(file, access)| held(case, file, access)));
+        if backend == IommuBackend::Container {
+            findings.extend(attached(case));
+        }
     }
     findings
 }
@@ -126,4 +129,20 @@ fn held(case: &Case, source: String, access: &Access) -> Finding {
             Finding::fail(advice::vfio::file_code(access), source, seen).steps(steps)
         }
     }
+}
+
+/// What VFIO said of the groups that were tried.
+fn attached(case: &Case) -> impl Iterator<Item = Finding> {
+    let code = Code::VfioAttach;
+    case.facts.attached.iter().map(move |(group, answer)| match answer {
+        Attach::Works => {
+            let seen = format!("VFIO puts group {group} into an IOMMU domain");
+            Finding::pass(code, group_file(*group), seen)
+        }
+        Attach::Refused { reason, errno } => {
+            let seen = format!("VFIO does not put group {group} into an IOMMU domain: {reason}");
+            Finding::fail(code, group_file(*group), seen)
+                .steps(advice::vfio::not_attached(&case.facts.host, *errno))
+        }
+    })
 }

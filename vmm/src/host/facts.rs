@@ -1,13 +1,13 @@
 //! Everything that decides whether a host is ready, beyond what a plan needs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use berth_devices::pci::HostBdf;
 use serde::Serialize;
 
 use super::{
-    CpuPower, Functions, HostError, HostProfile, IOMMU_GROUPS, Identity, Modules, PCI_DRIVERS,
-    Persisted, Query, Root, Settings, Taking, persisted, query::Candidates,
+    Attach, CpuPower, Functions, HostError, HostProfile, IOMMU_GROUPS, Identity, Modules,
+    PCI_DRIVERS, Persisted, Query, Root, Settings, Taking, persisted, query::Candidates,
 };
 
 /// What `berth check` judges.
@@ -25,6 +25,8 @@ pub struct Facts {
     pub persisted: Vec<(Persisted, Option<Identity>)>,
     /// Devices that were asked about by name.
     pub devices: Vec<HostBdf>,
+    /// What VFIO said when groups were put into an IOMMU domain, as a start does.
+    pub attached: BTreeMap<u32, Attach>,
     /// Whether this is the host that berth runs on.
     pub live: bool,
     /// What a snapshot lacks of what berth reads.
@@ -88,6 +90,7 @@ impl Facts {
             cpu_power: CpuPower::read(root, &host.cpus.online),
             lacks: root.lacks(),
             has_empty_proc: root.has_empty_proc(),
+            attached: Attach::try_groups(root, &host, &all),
             live: root.is_live(),
             devices: devices.to_vec(),
             host,

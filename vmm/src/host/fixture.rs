@@ -109,6 +109,7 @@ impl Fixture {
         host.of(NIC.address, "driver_override", "vfio-pci");
         host.of(NIC.address, "sriov_numvfs", "0");
         host.of(NIC.address, "sriov_totalvfs", "7");
+        host.of(NIC.address, "resource", &resources(SRIOV_BAR));
         host.of("0000:00:02.0", "boot_vga", "1");
         host.of("0000:00:1f.6", "net/eno1/ifindex", "2");
         host.link(
@@ -250,6 +251,18 @@ pub fn golden(path: &str, text: &str) {
     }
     let expected = std::fs::read_to_string(&path).unwrap_or_default();
     assert_eq!(text, expected, "{}", path.display());
+}
+
+/// The first BAR of a card's virtual functions, with an address.
+pub const SRIOV_BAR: &str = "0xc0100000 0xc011bfff 0x14220c";
+
+/// The file `resource` of a card with a BAR of its own, and `line` for the first one of its virtual
+/// functions, which is the eighth.
+pub fn resources(line: &str) -> String {
+    let mut lines = [("0x0 0x0 0x0"); 13];
+    lines[0] = "0xc0000000 0xc001ffff 0x40200";
+    lines[7] = line;
+    lines.join("\n")
 }
 
 /// Configuration space with nothing but an MSI-X table of `vectors`.

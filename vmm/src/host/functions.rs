@@ -16,6 +16,7 @@ use super::modules;
 use super::pci::{self, DEVICES, VFIO_PCI, virtual_functions};
 use super::query::Candidates;
 use super::root::Root;
+use super::switchdev;
 use super::usage::Usage;
 use super::{HostError, HostUse, IOMMU_GROUPS, PciFunction, Taking, Unseen};
 
@@ -74,6 +75,11 @@ pub struct Sriov {
     pub autoprobe: bool,
     /// Its network interface, through which their ports are set.
     pub interface: Option<String>,
+    /// Whether their memory has addresses; `None` where that was not seen.
+    pub has_room: Option<bool>,
+    /// Whether the card's switch is the host's to program: each of their ports is then an
+    /// interface of the host (switchdev mode).
+    pub is_switchdev: bool,
 }
 
 impl HostFunction {
@@ -303,11 +309,17 @@ impl<'a> Reader<'a> {
         let Some(max) = root.value(file("sriov_totalvfs"), "a number of functions")? else {
             return Ok(None);
         };
+        let interfaces = root.names(file("net"))?;
+        let is_port = |name: &&String| switchdev::is_port(root, &file(&format!("net/{name}")));
+        // In switchdev mode the ports of virtual functions are below the same folder.
+        let own = interfaces.iter().find(|name| !is_port(name));
         Ok(Some(Sriov {
             max,
             functions: self.functions_of(address).to_vec(),
             autoprobe: root.text(file("sriov_drivers_autoprobe"))?.as_deref() != Some("0"),
-            interface: root.names(file("net"))?.into_iter().next(),
+            interface: own.or(interfaces.first()).cloned(),
+            has_room: pci::has_room_for_virtual_functions(root, address)?,
+            is_switchdev: own.is_some_and(|own| switchdev::has_ports(root, own)),
         }))
     }
 

@@ -25,7 +25,7 @@ const COPY: &str = "/var/log/dmesg";
 
 /// What a line that concerns passthrough speaks of. Nothing else is kept: the log also names
 /// users' devices and disks.
-const TOPICS: [&str; 30] = [
+const TOPICS: [&str; 33] = [
     "DMAR",
     "AMD-Vi",
     "IOMMU",
@@ -54,7 +54,10 @@ const TOPICS: [&str; 30] = [
     "device inaccessible",
     "not ready",
     "resources for SR-IOV",
-    "AER: Uncorrectable",
+    "AER: Uncorrect",
+    "severity=Uncorrect",
+    "reset recovery",
+    "change power state",
     "HugeTLB",
     "hugepages",
 ];

@@ -1,5 +1,7 @@
 //! PCI functions as sysfs shows them.
 
+use std::ops::Range;
+
 use berth_devices::pci::capability::{capabilities, read_u16};
 use berth_devices::pci::regs::{CAP_MSIX, INTERRUPT_PIN, STATUS, STATUS_CAPABILITY_LIST};
 use berth_devices::pci::{HostBdf, Link};
@@ -116,7 +118,7 @@ impl PciFunction {
         let group = group(root, &file("iommu_group"));
         let resets = root.text(file("reset_method"))?;
         let config = root.head(file("config"), CONFIG_SIZE)?;
-        let resources = resources(root, &file("resource"))?;
+        let resources = resources(root, &file("resource"), ROM + 1)?;
         let unfit = unfit(root, address, config.as_deref().unwrap_or_default(), &resources);
         let pin = config.as_ref().and_then(|config| config.get(usize::from(INTERRUPT_PIN)));
         Ok(Some(Self {
@@ -216,6 +218,8 @@ struct Resource {
 
 /// Resource of the expansion ROM, behind those of the six BARs (kernel, `include/linux/pci.h`).
 const ROM: usize = 6;
+/// Resources of virtual functions, behind that one.
+const OF_VIRTUAL_FUNCTIONS: Range<usize> = 7..13;
 
 const IO: u64 = 0x100;
 const MEMORY: u64 = 0x200;
@@ -234,9 +238,25 @@ impl Resource {
     }
 }
 
-fn resources(root: &Root, path: &str) -> Result<Vec<Resource>, HostError> {
+/// Whether the memory of a card's virtual functions has addresses; `None` where no line tells. One
+/// without reads as zeros or is marked: the kernel gives such resources up before others
+/// (`reset_resource` in drivers/pci/setup-bus.c), and then refuses every number of functions
+/// (`sriov_enable` in drivers/pci/iov.c).
+pub(super) fn has_room_for_virtual_functions(
+    root: &Root,
+    address: HostBdf,
+) -> Result<Option<bool>, HostError> {
+    let all = resources(root, &format!("{DEVICES}/{address}/resource"), OF_VIRTUAL_FUNCTIONS.end)?;
+    let Some(theirs) = all.get(OF_VIRTUAL_FUNCTIONS) else { return Ok(None) };
+    let has_address = |one: &&Resource| one.size() > 0 && one.flags & UNSET == 0;
+    let is_without = theirs.iter().any(|one| one.flags & UNSET != 0);
+    Ok(Some(!is_without && theirs.iter().any(|one| has_address(&one))))
+}
+
+/// The first `count` lines.
+fn resources(root: &Root, path: &str, count: usize) -> Result<Vec<Resource>, HostError> {
     let text = root.text(path)?.unwrap_or_default();
-    let lines = text.lines().take(ROM + 1).map(|line| {
+    let lines = text.lines().take(count).map(|line| {
         let numbers: Option<Vec<u64>> = line
             .split_whitespace()
             .map(|word| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok())

@@ -13,8 +13,8 @@ use berth_devices::pci::HostBdf;
 pub use report::SriovReport;
 
 use crate::binding::{
-    self, BindingError, Goal, Report, Session, Setting, Step, Target, Value, check_free, find,
-    no_ports, ports, sriov,
+    self, BindingError, Goal, Report, Session, Setting, Step, Target, Value, check_free,
+    check_settable, find, no_ports, ports, sriov,
 };
 use crate::host::{Functions, HostFunction, Sriov};
 use crate::units::{VfPort, VfPortArgument, VfPortChange};
@@ -104,7 +104,13 @@ fn renumber(
     if !changes.is_empty() && sriov.interface.is_none() {
         return Err(no_ports(host, physical));
     }
+    for change in changes.values() {
+        check_settable(sriov, physical, change)?;
+    }
     let now = sriov.functions.len() as u32;
+    if count > now && sriov.has_room == Some(false) {
+        return Err(BindingError::NoRoom { device: physical });
+    }
     let mut steps = Vec::new();
     let fresh = now != count;
     if fresh {

@@ -19,7 +19,7 @@ fn card(count: u32) -> Functions {
     }
     let found = host.read.get_mut(&bdf("21:00.0")).expect("it is there");
     let interface = Some("eth0".to_owned());
-    found.sriov = Some(Sriov { max: 7, functions, autoprobe: true, interface });
+    found.sriov = Some(Sriov { max: 7, functions, autoprobe: true, interface, ..Sriov::default() });
     host
 }
 
@@ -112,4 +112,26 @@ fn ports_of_a_drive_are_no_matter_of_its_driver() {
     found.sriov.as_mut().expect("it has some").interface = None;
     let error = renumber(&nic, bdf("21:00.0"), &[], &mac).expect_err("no interface");
     assert!(error.to_string().ends_with("it has no network interface"), "{error}");
+}
+
+#[test]
+fn a_card_whose_functions_have_no_memory_gets_none() {
+    let mut host = card(0);
+    let physical = host.read.get_mut(&bdf("21:00.0")).expect("it is there");
+    physical.sriov.as_mut().expect("a card").has_room = Some(false);
+    let refusal = decide(&host, &request(2, &[])).expect_err("no room");
+    assert!(refusal.contains("their memory has no address"), "{refusal}");
+    assert!(decide(&host, &request(0, &[])).is_ok(), "none needs none");
+}
+
+#[test]
+fn a_card_in_switchdev_mode_takes_macs_only() {
+    let mut host = card(2);
+    let physical = host.read.get_mut(&bdf("21:00.0")).expect("it is there");
+    physical.sriov.as_mut().expect("a card").is_switchdev = true;
+    assert!(decide(&host, &request(2, &["1,mac=52:54:00:00:00:11"])).is_ok());
+    for port in ["1,vlan=7", "0,trust=on", "1,mac=52:54:00:00:00:11,spoof-check=off"] {
+        let refusal = decide(&host, &request(2, &[port])).expect_err("switchdev");
+        assert!(refusal.contains("switchdev mode"), "{port}: {refusal}");
+    }
 }

@@ -6,7 +6,7 @@ use std::io;
 use berth_devices::pci::HostBdf;
 
 use super::BindingError;
-use crate::advice::{Code, Steps, binding, iommu, vfio};
+use crate::advice::{Code, Steps, binding, device, iommu, vfio};
 use crate::binding::setting::Setting;
 use crate::host::{HostProfile, HostUse, ModuleState};
 
@@ -25,8 +25,9 @@ impl BindingError {
             }
             Self::NoSriov { .. } => Code::SriovAbsent,
             Self::TooManyVirtualFunctions { .. } => Code::SriovFew,
+            Self::NoRoom { .. } => Code::SriovNoRoom,
             Self::NoSuchIndex { .. } => Code::VfAbsent,
-            Self::NoInterface { .. } => Code::PortsUnsettable,
+            Self::Switchdev { .. } | Self::NoInterface { .. } => Code::PortsUnsettable,
             Self::NotVirtual { .. } => Code::DeviceNotVirtual,
             Self::Ports { .. } => Code::PortsUnreadable,
             Self::BelongsToRun { .. } => Code::BelongsToRun,
@@ -48,7 +49,9 @@ impl BindingError {
     /// The function that it concerns, where its own facts decide what to do.
     pub fn device(&self) -> Option<HostBdf> {
         match self {
-            Self::NoGroup { device } | Self::InUse { device, .. } => Some(*device),
+            Self::NoGroup { device } | Self::NoRoom { device } | Self::InUse { device, .. } => {
+                Some(*device)
+            }
             _ => None,
         }
     }
@@ -99,6 +102,13 @@ impl BindingError {
                     .to_owned(),
             ],
             Self::TooManyVirtualFunctions { max, .. } => vec![format!("ask for {max} or fewer")],
+            Self::NoRoom { device } => device::no_room(host, *device).steps,
+            Self::Switchdev { device } => vec![
+                "set them at the port's own interface, its representor: `bridge vlan` or `tc` for a \
+                 VLAN; `ip -d link show` names it (pf0vf0, ...)"
+                    .to_owned(),
+                format!("or, when nobody needs that mode: `devlink dev eswitch set pci/{device} mode legacy`"),
+            ],
             Self::NoSuchIndex { .. } => vec!["indexes of --vf begin at 0".to_owned()],
             Self::NoInterface { device, is_network: true } => {
                 vec![format!("its network driver sets them: `berth unbind {device}`")]

@@ -50,12 +50,20 @@ pub enum BindingError {
     /// It cannot have so many.
     #[error("{device} has at most {max} virtual functions, not {count}")]
     TooManyVirtualFunctions { device: HostBdf, count: u32, max: u32 },
+    /// The card's virtual functions have no memory to be in.
+    #[error("{device} cannot have virtual functions: their memory has no address")]
+    NoRoom { device: HostBdf },
     /// A port is to be set of a function that is not there.
     #[error("there is no VF {index} of {device}: the last of {count} is {}", count.saturating_sub(1))]
     NoSuchIndex { device: HostBdf, index: u32, count: u32 },
     /// Ports are set through the physical function's interface.
     #[error("the ports of {device} cannot be set: it {}", if *.is_network { "has no network interface" } else { "is no network function" })]
     NoInterface { device: HostBdf, is_network: bool },
+    /// Ports are interfaces of the host, and the card's own interface refuses the rest.
+    #[error(
+        "the ports of {device} cannot be set but for their MAC: its switch is the host's to program (switchdev mode)"
+    )]
+    Switchdev { device: HostBdf },
     /// Only virtual functions have ports.
     #[error(
         "{device} is no virtual function, and only these have a mac, vlan, trust and spoof_check"

@@ -22,8 +22,10 @@ variants!(BindingError:
     HasVirtualFunctions
     NoSriov
     TooManyVirtualFunctions
+    NoRoom
     NoSuchIndex
     NoInterface
+    Switchdev
     NotVirtual
     Ports
     BelongsToRun
@@ -62,9 +64,11 @@ fn refusals() -> Vec<BindingError> {
         BindingError::HasVirtualFunctions { device, count: 4 },
         BindingError::NoSriov { device, is_virtual: true },
         BindingError::TooManyVirtualFunctions { device, count: 9, max: 7 },
+        BindingError::NoRoom { device },
         BindingError::NoSuchIndex { device, index: 4, count: 4 },
         BindingError::NoInterface { device, is_network: true },
         BindingError::NoInterface { device, is_network: false },
+        BindingError::Switchdev { device },
         BindingError::NotVirtual { device },
         BindingError::Ports { interface: "ens1".into(), source: denied() },
         BindingError::BelongsToRun { device, run: "router".into() },

@@ -3,12 +3,13 @@
 use super::*;
 use crate::advice::Kind;
 use crate::config::CpuChoice;
-use crate::host::{IdSet, KvmAnswer, Unfit};
+use crate::host::fixture::resources;
+use crate::host::{Attach, IdSet, KvmAnswer, Unfit};
 
 const POOL: &str = "/sys/devices/system/node/node1/hugepages/hugepages-1048576kB";
 
 /// Facts with a fault, and the machine that meets it; `None` for what is only met in plans and
-/// refusals, whose texts are in goldens. A new code does not compile without either.
+/// refusals, whose texts are in goldens.
 fn faulty(code: Code) -> Option<(Facts, Config)> {
     let usual = || config("1G", 2048);
     let file = |path: &'static str, text: &'static str| {
@@ -71,6 +72,19 @@ fn faulty(code: Code) -> Option<(Facts, Config)> {
         Code::VfToken => {
             unfit(Unfit::TokenNeeded { physical: "0000:41:00.1".parse().expect("an address") })
         }
+        Code::DeviceFailed => {
+            file("/var/log/dmesg", "vfio-pci 0000:41:00.0: not ready 65535ms after FLR; giving up")
+        }
+        Code::SriovNoRoom => (
+            facts(|host| {
+                host.of(NIC.address, "resource", &resources("0x0 0x0 0x0"));
+            }),
+            usual(),
+        ),
+        Code::VfioAttach => changed(&|facts| {
+            let reason = "VFIO_SET_IOMMU is refused: Operation not permitted".to_owned();
+            facts.attached.insert(14, Attach::Refused { reason, errno: Some(libc::EPERM) });
+        }),
         Code::HugepagesLimited => file("/sys/fs/cgroup/hugetlb.1GB.max", "0"),
         Code::MemoryLimited => {
             let (facts, _) = file("/sys/fs/cgroup/memory.max", "1048576");
@@ -204,70 +218,7 @@ fn faulty(code: Code) -> Option<(Facts, Config)> {
         Code::Ksm => file("/sys/kernel/mm/ksm/run", "1"),
         Code::NumaBalancing => file("/proc/sys/kernel/numa_balancing", "1"),
         Code::PlanRefused => on([4, 99]),
-        Code::CpuSharedByMachines
-        | Code::CpuPackagesSeveral
-        | Code::CpuOfHost
-        | Code::CpuOfVmm
-        | Code::SmtHidden
-        | Code::ConfigUnreadable
-        | Code::ConfigInvalid
-        | Code::HostUnreadable
-        | Code::HostMalformed
-        | Code::HostAbsent
-        | Code::SnapshotInvalid
-        | Code::FileUnusable
-        | Code::ConsoleFile
-        | Code::KernelFormat
-        | Code::CmdlineLong
-        | Code::GuestMemorySmall
-        | Code::DeviceNotVirtual
-        | Code::VfNoneFree
-        | Code::DevicesVariable
-        | Code::DeviceTwice
-        | Code::NodeAbsent
-        | Code::NodeEmpty
-        | Code::NodeNotAllowed
-        | Code::NodesSeveral
-        | Code::CpusFew
-        | Code::CpuCount
-        | Code::CpuOffline
-        | Code::MemoryShort
-        | Code::AddressSpace
-        | Code::DevicesMany
-        | Code::BarWindowFull
-        | Code::PersistVf
-        | Code::SriovAbsent
-        | Code::SriovFew
-        | Code::VfAbsent
-        | Code::PortsUnsettable
-        | Code::PortsUnreadable
-        | Code::BelongsToRun
-        | Code::SettingUnreadable
-        | Code::SettingRefused
-        | Code::FileSizeLow
-        | Code::AddressLimitLow
-        | Code::SettingUnchanged
-        | Code::SettingGone
-        | Code::NotRestored
-        | Code::JournalUnusable
-        | Code::StateUnsafe
-        | Code::StateBusy
-        | Code::JournalDamaged
-        | Code::PersistFailed
-        | Code::GuardFailed
-        | Code::ModuleRefused
-        | Code::KvmRefused
-        | Code::MemoryRefused
-        | Code::BootFailed
-        | Code::VcpuFailed
-        | Code::VfioRefused
-        | Code::DmaRefused
-        | Code::DeviceRefused
-        | Code::ConsoleFailed
-        | Code::SandboxFailed
-        | Code::SystemRefused
-        | Code::OutputTerminal
-        | Code::OutputFailed => return None,
+        _ => return None,
     })
 }
 
@@ -304,6 +255,7 @@ fn every_code_has_a_pass() {
     (open.host.kvm, open.host.vfio) = (Access::Granted, Access::Granted);
     open.host.kvm_answer = KvmAnswer::Works;
     open.host.group_files.insert(14, Access::Granted);
+    open.attached.insert(14, Attach::Works);
     let reports = [config("1G", 2048), config("4K", 512)];
     let reports = reports.map(|config| Report::new(&open, Some(&config)));
     for &code in Code::ALL.iter().filter(|code| code.kind() == Kind::Finding) {

@@ -45,15 +45,29 @@ impl Nodes {
 
     /// Those below `function`.
     pub(super) fn below(&self, root: &Root, function: HostBdf) -> Vec<Node> {
-        match &self.indexed {
+        let mut nodes = match &self.indexed {
             Some(all) => all.get(&function).cloned().unwrap_or_default(),
             None => {
                 let mut nodes = Vec::new();
                 walk(root, &format!("{DEVICES}/{function}"), 0, &mut nodes);
                 nodes
             }
-        }
+        };
+        nodes.extend(of_nvidia(root, function));
+        nodes
     }
+}
+
+/// NVIDIA's own driver registers its nodes without a device, so that sysfs has none below the
+/// function; it tells the number in procfs (README of the driver, "The /proc interface").
+fn of_nvidia(root: &Root, function: HostBdf) -> Option<Node> {
+    /// Documentation/admin-guide/devices.txt.
+    const MAJOR: u32 = 195;
+
+    let text = root.glance(format!("/proc/driver/nvidia/gpus/{function}/information"))?;
+    let minor = text.lines().find_map(|line| line.strip_prefix("Device Minor:"))?;
+    let minor: u32 = minor.trim().parse().ok()?;
+    Some(Node { name: format!("nvidia{minor}"), number: format!("{MAJOR}:{minor}") })
 }
 
 /// Of a snapshot without that index: files called `dev` in the folder and below, links left out.
@@ -70,5 +84,32 @@ fn walk(root: &Root, folder: &str, depth: u8, nodes: &mut Vec<Node>) {
         } else if depth < DEEPEST && root.link(&path).is_none() && root.is_folder(&path) {
             walk(root, &path, depth + 1, nodes);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fixture::Fixture;
+
+    #[test]
+    fn nvidias_nodes_are_below_their_function_though_sysfs_has_none() {
+        let mut host = Fixture::default();
+        for (function, minor) in [("0000:01:00.0", 1), ("0000:02:00.0", 0)] {
+            host.file(
+                &format!("/proc/driver/nvidia/gpus/{function}/information"),
+                &format!(
+                    "Model: \t\t GeForce\nBus Location: \t {function}\nDevice Minor: \t {minor}"
+                ),
+            );
+        }
+        let root = host.root();
+        let below = |address: &str| {
+            let nodes = Nodes::read(&root).below(&root, address.parse().expect("an address"));
+            nodes.into_iter().map(|node| (node.name, node.number)).collect::<Vec<_>>()
+        };
+        assert_eq!(below("0000:01:00.0"), [("nvidia1".to_owned(), "195:1".to_owned())]);
+        assert_eq!(below("0000:02:00.0"), [("nvidia0".to_owned(), "195:0".to_owned())]);
+        assert_eq!(below("0000:03:00.0"), []);
     }
 }
