@@ -24,6 +24,7 @@ mod postconditions;
 mod refusals;
 mod removal;
 mod resets;
+mod sandbox;
 mod steering;
 mod topology;
 mod two_machines;

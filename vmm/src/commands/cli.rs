@@ -35,6 +35,9 @@ pub enum Command {
         /// What happens on a system call that berth does not make
         #[arg(long, value_enum, default_value_t)]
         seccomp: Mode,
+        /// Print what the sandbox has come to: the state of each thread and helper, as the kernel has it
+        #[arg(long)]
+        sandbox_report: bool,
     },
     /// Show what a machine would get on this host, or why it cannot run; changes nothing
     Plan {

@@ -16,6 +16,7 @@ use berth::binding::{self, Target};
 use berth::error::Error;
 use berth::exit::Outcome;
 use berth::host::Root;
+use berth::machine::RunOptions;
 use berth::sriov;
 use clap::Parser;
 
@@ -44,7 +45,9 @@ pub fn main() -> Outcome {
 
 fn execute(command: Command) -> Result<Outcome, Error> {
     match command {
-        Command::Run { config, seccomp } => run::run(&config, seccomp),
+        Command::Run { config, seccomp, sandbox_report } => {
+            run::run(&config, RunOptions { seccomp, sandbox_report })
+        }
         Command::Plan { config, host, json } => plan::run(&config, host.as_deref(), json),
         Command::Check(args) => check::run(&args),
         Command::Devices { host, json } => devices::run(host.as_deref(), json),

@@ -12,18 +12,17 @@ use berth::config::Config;
 use berth::error::Error;
 use berth::exit::{Exit, Outcome};
 use berth::host::{HostProfile, Query, Root};
-use berth::machine;
+use berth::machine::{self, RunOptions};
 use berth::placement_lock::PlacementLock;
 use berth::plan::{Plan, PlanError};
-use berth::sandbox::Mode;
 use berth_devices::pci::HostBdf;
 
 /// Runs the machine of the config file at `path` to its end.
-pub fn run(path: &Path, seccomp: Mode) -> Result<Outcome, Error> {
+pub fn run(path: &Path, options: RunOptions) -> Result<Outcome, Error> {
     let placement_lock = PlacementLock::take()?;
     let (plan, lease) = prepare(path)?;
     let name = plan.name.clone();
-    let result = machine::run(plan, seccomp, placement_lock);
+    let result = machine::run(plan, options, placement_lock);
     // The machine has let go of its devices by now.
     if let Some(lease) = lease {
         lease.end();

@@ -8,6 +8,7 @@ mod device;
 mod error;
 mod fields;
 mod placement;
+mod sandbox;
 mod visit;
 
 use std::fs::File;
@@ -22,6 +23,7 @@ pub use fields::{
     CommandLine, ConsoleLimit, MemorySize, Name, ShutdownTimeout, UnplugTimeout, VcpuCount,
 };
 pub use placement::{CpuChoice, InterruptCpus, PlacementConfig, SeveralNodes, Smt};
+pub use sandbox::SandboxConfig;
 
 use crate::units::PageSize;
 use visit::Object;
@@ -65,6 +67,13 @@ pub struct Config {
     /// Where on the host the machine lives.
     #[serde(default, deserialize_with = "visit::object")]
     pub placement: PlacementConfig,
+    /// What keeps berth in, beside the filters of system calls; these alone when absent.
+    #[serde(
+        default,
+        deserialize_with = "sandbox::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub sandbox: Option<SandboxConfig>,
     /// Seconds between the power button and the end.
     #[serde(default)]
     pub shutdown_timeout_s: ShutdownTimeout,

@@ -163,7 +163,7 @@ fn unknown_and_missing_fields_are_refused_with_the_known_ones() {
         refused("\"vcpus\": 2", "\"cpus\": 2"),
         "vm.json:4:8: cpus: unknown field `cpus`, expected one of `name`, `kernel`, `initrd`, \
          `cmdline`, `vcpus`, `memory`, `devices`, `iommu_backend`, `peer_to_peer`, `console`, \
-         `placement`, `shutdown_timeout_s`, `unplug_timeout_s`"
+         `placement`, `sandbox`, `shutdown_timeout_s`, `unplug_timeout_s`"
     );
     assert_eq!(
         refused("\"size_mib\": 2048", "\"size\": 2048"),
@@ -424,4 +424,34 @@ fn a_config_that_has_no_end_is_not_read_to_it() {
     let error = Config::load(Path::new("/dev/zero")).expect_err("no end");
     let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
     assert_eq!(cause, "it is larger than 1 MiB");
+}
+
+#[test]
+fn a_sandbox_has_all_layers_but_those_that_are_named() {
+    use crate::units::Layer;
+
+    let sandbox = |text: &str| -> Result<Option<SandboxConfig>, String> {
+        let text = format!(
+            r#"{{"name": "x", "kernel": "/k", "vcpus": 1, "memory": {{"size_mib": 64}}{text}}}"#
+        );
+        serde_json::from_str(&text)
+            .map(|config: Config| config.sandbox)
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(sandbox(""), Ok(None));
+    assert_eq!(sandbox(r#", "sandbox": {}"#), Ok(Some(SandboxConfig::default())));
+    let without = sandbox(r#", "sandbox": {"uid": 990, "without": ["root", "landlock"]}"#);
+    let expected = vec![Layer::Root, Layer::Landlock];
+    assert_eq!(without, Ok(Some(SandboxConfig { uid: Some(990), gid: None, without: expected })));
+    for (wrong, says) in [
+        (r#"{"uid": 0}"#, "other than root"),
+        (r#"{"gid": 4294967295}"#, "other than root"),
+        (r#"{"without": ["seccomp"]}"#, "unknown variant `seccomp`"),
+        (r#"{"without": ["root", "root"]}"#, "root is in the list already"),
+        (r#"{"without": ["namespaces"]}"#, "name both, or neither"),
+        ("null", "an object"),
+    ] {
+        let error = sandbox(&format!(r#", "sandbox": {wrong}"#)).expect_err(wrong);
+        assert!(error.contains(says), "{wrong}: {error}");
+    }
 }

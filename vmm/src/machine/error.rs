@@ -179,6 +179,7 @@ impl BuildError {
             Self::Memory(MemoryError::Populate { .. }) => Some(
                 "another process took the pages after berth had counted them; `berth plan` counts again".to_owned(),
             ),
+            Self::Sandbox(error) => error.help(),
             _ => None,
         }
     }
@@ -217,6 +218,14 @@ impl RunError {
             Self::Vcpu(_) => Code::VcpuFailed,
             Self::Sandbox(_) => Code::SandboxFailed,
             Self::System { .. } => Code::SystemRefused,
+        }
+    }
+
+    /// What to do about it.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::Sandbox(error) => error.help(),
+            Self::Vcpu(_) | Self::System { .. } => None,
         }
     }
 }

@@ -50,7 +50,7 @@ use crate::child;
 use crate::exit::Exit;
 use crate::placement_lock::PlacementLock;
 use crate::plan::{BootPlan, PciPlan, Plan, VcpuPlan};
-use crate::sandbox::{Filters, Mode};
+use crate::sandbox::{Confinement, Mode, Reporter, Restrictions};
 use chipset::Chipset;
 use console::{Console, Input, Keyboard, SerialConsole};
 use kvm::{BAR_SLOTS, HostKvm, RAM_SLOTS, Vm};
@@ -67,7 +67,9 @@ pub struct Machine {
     shared: Arc<Shared>,
     watch: Watch,
     input: Option<Input>,
-    filters: Filters,
+    restrictions: Restrictions,
+    confinement: Confinement,
+    reporter: Option<Reporter>,
     ended: (mpsc::Sender<Ended>, Receiver<Ended>),
     signals: Signals,
     plan: Plan,
@@ -76,10 +78,19 @@ pub struct Machine {
     _memory: GuestMemoryMmap,
 }
 
+/// How a machine is run, beside its plan.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RunOptions {
+    /// What happens on a system call that no filter lists.
+    pub seccomp: Mode,
+    /// Whether what the sandbox has come to is printed.
+    pub sandbox_report: bool,
+}
+
 /// Builds the machine and runs it to its end. `placement_lock` is released when
 /// its CPUs are taken.
-pub fn run(plan: Plan, mode: Mode, placement_lock: PlacementLock) -> Result<Exit, Error> {
-    Ok(Machine::build(plan, mode, placement_lock)?.run()?)
+pub fn run(plan: Plan, options: RunOptions, placement_lock: PlacementLock) -> Result<Exit, Error> {
+    Ok(Machine::build(plan, options, placement_lock)?.run()?)
 }
 
 /// Why there was no orderly end.
@@ -106,7 +117,7 @@ impl Error {
     pub fn help(&self) -> Option<String> {
         match self {
             Self::Build(error) => error.help(),
-            Self::Run(_) => None,
+            Self::Run(error) => error.help(),
         }
     }
 }
@@ -115,19 +126,23 @@ impl Machine {
     /// Executes the plan. Nothing of it is left when this fails.
     pub fn build(
         plan: Plan,
-        mode: Mode,
+        options: RunOptions,
         placement_lock: PlacementLock,
     ) -> Result<Self, BuildError> {
         child::keep_memory_private().map_err(BuildError::system("switch core dumps off"))?;
-        let filters = Filters::compile(mode)?;
+        let restrictions = Restrictions::compile(options.seccomp, &plan.sandbox)?;
         let keyboard = Keyboard::prepare(&plan.console)?;
         // Before the first thread, which inherits both.
         let signals = Signals::take().map_err(BuildError::system("take over signals"))?;
         kick::prepare().map_err(BuildError::system("install a signal handler"))?;
         let pinned = pin::pin_this_thread(&plan.vmm_cpus);
         pinned.map_err(BuildError::system("choose the CPUs of its own threads"))?;
-        let steering = Steering::start(&plan.pci.functions, &plan.vmm_cpus, &filters.interrupts);
+        let steering =
+            Steering::start(&plan.pci.functions, &plan.vmm_cpus, &restrictions.interrupts);
         let steering = steering.map_err(BuildError::system("start what steers interrupts"))?;
+        let reporter = options.sandbox_report.then(Reporter::start).transpose()?;
+        let vcpus = plan.vcpus.len() as u64;
+        let confinement = Confinement::begin(&plan.sandbox, &plan.limits, vcpus)?;
         let threads = reserve_cpus(&plan)?;
         drop(placement_lock);
         limits::raise(&plan.limits).map_err(BuildError::system("raise its resource limits"))?;
@@ -157,7 +172,9 @@ impl Machine {
             shared: Arc::new(shared),
             watch,
             input: console.input,
-            filters,
+            restrictions,
+            confinement,
+            reporter,
             ended: mpsc::channel(),
             signals,
             plan,
@@ -178,16 +195,24 @@ impl Machine {
     }
 
     fn start(&mut self) -> Result<Vec<VcpuThread>, RunError> {
+        self.confinement.complete()?;
         if let Some(boot_vcpu) = self.vcpus.first_mut() {
-            vcpu::start_kernel_workers(boot_vcpu, &self.filters.vcpu)
+            vcpu::start_kernel_workers(boot_vcpu, &self.restrictions.vcpu)
                 .map_err(|source| RunError::System { doing: "start KVM's threads", source })?;
         }
         let threads = std::mem::take(&mut self.threads);
+        let (restricted, all_restricted) = mpsc::channel();
         for ((thread, planned), fd) in
             threads.iter().zip(&self.plan.vcpus).zip(std::mem::take(&mut self.vcpus))
         {
             let (shared, ended) = (self.shared.clone(), self.ended.0.clone());
-            thread.start(planned.index, fd, shared, ended, self.filters.vcpu.clone());
+            let restriction = (self.restrictions.vcpu.clone(), restricted.clone());
+            thread.start(planned.index, fd, shared, ended, restriction);
+        }
+        drop(restricted);
+        // A report is on threads that are restricted. One that cannot be ends the machine.
+        if self.reporter.is_some() {
+            all_restricted.iter().for_each(drop);
         }
         Ok(threads)
     }

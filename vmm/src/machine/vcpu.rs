@@ -14,7 +14,7 @@ use crate::exit::Exit;
 use crate::machine::chipset::Chipset;
 use crate::machine::kick::{self, KickTarget};
 use crate::machine::pin;
-use crate::sandbox::Filter;
+use crate::sandbox::Restriction;
 
 /// Exits to user space, by reason: the price of what the kernel does not do alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,9 +113,9 @@ pub fn handle(
 /// splits them belongs to the process, and inherits CPUs and filter from the thread that first
 /// runs a vCPU (`kvm_mmu_post_init_vm`): without this it would share a vCPU's CPU. With
 /// `immediate_exit` KVM_RUN does that and nothing else.
-pub fn start_kernel_workers(boot_vcpu: &mut VcpuFd, filter: &Filter) -> io::Result<()> {
+pub fn start_kernel_workers(boot_vcpu: &mut VcpuFd, restriction: &Restriction) -> io::Result<()> {
     let first_run = || {
-        filter.apply().map_err(io::Error::other)?;
+        restriction.apply().map_err(io::Error::other)?;
         boot_vcpu.set_kvm_immediate_exit(1);
         let result = boot_vcpu.run().map(drop);
         boot_vcpu.set_kvm_immediate_exit(0);
@@ -143,7 +143,8 @@ struct Work {
     fd: VcpuFd,
     shared: Arc<Shared>,
     ended: Sender<Ended>,
-    filter: Filter,
+    restriction: Restriction,
+    restricted: Sender<()>,
 }
 
 impl VcpuThread {
@@ -155,10 +156,20 @@ impl VcpuThread {
         let body = move || {
             let _ = pinned.send(pin::pin_this_thread(&[cpu]));
             let mut counts = ExitCounts::default();
-            let Ok(Work { index, mut fd, shared, ended, filter }) = orders.recv() else {
+            let Ok(Work { index, mut fd, shared, ended, restriction, restricted }) = orders.recv()
+            else {
                 return counts;
             };
-            let result = run(index, &mut fd, &shared, &filter, &mut counts);
+            let failed = |source| VcpuError::Run { index, source };
+            let result = match restriction.apply() {
+                Ok(()) => {
+                    // Nobody may ask.
+                    let _ = restricted.send(());
+                    drop(restricted);
+                    run(index, &mut fd, &shared, &mut counts)
+                }
+                Err(error) => Err(failed(io::Error::other(error))),
+            };
             if let Some(result) = result.transpose() {
                 // Nobody listens any more when another vCPU has ended the machine before.
                 let _ = ended.send(result);
@@ -171,16 +182,16 @@ impl VcpuThread {
         Ok(Self { thread, work })
     }
 
-    /// Lets it run the vCPU.
+    /// Lets it run the vCPU, once it is restricted; then it sends to `restricted`.
     pub fn start(
         &self,
         index: u8,
         fd: VcpuFd,
         shared: Arc<Shared>,
         ended: Sender<Ended>,
-        filter: Filter,
+        (restriction, restricted): (Restriction, Sender<()>),
     ) {
-        let work = Work { index, fd, shared, ended, filter };
+        let work = Work { index, fd, shared, ended, restriction, restricted };
         assert!(self.work.send(work).is_ok(), "a thread waits for its vCPU");
     }
 
@@ -206,11 +217,9 @@ fn run(
     index: u8,
     fd: &mut VcpuFd,
     shared: &Shared,
-    filter: &Filter,
     counts: &mut ExitCounts,
 ) -> Result<Option<Exit>, VcpuError> {
     let failed = |source| VcpuError::Run { index, source };
-    filter.apply().map_err(|error| failed(io::Error::other(error)))?;
     let kvm_run: *mut kvm_run = fd.get_kvm_run();
     // SAFETY: `fd` keeps the page mapped for longer than `kicks` lives.
     let kicks = unsafe { KickTarget::new(kvm_run) };

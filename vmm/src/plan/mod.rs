@@ -21,6 +21,7 @@ mod peer_to_peer;
 mod placement;
 mod query;
 mod resets;
+mod sandbox;
 mod share;
 mod shortfalls;
 mod text;
@@ -40,6 +41,7 @@ pub use locality::{KindShare, Locality};
 pub use note::Note;
 pub use numa::NumaPlan;
 pub use pci::{BarPlan, FunctionPlan, PciPlan, PortPlan, RomPlan, RootPlan};
+pub use sandbox::SandboxPlan;
 
 use share::Share;
 
@@ -73,6 +75,8 @@ pub struct Plan {
     pub pci: PciPlan,
     /// Where the guest's serial console goes.
     pub console: ConsolePlan,
+    /// What keeps berth in.
+    pub sandbox: SandboxPlan,
     /// How long the guest has between the power button and the end.
     pub shutdown_timeout: Duration,
     /// How long the guest has to let go of a device that the host wants back.
@@ -131,6 +135,7 @@ impl Plan {
                     machine: Query::from(config).machine_files(),
                 },
             },
+            sandbox: SandboxPlan::new(config),
             shutdown_timeout: config.shutdown_timeout_s.duration(),
             unplug_timeout: config.unplug_timeout_s.duration(),
             limits,

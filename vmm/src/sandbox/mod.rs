@@ -1,15 +1,29 @@
-//! Seccomp: each thread role may make the system calls that its filter lists, and no other.
+//! What keeps berth in, should a guest take over one of its threads.
 //!
+//! First, seccomp: each thread role may make the system calls that its filter lists, and no other.
 //! The filters are data, `resources/seccomp/x86_64.json`, in the format of seccompiler. They are
 //! compiled when the machine is built and applied by each thread before the guest runs.
 //!
 //! The threads of berth share one address space, so who has taken over one of them can make the
-//! others act: what all filters of the process allow together is what it can do.
+//! others act: what all filters of the process allow together is what it can do. What stands behind
+//! the filters binds all of them: [`Confinement`] for the process, and Landlock.
 
+mod confinement;
+mod landlock;
+mod report;
+
+use std::io;
 use std::sync::Arc;
 
 use seccompiler::{BpfProgram, TargetArch};
 use vmm_sys_util::signal::SIGRTMIN;
+
+pub use confinement::Confinement;
+pub use report::Reporter;
+
+use crate::plan::SandboxPlan;
+use crate::units::Layer;
+use landlock::{Files, LandlockError};
 
 const FILTERS: &str = include_str!("../../../resources/seccomp/x86_64.json");
 
@@ -36,12 +50,23 @@ pub enum Role {
     Interrupts,
 }
 
+/// What `berth-irq` writes to, and what it reads: a function's folder is a link to `/sys/devices`.
+const OF_INTERRUPTS: Files =
+    Files::Below(&["/proc/irq"], &["/sys/bus/pci/devices", "/sys/devices"]);
+
 impl Role {
     fn name(self) -> &'static str {
         match self {
             Self::Control => "control",
             Self::Vcpu => "vcpu",
             Self::Interrupts => "interrupts",
+        }
+    }
+
+    fn files(self) -> Files {
+        match self {
+            Self::Control | Self::Vcpu => Files::None,
+            Self::Interrupts => OF_INTERRUPTS,
         }
     }
 }
@@ -61,25 +86,84 @@ pub enum SandboxError {
         #[source]
         source: seccompiler::Error,
     },
+    /// What stands behind the filters cannot be had.
+    #[error("berth cannot {doing} (`{layer}` of its sandbox)")]
+    Layer {
+        /// What is missing.
+        layer: Layer,
+        /// What was tried.
+        doing: &'static str,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Files stay to be had.
+    #[error("berth cannot keep {role} threads from files (`landlock` of its sandbox)")]
+    Landlock {
+        /// Whose threads.
+        role: &'static str,
+        /// Cause.
+        #[source]
+        source: LandlockError,
+    },
+    /// A resource limit cannot be set.
+    #[error("berth cannot lower its resource limits")]
+    Limit {
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The process that tells what was achieved cannot be started.
+    #[error("berth cannot start what reports on its sandbox")]
+    Reporter(#[source] io::Error),
 }
 
-/// The filter of each role.
-pub struct Filters {
+impl SandboxError {
+    /// What to do about it.
+    pub fn help(&self) -> Option<String> {
+        let (layer, way) = match self {
+            Self::Layer { layer: Layer::User, .. } => {
+                (Layer::User, "give berth CAP_SETUID, CAP_SETGID and CAP_SETPCAP")
+            }
+            Self::Layer { layer: layer @ Layer::Namespaces, .. } => (
+                *layer,
+                "start berth as root, or let users make user namespaces (sysctl \
+                 kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns, \
+                 user.max_user_namespaces), or give its container CAP_SYS_ADMIN",
+            ),
+            Self::Layer { layer: layer @ (Layer::Root | Layer::Landlock), .. } => {
+                (*layer, "let berth mount file systems in its own namespace")
+            }
+            Self::Landlock { .. } => (
+                Layer::Landlock,
+                "boot a kernel of 5.13 or newer with CONFIG_SECURITY_LANDLOCK, and with landlock \
+                 in lsm=",
+            ),
+            Self::Compile(_) | Self::Apply { .. } | Self::Limit { .. } | Self::Reporter(_) => {
+                return None;
+            }
+        };
+        Some(format!("{way}; or do without: \"sandbox\": {{ \"without\": [\"{layer}\"] }}"))
+    }
+}
+
+/// The restriction of each role.
+pub struct Restrictions {
     /// Of the thread that controls the machine.
-    pub control: Filter,
+    pub control: Restriction,
     /// Of the vCPUs' threads.
-    pub vcpu: Filter,
+    pub vcpu: Restriction,
     /// Of the process that steers interrupts.
-    pub interrupts: Filter,
+    pub interrupts: Restriction,
 }
 
-impl Filters {
-    /// Compiles them, for this process: its ID and the number of its kick are among the arguments
-    /// that they check.
+impl Restrictions {
+    /// Compiles the filters, for this process: its ID and the number of its kick are among the
+    /// arguments that they check.
     ///
     /// # Errors
     /// The file that the filters come from is none that seccompiler takes.
-    pub fn compile(mode: Mode) -> Result<Self, SandboxError> {
+    pub fn compile(mode: Mode, plan: &SandboxPlan) -> Result<Self, SandboxError> {
         let mut json = FILTERS
             .replace("\"OWN_PID\"", &std::process::id().to_string())
             .replace("\"KICK_SIGNAL\"", &SIGRTMIN().to_string());
@@ -96,7 +180,8 @@ impl Filters {
         let mut filter = |role: Role| {
             let program = programs.remove(role.name());
             assert!(program.is_some() || mode == Mode::Off, "the filters name every role");
-            Filter { role, program: Arc::new(program.unwrap_or_default()) }
+            let files = if plan.has(Layer::Landlock) { role.files() } else { Files::Any };
+            Restriction { role, files, program: Arc::new(program.unwrap_or_default()) }
         };
         Ok(Self {
             control: filter(Role::Control),
@@ -106,24 +191,28 @@ impl Filters {
     }
 }
 
-/// The filter of one role; empty when there is none.
+/// What one role may do, from when it is applied on.
 #[derive(Clone)]
-pub struct Filter {
+pub struct Restriction {
     role: Role,
+    files: Files,
+    /// Empty where there is none.
     program: Arc<BpfProgram>,
 }
 
-impl Filter {
+impl Restriction {
     /// Restricts the calling thread, for good.
     ///
     /// # Errors
-    /// seccomp(2) and prctl(2) say no.
+    /// The kernel has no Landlock, or seccomp(2) and prctl(2) say no.
     pub fn apply(&self) -> Result<(), SandboxError> {
+        let role = self.role.name();
+        landlock::restrict(self.files).map_err(|source| SandboxError::Landlock { role, source })?;
         if self.program.is_empty() {
             return Ok(());
         }
-        let failed = |source| SandboxError::Apply { role: self.role.name(), source };
-        seccompiler::apply_filter(&self.program).map_err(failed)
+        seccompiler::apply_filter(&self.program)
+            .map_err(|source| SandboxError::Apply { role, source })
     }
 }
 

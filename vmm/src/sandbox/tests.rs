@@ -30,7 +30,7 @@ fn act_out(role: Role, mode: Mode, attempts: impl FnOnce(c_long) -> Vec<Attempt>
     let child = unsafe { libc::fork() };
     if child == 0 {
         let attempts = attempts(c_long::from(std::process::id()));
-        let applied = Filters::compile(mode).and_then(|filters| {
+        let applied = Restrictions::compile(mode, &SandboxPlan::default()).and_then(|filters| {
             match role {
                 Role::Control => filters.control,
                 Role::Vcpu => filters.vcpu,
@@ -77,7 +77,8 @@ fn advise(advice: c_int) -> Attempt {
 #[test]
 fn every_role_has_a_filter_unless_they_are_off() {
     let programs = |mode| {
-        let Filters { control, vcpu, interrupts } = Filters::compile(mode).expect("sound");
+        let Restrictions { control, vcpu, interrupts } =
+            Restrictions::compile(mode, &SandboxPlan::default()).expect("sound");
         [control.program, vcpu.program, interrupts.program]
     };
     let (kill, log) = (programs(Mode::Kill), programs(Mode::Log));

@@ -3,6 +3,7 @@
 mod bytes;
 mod failure;
 mod page_size;
+mod sandbox_layer;
 mod seen;
 #[cfg(test)]
 mod variants;
@@ -12,6 +13,7 @@ mod visible;
 pub use bytes::Bytes;
 pub use failure::Failure;
 pub use page_size::PageSize;
+pub use sandbox_layer::Layer;
 pub use seen::Seen;
 #[cfg(test)]
 pub(crate) use variants::variants;

@@ -50,7 +50,10 @@ pub fn supervise(machine: &mut Machine) -> Result<Exit, RunError> {
     events.add(&mut machine.signals)?;
     events.add(ConsoleInput::new(machine.input.as_mut(), &chipset.console))?;
     events.add(Devices::new(&mut machine.watch, &chipset.segment))?;
-    machine.filters.control.apply()?;
+    machine.restrictions.control.apply()?;
+    if let Some(reporter) = machine.reporter.take() {
+        reporter.report();
+    }
     let mut shutdown = Shutdown::new(machine.plan.shutdown_timeout);
     loop {
         let requests = events.wait(shutdown.deadline())?;

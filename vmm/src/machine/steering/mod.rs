@@ -18,7 +18,7 @@ use rustix::fs::OFlags;
 use crate::child;
 use crate::machine::pin::pin_this_thread;
 use crate::plan::FunctionPlan;
-use crate::sandbox::Filter;
+use crate::sandbox::Restriction;
 
 /// How often interrupts are put back that something on the host moves. irqbalance looks at them
 /// every ten seconds.
@@ -37,7 +37,7 @@ impl Steering {
     pub fn start(
         functions: &[FunctionPlan],
         cpus: &[u32],
-        filter: &Filter,
+        restriction: &Restriction,
     ) -> io::Result<Option<Self>> {
         if functions.iter().all(|plan| plan.interrupt_cpus.is_empty()) {
             return Ok(None);
@@ -49,7 +49,7 @@ impl Steering {
         child::start(c"berth-irq", &kept, || {
             // Not to be pinned is no reason not to steer.
             let _ = pin_this_thread(cpus);
-            serve(reader, functions, filter);
+            serve(reader, functions, restriction);
         })?;
         Ok(Some(Self(Arc::new(writer))))
     }
@@ -61,8 +61,8 @@ impl Steering {
     }
 }
 
-fn serve(mut reader: PipeReader, functions: &[FunctionPlan], filter: &Filter) {
-    let result = filter.apply().map_err(io::Error::other);
+fn serve(mut reader: PipeReader, functions: &[FunctionPlan], restriction: &Restriction) {
+    let result = restriction.apply().map_err(io::Error::other);
     if let Err(error) = result.and_then(|()| steer_until_end(&mut reader, functions)) {
         log::warn!("the devices' interrupts stay where they are: {error}");
         // The warning is said once. berth goes on telling, so the other end stays open.
@@ -89,7 +89,8 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::sandbox::{Filters, Mode};
+    use crate::plan::SandboxPlan;
+    use crate::sandbox::{Mode, Restrictions};
 
     /// The filter lists what reading folders and files takes, and no more: with this C library.
     #[test]
@@ -106,7 +107,8 @@ mod tests {
         // SAFETY: the C library keeps the heap usable in a child, which ends without unwinding.
         let child = unsafe { libc::fork() };
         if child == 0 {
-            let applied = Filters::compile(Mode::Kill).is_ok_and(|f| f.interrupts.apply().is_ok());
+            let applied = Restrictions::compile(Mode::Kill, &SandboxPlan::default())
+                .is_ok_and(|f| f.interrupts.apply().is_ok());
             let steered = irq_affinity::steer(root.path(), device, &[3]).is_ok();
             // SAFETY: ends the child.
             unsafe { libc::_exit(i32::from(!(applied && steered))) }

@@ -12,6 +12,7 @@ use berth_devices::vfio::IommuBackend;
 use super::text::{Bytes, list};
 use super::{ConsolePlan, IommuPlan, Plan};
 use crate::config::OnRemoval;
+use crate::units::Layer;
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -35,6 +36,10 @@ impl fmt::Display for Plan {
         writeln!(f, "\nlimits")?;
         writeln!(f, "  locked memory  {}", Bytes(self.limits.memlock))?;
         writeln!(f, "  open files     {}", self.limits.open_files)?;
+        if !self.sandbox.layers.is_empty() {
+            writeln!(f, "\nsandbox")?;
+            writeln!(f, "  layers         {}", self.sandbox_layers())?;
+        }
         self.fmt_shortfalls(f)?;
         if !self.notes.is_empty() {
             writeln!(f, "\nnotes")?;
@@ -47,6 +52,22 @@ impl fmt::Display for Plan {
 }
 
 impl Plan {
+    fn sandbox_layers(&self) -> String {
+        let missing = Layer::ALL.into_iter().filter(|layer| !self.sandbox.has(*layer));
+        let missing: Vec<&str> = missing.map(Layer::name).collect();
+        let user = self.sandbox.uid.map(|uid| format!(" (uid {uid})")).unwrap_or_default();
+        let layers = self.sandbox.layers.iter().map(|layer| match layer {
+            Layer::User => format!("{layer}{user}"),
+            _ => layer.to_string(),
+        });
+        let layers: Vec<String> = layers.chain(["seccomp".to_owned()]).collect();
+        let without = match missing[..] {
+            [] => String::new(),
+            _ => format!("; without {}", missing.join(", ")),
+        };
+        layers.join(", ") + &without
+    }
+
     fn on_nodes(&self) -> String {
         let nodes: Vec<u32> = self.memory.pages.iter().filter_map(|pages| pages.node).collect();
         match nodes[..] {

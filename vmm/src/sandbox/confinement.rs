@@ -1,0 +1,213 @@
+//! What stands behind seccomp: berth leaves the host's namespaces, its files and root.
+//!
+//! The first half is done while the process has one thread, which the others inherit from; the
+//! host's files are still there to be opened. The second half is done when everything is open, and
+//! binds the whole process. What is each thread's own matter is in [`Restriction::apply`].
+//!
+//! [`Restriction::apply`]: super::Restriction::apply
+
+use std::fs;
+use std::io;
+
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CapabilitySet, UnshareFlags};
+
+use super::SandboxError;
+use crate::plan::{Limits, SandboxPlan, threads};
+use crate::units::Layer;
+
+/// Numbers of users that nothing hands out (systemd, "Users, Groups, UIDs and GIDs on systemd
+/// Systems": 1879048192 to 2147352575 is unused). The process's own number on top makes the user
+/// one that no other process is; a process has at most 2^22.
+const OWN_IDS: u32 = 1_900_000_000;
+
+/// Where the empty root is mounted first. The folder is on every host, as berth reads what is there.
+const STAGE: &str = "/proc";
+
+/// What berth maps of its own while the guest runs: heaps, one of 64 MiB for each thread at most,
+/// of which nearly nothing is used.
+const OWN_MAPPINGS: u64 = 256 << 20;
+const HEAP_OF_THREAD: u64 = 128 << 20;
+
+/// KVM's worker, and a spare.
+const OTHER_TASKS: u64 = 8;
+
+/// A confinement that has begun.
+#[derive(Debug)]
+pub struct Confinement {
+    plan: SandboxPlan,
+    limits: Limits,
+    vcpus: u64,
+}
+
+fn layer(layer: Layer, doing: &'static str) -> impl Fn(io::Error) -> SandboxError {
+    move |source| SandboxError::Layer { layer, doing, source }
+}
+
+fn limit(source: Errno) -> SandboxError {
+    SandboxError::Limit { source: source.into() }
+}
+
+/// Whether this process may `capability`.
+fn may(capability: CapabilitySet) -> bool {
+    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(capability))
+}
+
+impl Confinement {
+    /// The first half: namespaces, and nothing to gain any more. The process has one thread.
+    ///
+    /// # Errors
+    /// The kernel has no such namespaces, or this process may make none.
+    pub fn begin(plan: &SandboxPlan, limits: &Limits, vcpus: u64) -> Result<Self, SandboxError> {
+        if plan.layers.is_empty() {
+            return Ok(Self { plan: plan.clone(), limits: limits.clone(), vcpus });
+        }
+        rustix::thread::set_no_new_privs(true)
+            .map_err(|error| layer(Layer::User, "give up new privileges")(error.into()))?;
+        if plan.has(Layer::Namespaces) {
+            unshare().map_err(layer(Layer::Namespaces, "make namespaces of its own"))?;
+        }
+        if plan.has(Layer::User) && may(CapabilitySet::SETPCAP) {
+            empty_bounding_set();
+        }
+        Ok(Self { plan: plan.clone(), limits: limits.clone(), vcpus })
+    }
+
+    /// The second half: nothing is opened any more.
+    ///
+    /// # Errors
+    /// A layer cannot be had.
+    pub fn complete(&self) -> Result<(), SandboxError> {
+        let plan = &self.plan;
+        if plan.layers.is_empty() {
+            return Ok(());
+        }
+        // Before the files of procfs are gone that tell.
+        let mapped = mapped_bytes();
+        if plan.has(Layer::Root) {
+            leave_files().map_err(layer(Layer::Root, "make its root folder an empty one"))?;
+        }
+        self.bound(mapped).map_err(limit)?;
+        if plan.has(Layer::User) {
+            leave_root(plan).map_err(layer(Layer::User, "become another user than root"))?;
+        }
+        Ok(())
+    }
+
+    /// Limits of what a thread that was taken over could use up.
+    fn bound(&self, mapped: Option<u64>) -> Result<(), Errno> {
+        let all = |need: u64| Rlimit { current: Some(need), maximum: Some(need) };
+        if may(CapabilitySet::SYS_RESOURCE) || may(CapabilitySet::IPC_LOCK) {
+            // From here on it counts: whoever is without CAP_IPC_LOCK pins no more than guest memory.
+            lower(Resource::Memlock, all(self.limits.memlock))?;
+        }
+        if let Some(mapped) = mapped {
+            let heaps = HEAP_OF_THREAD * self.vcpus;
+            let more = self.limits.address_space.saturating_sub(self.limits.file_size);
+            lower(Resource::As, all(mapped + OWN_MAPPINGS + heaps + more))?;
+        }
+        if let Some(size) = self.plan.file_size {
+            lower(Resource::Fsize, all(size))?;
+        }
+        // Where others are the same user, their tasks count, too.
+        if self.plan.has(Layer::User) && self.plan.uid.is_none() && may(CapabilitySet::SETUID) {
+            lower(Resource::Nproc, all(threads(self.vcpus) + OTHER_TASKS))?;
+        }
+        Ok(())
+    }
+}
+
+/// Sets a limit, and leaves a hard one that is lower already.
+fn lower(resource: Resource, wanted: Rlimit) -> Result<(), Errno> {
+    let Rlimit { maximum, .. } = getrlimit(resource);
+    let wanted = match (maximum, wanted.maximum) {
+        (Some(maximum), Some(more)) if maximum < more && !may(CapabilitySet::SYS_RESOURCE) => {
+            Rlimit { current: Some(maximum), maximum: Some(maximum) }
+        }
+        _ => wanted,
+    };
+    setrlimit(resource, wanted)
+}
+
+/// Bytes that this process has mapped.
+fn mapped_bytes() -> Option<u64> {
+    let text = fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split_whitespace().next()?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
+
+/// Leaves the host's namespaces but that of processes, which only a child can leave. Who may not
+/// becomes the root of a user namespace that has nobody but itself in it, and may there.
+fn unshare() -> io::Result<()> {
+    let mut flags = UnshareFlags::NEWNS
+        | UnshareFlags::NEWNET
+        | UnshareFlags::NEWIPC
+        | UnshareFlags::NEWUTS
+        | UnshareFlags::NEWCGROUP;
+    let is_user = !may(CapabilitySet::SYS_ADMIN);
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    if is_user {
+        flags |= UnshareFlags::NEWUSER;
+    }
+    // SAFETY: the process has one thread, and shares neither files nor folders with another.
+    unsafe { rustix::thread::unshare_unsafe(flags) }?;
+    if is_user {
+        // Without it a user could leave groups that keep others from a file (user_namespaces(7)).
+        fs::write("/proc/self/setgroups", "deny")?;
+        fs::write("/proc/self/uid_map", format!("{uid} {uid} 1", uid = uid.as_raw()))?;
+        fs::write("/proc/self/gid_map", format!("{gid} {gid} 1", gid = gid.as_raw()))?;
+    }
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    Ok(rustix::mount::mount_change(c"/", private)?)
+}
+
+/// No program that berth could run would get any of them back.
+fn empty_bounding_set() {
+    for capability in CapabilitySet::all().iter() {
+        // Older kernels lack the newest.
+        let _ = rustix::thread::remove_capability_from_bounding_set(capability);
+    }
+}
+
+/// Makes an empty folder the root of this process, and lets go of the host's mounts. In namespaces
+/// that are not its own that would take them from all.
+fn leave_files() -> io::Result<()> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    rustix::mount::mount(c"berth", STAGE, c"tmpfs", flags, c"size=4k,nr_inodes=2,mode=0555")?;
+    rustix::process::chdir(STAGE)?;
+    rustix::mount::mount_remount(c".", flags | MountFlags::BIND | MountFlags::RDONLY, c"")?;
+    match rustix::process::pivot_root(c".", c".") {
+        // The old root is now on top of the new one.
+        Ok(()) => rustix::mount::unmount(c".", UnmountFlags::DETACH)?,
+        // An initial RAM file system cannot be left that way (pivot_root(2)), and is covered.
+        Err(Errno::INVAL) => {
+            rustix::mount::mount_move(c".", c"/")?;
+            rustix::process::chroot(c".")?;
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(rustix::process::chdir(c"/")?)
+}
+
+/// Becomes the user of the plan, in all threads, with no group but one. The kernel takes the
+/// capabilities of who leaves root (capabilities(7)). Who is not root has none to leave.
+fn leave_root(plan: &SandboxPlan) -> io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let own = OWN_IDS + rustix::process::getpid().as_raw_nonzero().get() as u32;
+    let uid = plan.uid.unwrap_or(own);
+    let gid = plan.gid.unwrap_or(uid);
+    let done = |result: libc::c_int| match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    };
+    // SAFETY: takes no pointers but none; the C library has every thread do the same.
+    done(unsafe { libc::setgroups(0, std::ptr::null()) })?;
+    // SAFETY: as before.
+    done(unsafe { libc::setresgid(gid, gid, gid) })?;
+    // SAFETY: as before.
+    done(unsafe { libc::setresuid(uid, uid, uid) })
+}
