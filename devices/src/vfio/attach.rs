@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 
 use vfio_bindings::bindings::vfio::{
@@ -46,17 +47,17 @@ pub enum AttachError {
 pub fn try_attach(group: u32) -> Result<(), AttachError> {
     let container = open("/dev/vfio/vfio".to_owned())?;
     let group = open(format!("/dev/vfio/{group}"))?;
-    let mut status = vfio_group_status {
-        argsz: size_of::<vfio_group_status>() as u32,
-        ..vfio_group_status::default()
-    };
+    /// Bytes of the structure: two words.
+    const STATUS: u32 = 8;
+    const { assert!(size_of::<vfio_group_status>() == STATUS as usize) };
+    let mut status = vfio_group_status { argsz: STATUS, ..vfio_group_status::default() };
     // SAFETY: the structure has the `argsz` bytes that it promises the kernel.
     let result = unsafe { ioctl_with_mut_ref(&group, VFIO_GROUP_GET_STATUS(), &mut status) };
     allowed("VFIO_GROUP_GET_STATUS", result)?;
     if status.flags & VFIO_GROUP_FLAGS_VIABLE == 0 {
         return Err(AttachError::NotViable);
     }
-    let descriptor = std::os::fd::AsRawFd::as_raw_fd(&container);
+    let descriptor = container.as_raw_fd();
     // SAFETY: the kernel reads the one number, a descriptor that is open.
     let result = unsafe { ioctl_with_ref(&group, VFIO_GROUP_SET_CONTAINER(), &descriptor) };
     allowed("VFIO_GROUP_SET_CONTAINER", result)?;

@@ -17,7 +17,7 @@ impl Reporter {
     /// Starts it, while the process has one thread.
     ///
     /// # Errors
-    /// No pipe, or no child ([`child::start`]).
+    /// No pipe, or no child.
     pub fn start() -> Result<Self, SandboxError> {
         let (reader, writer) = io::pipe().map_err(SandboxError::Reporter)?;
         let berth = std::process::id();
