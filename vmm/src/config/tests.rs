@@ -387,10 +387,10 @@ fn the_schema_has_the_same_fields() {
     let text = fs::read_to_string(resources().join("config.schema.json")).expect("the schema");
     let schema: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     let schema = &schema["properties"];
-    let config = parse(&with(r#""initrd": "initrd.img""#));
+    let config = parse(&with(r#""initrd": "initrd.img", "sandbox": {"uid": 990, "gid": 990}"#));
     let config = serde_json::to_value(config).expect("a config is plain data");
     assert_eq!(fields(schema), fields(&config));
-    for part in ["memory", "placement"] {
+    for part in ["memory", "placement", "sandbox"] {
         assert_eq!(fields(&schema[part]["properties"]), fields(&config[part]));
     }
     let device = r#"{ "address": "0000:21:00.0", "mac": "52:54:00:00:00:01", "vlan": 7, "trust": true, "spoof_check": false }"#;
@@ -432,7 +432,7 @@ fn a_sandbox_has_all_layers_but_those_that_are_named() {
 
     let sandbox = |text: &str| -> Result<Option<SandboxConfig>, String> {
         let text = format!(
-            r#"{{"name": "x", "kernel": "/k", "vcpus": 1, "memory": {{"size_mib": 64}}{text}}}"#
+            r#"{{"name": "x", "kernel": "/k", "vcpus": 1, "memory": {{"size_mib": 1024}}{text}}}"#
         );
         serde_json::from_str(&text)
             .map(|config: Config| config.sandbox)
