@@ -15,17 +15,6 @@ const CASES: &[Case] = &[
         says: "holds DISK, mounted on /tmp/in-use/here",
         end: "umount $work/here",
     },
-    // A partition of 8 MiB, as the one line of an MBR.
-    Case {
-        functions: DRIVE,
-        begin: "printf '\\0\\0\\0\\0\\203\\0\\0\\0\\0\\010\\0\\0\\0\\100\\0\\0' | dd of=/dev/DISK bs=1 seek=446 conv=notrunc
-                printf '\\125\\252' | dd of=/dev/DISK bs=1 seek=510 conv=notrunc
-                blockdev --rereadpt /dev/DISK; await test -b /dev/DISKp1
-                mke2fs /dev/DISKp1; mkdir -p $work/part; mount /dev/DISKp1 $work/part",
-        says: "holds DISKp1, mounted on /tmp/in-use/part",
-        end: "umount $work/part; dd if=/dev/zero of=/dev/DISK bs=512 count=1 conv=notrunc
-              blockdev --rereadpt /dev/DISK",
-    },
     Case {
         functions: DRIVE,
         begin: "mkdir -p $work/there

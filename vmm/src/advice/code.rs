@@ -291,7 +291,7 @@ codes! {
         "the device cannot be put into the machine"
     ConsoleFailed Refusal "CONSOLE-FAILED" "console"
         "the console cannot be used"
-    SandboxFailed Refusal "SANDBOX-FAILED" "seccomp"
+    SandboxFailed Refusal "SANDBOX-FAILED" "sandbox"
         "berth does not run without the limits that it asked for"
     SystemRefused Refusal "SYSTEM-REFUSED" "system calls"
         "the host's kernel refused a call"

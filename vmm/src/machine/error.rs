@@ -116,7 +116,7 @@ pub enum BuildError {
     /// The console cannot be used.
     #[error(transparent)]
     Console(#[from] ConsoleError),
-    /// There is no seccomp.
+    /// A layer of the sandbox cannot be had.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
     /// The host refused something else.
@@ -197,7 +197,7 @@ pub enum RunError {
     /// A vCPU cannot go on.
     #[error(transparent)]
     Vcpu(#[from] VcpuError),
-    /// There is no seccomp.
+    /// A layer of the sandbox cannot be had.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
     /// The host refused something.

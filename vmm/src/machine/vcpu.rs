@@ -212,6 +212,11 @@ impl VcpuThread {
     }
 }
 
+/// How often in a row KVM may find no memory behind a BAR. Another vCPU may be about to switch the
+/// device's memory off: VFIO refuses the page before KVM's slot is gone, and afterwards the access
+/// leaves the guest as one to nothing. Memory that stays away ends the machine.
+const MOST_FAULTS: u32 = 10_000;
+
 /// Runs until the guest ends the machine (`Some`), or until it is told to stop (`None`).
 fn run(
     index: u8,
@@ -223,22 +228,30 @@ fn run(
     let kvm_run: *mut kvm_run = fd.get_kvm_run();
     // SAFETY: `fd` keeps the page mapped for longer than `kicks` lives.
     let kicks = unsafe { KickTarget::new(kvm_run) };
+    let mut faults = 0;
     let result = loop {
         if shared.stop.load(Ordering::Acquire) {
             break Ok(None);
         }
         match fd.run() {
-            // SAFETY: `fd` keeps the page mapped, and its borrow in `exit` is of the data, which
-            // lies behind this structure.
-            Ok(exit) => match handle(&shared.chipset, counts, exit, unsafe { port_width(kvm_run) })
-            {
-                Next::Run => {}
-                Next::End(exit) => break Ok(Some(exit)),
-                Next::Stop(reason) => break Err(VcpuError::Stopped { index, reason }),
-            },
+            Ok(exit) => {
+                faults = 0;
+                // SAFETY: `fd` keeps the page mapped, and its borrow in `exit` is of the data,
+                // which lies behind this structure.
+                let port_width = unsafe { port_width(kvm_run) };
+                match handle(&shared.chipset, counts, exit, port_width) {
+                    Next::Run => {}
+                    Next::End(exit) => break Ok(Some(exit)),
+                    Next::Stop(reason) => break Err(VcpuError::Stopped { index, reason }),
+                }
+            }
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
                 counts.other += 1;
                 fd.set_kvm_immediate_exit(0);
+            }
+            Err(error) if error.errno() == libc::EFAULT && faults < MOST_FAULTS => {
+                faults += 1;
+                thread::yield_now();
             }
             Err(error) => break Err(failed(error.into())),
         }
