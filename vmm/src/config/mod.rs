@@ -67,13 +67,9 @@ pub struct Config {
     /// Where on the host the machine lives.
     #[serde(default, deserialize_with = "visit::object")]
     pub placement: PlacementConfig,
-    /// What keeps berth in, beside the filters of system calls; these alone when absent.
-    #[serde(
-        default,
-        deserialize_with = "sandbox::optional",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub sandbox: Option<SandboxConfig>,
+    /// What keeps berth in, beside the filters of system calls.
+    #[serde(default, deserialize_with = "visit::object")]
+    pub sandbox: SandboxConfig,
     /// Seconds between the power button and the end.
     #[serde(default)]
     pub shutdown_timeout_s: ShutdownTimeout,

@@ -3,7 +3,7 @@
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize};
 
-use super::visit::{Distinct, bounded, object};
+use super::visit::{Distinct, bounded};
 use crate::units::Layer;
 
 /// What keeps berth in while the guest runs.
@@ -19,13 +19,6 @@ pub struct SandboxConfig {
     /// Layers to do without. A machine whose host cannot have the others does not start.
     #[serde(deserialize_with = "layers")]
     pub without: Vec<Layer>,
-}
-
-/// The object, where there is one.
-pub(super) fn optional<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<SandboxConfig>, D::Error> {
-    object(deserializer).map(Some)
 }
 
 /// Neither root nor the number that stands for none (`(uid_t)-1`).

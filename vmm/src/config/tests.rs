@@ -430,7 +430,7 @@ fn a_config_that_has_no_end_is_not_read_to_it() {
 fn a_sandbox_has_all_layers_but_those_that_are_named() {
     use crate::units::Layer;
 
-    let sandbox = |text: &str| -> Result<Option<SandboxConfig>, String> {
+    let sandbox = |text: &str| -> Result<SandboxConfig, String> {
         let text = format!(
             r#"{{"name": "x", "kernel": "/k", "vcpus": 1, "memory": {{"size_mib": 1024}}{text}}}"#
         );
@@ -438,11 +438,11 @@ fn a_sandbox_has_all_layers_but_those_that_are_named() {
             .map(|config: Config| config.sandbox)
             .map_err(|error| error.to_string())
     };
-    assert_eq!(sandbox(""), Ok(None));
-    assert_eq!(sandbox(r#", "sandbox": {}"#), Ok(Some(SandboxConfig::default())));
+    assert_eq!(sandbox(""), Ok(SandboxConfig::default()));
+    assert_eq!(sandbox(r#", "sandbox": {}"#), Ok(SandboxConfig::default()));
     let without = sandbox(r#", "sandbox": {"uid": 990, "without": ["root", "landlock"]}"#);
     let expected = vec![Layer::Root, Layer::Landlock];
-    assert_eq!(without, Ok(Some(SandboxConfig { uid: Some(990), gid: None, without: expected })));
+    assert_eq!(without, Ok(SandboxConfig { uid: Some(990), gid: None, without: expected }));
     for (wrong, says) in [
         (r#"{"uid": 0}"#, "other than root"),
         (r#"{"gid": 4294967295}"#, "other than root"),

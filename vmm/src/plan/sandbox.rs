@@ -21,7 +21,7 @@ pub struct SandboxPlan {
 
 impl SandboxPlan {
     pub(super) fn new(config: &Config) -> Self {
-        let Some(sandbox) = &config.sandbox else { return Self::default() };
+        let sandbox = &config.sandbox;
         let wanted = |layer: &Layer| !sandbox.without.contains(layer);
         Self {
             uid: sandbox.uid,
