@@ -26,7 +26,7 @@ fn plan(host: &Host, config: &GuestConfig) -> Result<(Value, String)> {
 fn open_files(host: &Host, guest: &Process) -> Result<Vec<String>> {
     let links = host.run(&format!(
         "for fd in /proc/{}/fd/*; do readlink $fd; done | grep -E '^/dev/(vfio|iommu)' | sort -u; true",
-        guest.pid()
+        guest.machine()?
     ))?;
     Ok(links.lines().map(str::to_owned).collect())
 }

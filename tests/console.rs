@@ -193,7 +193,11 @@ fn a_stalled_reader_does_not_keep_berth_from_its_end() -> Result<()> {
     let stalled = format!(
         "cd {folder}
          until [ -s pid ]; do sleep 0.1; done
-         stuck() {{ cut -c 1-2 /proc/$(cat pid)/task/*/syscall | grep -q '^1 '; }}
+         machine() {{
+             awk -v parent=$(cat pid) '/^PPid:/ && $2 == parent {{print FILENAME}}' /proc/[0-9]*/status |
+                 cut -d/ -f3
+         }}
+         stuck() {{ cut -c 1-2 $(machine | sed 's|.*|/proc/&/task|')/*/syscall | grep -q '^1 '; }}
          count=0
          while [ $count -lt 5 ]; do
              sleep 0.3

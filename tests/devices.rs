@@ -173,7 +173,7 @@ fn large_bar_has_both_ends(host: &Host, guest: &Process, function: &str) -> Resu
 
 /// Pages of each size with which KVM maps the guest's addresses.
 fn kvm_pages(host: &Host, guest: &Process, size: &str) -> Result<u64> {
-    let path = format!("/sys/kernel/debug/kvm/{}-*/pages_{size}", guest.pid());
+    let path = format!("/sys/kernel/debug/kvm/{}-*/pages_{size}", guest.machine()?);
     Ok(host.run(&format!("cat {path}"))?.parse()?)
 }
 

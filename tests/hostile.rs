@@ -35,7 +35,7 @@ fn let_rage(host: &Host, devices: &[&str], mode: &str, targets: &str) -> Result<
         let start = Instant::now();
         if guest.wait(left + GRACE).is_err() {
             // It has silenced itself; no vCPU waits for berth.
-            let stacks = host.run(&format!("cat /proc/{}/task/*/stack", guest.pid()))?;
+            let stacks = host.run(&format!("cat /proc/{}/task/*/stack", guest.machine()?))?;
             println!("seed {seed} is silent:\n{stacks}");
             ensure!(!stacks.contains("futex"), "a thread of berth waits for another:\n{stacks}");
             guest.signal("TERM")?;

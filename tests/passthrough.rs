@@ -75,7 +75,7 @@ fn every_vector_interrupts_and_pings_are_on_the_wire() -> Result<()> {
 fn kvm_counters(host: &Host, guest: &Process) -> Result<BTreeMap<String, u64>> {
     let text = host.run(&format!(
         "cd /sys/kernel/debug/kvm/{}-* && grep -H '' *exits* *irq* *injections* insn_emulation 2>/dev/null; true",
-        guest.pid()
+        guest.machine()?
     ))?;
     let counter = |line: &str| {
         let (name, value) = line.split_once(':')?;

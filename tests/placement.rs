@@ -32,7 +32,7 @@ pub fn threads(host: &Host, berth: &Process) -> Result<Vec<Thread>> {
         "for t in /proc/{}/task/*; do
              awk '/^Name/ {{n=$2}} /^Cpus_allowed_list/ {{c=$2}} /^Seccomp:/ {{s=$2}} END {{print n, c, s}}' $t/status
          done",
-        berth.pid()
+        berth.machine()?
     ))?;
     let thread = |line: &str| {
         let mut words = line.split(' ');
@@ -45,7 +45,7 @@ pub fn threads(host: &Host, berth: &Process) -> Result<Vec<Thread>> {
 /// KiB of guest RAM by page size in KiB (smaps), and its pages by node (numa_maps). Guest RAM is
 /// what maps a memfd.
 pub fn ram(host: &Host, berth: &Process) -> Result<(BTreeMap<u64, u64>, BTreeMap<u32, u64>)> {
-    let proc = format!("/proc/{}", berth.pid());
+    let proc = format!("/proc/{}", berth.machine()?);
     let sizes = host.run(&format!(
         "awk '/^[0-9a-f]+-/ {{ram = /memfd:/}} /^Size:/ {{size = $2}}
               ram && /^KernelPageSize:/ {{sum[$2] += size}}

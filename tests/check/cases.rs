@@ -56,6 +56,9 @@ fn a_group_that_another_machine_has() -> Result<()> {
     };
     check_all(lab, &[held])?;
     let listed = lab.run(&format!("{} devices", lab.berth()?))?;
-    assert!(listed.contains(&format!("is open in process {} (berth)", first.pid())), "{listed}");
+    assert!(
+        listed.contains(&format!("is open in process {} (berth)", first.machine()?)),
+        "{listed}"
+    );
     Ok(())
 }

@@ -44,6 +44,18 @@ END
         self.pid
     }
 
+    /// Process id on the host of the machine, which is a child of the berth that was started. It has
+    /// to be there by now.
+    pub fn machine(&self) -> Result<u32> {
+        let script = format!(
+            "awk '/^Name:/ {{n = $2}} /^PPid:/ {{if (n == \"berth\" && $2 == {}) print FILENAME}}' \
+                 /proc/[0-9]*/status 2>/dev/null | cut -d/ -f3",
+            self.pid
+        );
+        let found = self.host.run(&script)?;
+        found.trim().parse().with_context(|| format!("a machine: {found:?}\n{}", self.everything()))
+    }
+
     /// What it printed so far; for berth this is the guest's console.
     pub fn stdout(&self) -> Result<String> {
         self.host.run(&format!("cat {}/stdout", self.folder))

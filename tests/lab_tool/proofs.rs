@@ -20,7 +20,7 @@ pub struct Proof {
 
 /// What the host can see of berth while the guest waits.
 pub fn while_running(host: &Host, guest: &Process) -> Result<Vec<Proof>> {
-    let proc = format!("/proc/{}", guest.pid());
+    let proc = format!("/proc/{}", guest.machine()?);
     let node_cpus = host.run(&format!(
         "cat /sys/devices/system/node/node$(cat {}/numa_node)/cpulist",
         host.nic_sysfs()

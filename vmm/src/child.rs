@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
 use std::panic::{self, AssertUnwindSafe};
 
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use rustix::process::{DumpableBehavior, Pid, Resource, Rlimit};
 use rustix::thread::CapabilitySet;
 
 /// Signals that end or stop a job. `SIGTTOU` stops a process of the background that sets a
@@ -28,6 +28,22 @@ const IGNORED: [libc::c_int; 6] =
 /// The process has more than one thread: a fork keeps the calling one only, so locks that the
 /// others hold would never be released in the child. Otherwise what fork(2) says.
 pub fn start(name: &CStr, kept: &[RawFd], body: impl FnOnce()) -> io::Result<()> {
+    if fork()?.is_some() {
+        return Ok(());
+    }
+    let whole = panic::catch_unwind(AssertUnwindSafe(|| {
+        detach(name, kept);
+        body();
+    }));
+    // SAFETY: ends this process, without running what berth has registered for its own end.
+    unsafe { libc::_exit(i32::from(whole.is_err())) }
+}
+
+/// Goes on in two processes; `None` in the child.
+///
+/// # Errors
+/// As [`start`].
+pub fn fork() -> io::Result<Option<Pid>> {
     let threads = fs::read_dir("/proc/self/task")?.count();
     if threads != 1 {
         let reason = format!("the process has {threads} threads, and only one of them can fork");
@@ -36,15 +52,7 @@ pub fn start(name: &CStr, kept: &[RawFd], body: impl FnOnce()) -> io::Result<()>
     // SAFETY: the process has one thread, so the child may do all that this thread could.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
-        0 => {
-            let whole = panic::catch_unwind(AssertUnwindSafe(|| {
-                detach(name, kept);
-                body();
-            }));
-            // SAFETY: ends this process, without running what berth has registered for its own end.
-            unsafe { libc::_exit(i32::from(whole.is_err())) }
-        }
-        _ => Ok(()),
+        pid => Ok(Pid::from_raw(pid)),
     }
 }
 
@@ -75,6 +83,12 @@ fn detach(name: &CStr, kept: &[RawFd]) {
         // SAFETY: installs no handler.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
+    keep_only(kept);
+}
+
+/// Closes all descriptors but `kept`; of values that this process never touches again. The lowest
+/// three are `/dev/null` then, unless they are kept.
+pub fn keep_only(kept: &[RawFd]) {
     for gap in gaps(kept) {
         // SAFETY: descriptors that are closed here belong to values of the parent's that this
         // process never touches again.

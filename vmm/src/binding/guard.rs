@@ -6,15 +6,18 @@
 //! both leaves the journal, from which the next berth gives the devices back.
 
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 use berth_devices::pci::HostBdf;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::owner::Owner;
 use super::{BindingError, Session, Target};
 use crate::child;
 use crate::host::{Functions, HostUse};
+use crate::sandbox::Restriction;
 
 /// How long a killed berth may take to let go of its devices. Unmapping a terabyte from an IOMMU
 /// takes seconds.
@@ -29,19 +32,40 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Starts it, while the process has one thread.
+    /// Starts it, while the process has one thread, and waits until it is restricted.
     ///
     /// # Errors
-    /// No pipe, or no child ([`child::start`]).
-    pub fn start(target: &Target, owner: Owner, devices: &[HostBdf]) -> Result<Self, BindingError> {
+    /// No pipe, or no child ([`child::start`]), or no restriction.
+    pub fn start(
+        target: &Target,
+        owner: Owner,
+        devices: &[HostBdf],
+        restriction: Restriction,
+    ) -> Result<Self, BindingError> {
         let (reader, alive) = io::pipe().map_err(BindingError::Guard)?;
-        let (result, writer) = io::pipe().map_err(BindingError::Guard)?;
+        let (mut result, writer) = io::pipe().map_err(BindingError::Guard)?;
         let kept = [libc::STDERR_FILENO, reader.as_raw_fd(), writer.as_raw_fd(), owner.fd()];
-        child::start(c"berth-guard", &kept, || {
-            stand_guard(reader, writer, target, &owner, devices)
+        child::start(c"berth-guard", &kept, || match restriction.apply() {
+            Ok(()) => stand_guard(reader, writer, target, &owner, devices),
+            Err(error) => log::error!("{:#}", anyhow::Error::from(error)),
         })
         .map_err(BindingError::Guard)?;
-        Ok(Self { alive, result, _owner: owner })
+        match result.read(&mut [0]) {
+            Ok(1) => Ok(Self { alive, result, _owner: owner }),
+            Ok(_) => Err(BindingError::Guard(io::Error::other("it has no sandbox"))),
+            Err(error) => Err(BindingError::Guard(error)),
+        }
+    }
+
+    /// What it hears and says, from berth's side.
+    pub fn fds(&self) -> [RawFd; 2] {
+        [self.alive.as_raw_fd(), self.result.as_raw_fd()]
+    }
+
+    /// Tells it whose process the machine is.
+    pub fn watch(&self, machine: u32) {
+        // A guard that is gone is seen in the end.
+        let _ = (&self.alive).write_all(&machine.to_ne_bytes());
     }
 
     /// Tells it that the devices are closed, and waits until they are given back. Makes no
@@ -59,6 +83,7 @@ fn stand_guard(
     owner: &Owner,
     devices: &[HostBdf],
 ) {
+    let _ = result.write(&[1]);
     wait_for_end(reader);
     match give_back(target, owner, devices) {
         Ok(true) => {
@@ -70,9 +95,22 @@ fn stand_guard(
     }
 }
 
-/// Nobody writes to this pipe: it ends when berth does.
+/// The number of the machine's process comes through this pipe, once there is one, and its end when
+/// berth ends. A machine that is still there then has lost its parent, and is ended.
 fn wait_for_end(mut reader: PipeReader) {
+    let mut number = [0; 4];
+    let machine = match reader.read_exact(&mut number) {
+        Ok(()) => Pid::from_raw(i32::from_ne_bytes(number)),
+        Err(_) => None,
+    };
+    let machine = machine.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
     let _ = reader.read(&mut [0]);
+    if let Some(machine) = machine {
+        // It has ended, as nearly always, or is about to.
+        let _ = pidfd_send_signal(&machine, Signal::KILL);
+        let limit = Timespec { tv_sec: RELEASE.as_secs() as i64, tv_nsec: 0 };
+        let _ = poll(&mut [PollFd::new(&machine, PollFlags::IN)], Some(&limit));
+    }
 }
 
 fn give_back(target: &Target, owner: &Owner, devices: &[HostBdf]) -> Result<bool, BindingError> {

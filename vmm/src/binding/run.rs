@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
+use std::os::fd::RawFd;
 
 use berth_devices::pci::HostBdf;
 
@@ -12,6 +13,7 @@ use super::{
     BindOptions, BindingError, Session, Setting, Target, decide, execute, module, virtual_functions,
 };
 use crate::host::Functions;
+use crate::sandbox::Restriction;
 use crate::units::VfPortChange;
 
 /// A device of a run.
@@ -29,6 +31,16 @@ pub struct RunDevice {
 pub struct Lease(Guard);
 
 impl Lease {
+    /// The descriptors that end the run when they are closed, and that tell how that went.
+    pub fn fds(&self) -> [RawFd; 2] {
+        self.0.fds()
+    }
+
+    /// Tells whose process the machine is: it has to be gone before its devices go back.
+    pub fn watch(&self, machine: u32) {
+        self.0.watch(machine);
+    }
+
     /// Gives the devices back, which must be closed.
     pub fn end(self) {
         if !self.0.dismiss() {
@@ -37,7 +49,8 @@ impl Lease {
     }
 }
 
-/// Binds `devices` for a run of the machine `name`; `None` when there is nothing to change.
+/// Binds `devices` for a run of the machine `name`; `None` when there is nothing to change. Who gives
+/// them back may do what `restriction` leaves.
 ///
 /// # Errors
 /// A device cannot be had; nothing has changed then.
@@ -45,6 +58,7 @@ pub fn for_run(
     target: &Target,
     name: &str,
     devices: &[RunDevice],
+    restriction: Restriction,
 ) -> Result<Option<Lease>, BindingError> {
     if !devices.iter().any(|device| device.bind || !device.port.is_empty()) {
         return Ok(None);
@@ -79,7 +93,7 @@ pub fn for_run(
     let owner = Owner::new(session.journal.folder(), name)?;
     let id = owner.id().to_owned();
     // Before the first change, so that there is none without a guard.
-    let guard = Guard::start(target, owner, &addresses)?;
+    let guard = Guard::start(target, owner, &addresses, restriction)?;
     execute::run(&session.kernel, &mut session.journal, &steps, Some(&id))?;
     Ok(Some(Lease(guard)))
 }

@@ -12,30 +12,65 @@ use berth::config::Config;
 use berth::error::Error;
 use berth::exit::{Exit, Outcome};
 use berth::host::{HostProfile, Query, Root};
-use berth::machine::{self, RunOptions};
+use berth::machine::{self, BuildError, ChildEnd, Parent, Process, RunOptions};
 use berth::placement_lock::PlacementLock;
 use berth::plan::{Plan, PlanError};
+use berth::sandbox::{Restrictions, Role};
 use berth_devices::pci::HostBdf;
 
-/// Runs the machine of the config file at `path` to its end.
+/// Runs the machine of the config file at `path` to its end. The machine has a process of its own,
+/// whose exit code this one's is; in that process this returns, too.
 pub fn run(path: &Path, options: RunOptions) -> Result<Outcome, Error> {
     let placement_lock = PlacementLock::take()?;
-    let (plan, lease) = prepare(path)?;
+    let (plan, lease) = prepare(path, options)?;
     let name = plan.name.clone();
-    let result = machine::run(plan, options, placement_lock);
-    // The machine has let go of its devices by now.
+    match machine::split(plan, options, placement_lock) {
+        Ok(Process::Machine(machine)) => {
+            // It has no way to what gives its devices back.
+            drop(lease);
+            let exit = machine.run()?;
+            if exit != Exit::PowerOff {
+                log::warn!("{name}: {}", Outcome::Ended(exit).meaning());
+            }
+            Ok(Outcome::Ended(exit))
+        }
+        Ok(Process::Parent(parent)) => {
+            let end = wait(*parent, lease.as_ref());
+            // The machine has let go of its devices by now.
+            if let Some(lease) = lease {
+                lease.end();
+            }
+            let end = end?;
+            if let ChildEnd::Signal(signal) = end {
+                log::error!("{name}: the machine's process was ended by signal {signal}");
+            }
+            std::process::exit(end.code().into())
+        }
+        Err(error) => {
+            if let Some(lease) = lease {
+                lease.end();
+            }
+            Err(machine::Error::from(error).into())
+        }
+    }
+}
+
+/// Waits for the machine's process.
+fn wait(parent: Parent, lease: Option<&Lease>) -> Result<ChildEnd, Error> {
+    let mut kept = Vec::new();
     if let Some(lease) = lease {
-        lease.end();
+        lease.watch(parent.machine());
+        kept.extend(lease.fds());
     }
-    let exit = result?;
-    if exit != Exit::PowerOff {
-        log::warn!("{name}: {}", Outcome::Ended(exit).meaning());
-    }
-    Ok(Outcome::Ended(exit))
+    let failed = |error: BuildError| Error::from(machine::Error::from(error));
+    parent.confine(&kept).map_err(|error| failed(error.into()))?;
+    parent.wait().map_err(|source| {
+        failed(BuildError::System { doing: "wait for the machine's process", source })
+    })
 }
 
 /// A plan whose devices are bound, for as long as the lease lasts.
-fn prepare(path: &Path) -> Result<(Plan, Option<Lease>), Error> {
+fn prepare(path: &Path, options: RunOptions) -> Result<(Plan, Option<Lease>), Error> {
     let config = Config::load(path)?;
     let target = Target::live();
     binding::recover(&target);
@@ -50,7 +85,8 @@ fn prepare(path: &Path) -> Result<(Plan, Option<Lease>), Error> {
             port: function.port,
         })
         .collect();
-    let Some(lease) = binding::for_run(&target, &plan.name, &devices)? else {
+    let guard = Restrictions::new(options.seccomp, &plan.sandbox).of(Role::Guard);
+    let Some(lease) = binding::for_run(&target, &plan.name, &devices, guard)? else {
         return Ok((plan, None));
     };
     let addresses: Vec<HostBdf> = devices.iter().map(|device| device.address).collect();

@@ -13,13 +13,14 @@ mod kick;
 mod kvm;
 mod limits;
 mod memory;
+mod parent;
 mod pin;
 mod steering;
 mod vcpu;
 mod watch;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, PipeReader};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -40,9 +41,11 @@ use berth_devices::vfio::{
 use kvm_ioctls::VcpuFd;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
-use control::Signals;
+use control::Requests;
 pub use error::{BuildError, RunError};
 use hierarchy::Fabric;
+pub use parent::{ChildEnd, Parent};
+use parent::{Side, Signals};
 use watch::{Watch, Watched};
 
 use crate::advice::Code;
@@ -50,7 +53,7 @@ use crate::child;
 use crate::exit::Exit;
 use crate::placement_lock::PlacementLock;
 use crate::plan::{BootPlan, PciPlan, Plan, VcpuPlan};
-use crate::sandbox::{Confinement, Mode, Reporter, Restrictions};
+use crate::sandbox::{Confinement, Mode, Reporter, Restrictions, Role};
 use chipset::Chipset;
 use console::{Console, Input, Keyboard, SerialConsole};
 use kvm::{BAR_SLOTS, HostKvm, RAM_SLOTS, Vm};
@@ -71,7 +74,7 @@ pub struct Machine {
     confinement: Confinement,
     reporter: Option<Reporter>,
     ended: (mpsc::Sender<Ended>, Receiver<Ended>),
-    signals: Signals,
+    requests: Requests,
     plan: Plan,
     _address_space: Option<AddressSpace>,
     _vm: Arc<Vm>,
@@ -87,10 +90,77 @@ pub struct RunOptions {
     pub sandbox_report: bool,
 }
 
-/// Builds the machine and runs it to its end. `placement_lock` is released when
-/// its CPUs are taken.
-pub fn run(plan: Plan, options: RunOptions, placement_lock: PlacementLock) -> Result<Exit, Error> {
-    Ok(Machine::build(plan, options, placement_lock)?.run()?)
+/// Which of two processes goes on after [`split`].
+pub enum Process {
+    /// The one that was started.
+    Parent(Box<Parent>),
+    /// The machine's own.
+    Machine(Box<Prepared>),
+}
+
+/// A machine that has a process of its own, with one thread, and nothing else yet.
+pub struct Prepared {
+    plan: Plan,
+    keyboard: Option<Keyboard>,
+    steering: Option<Steering>,
+    reporter: Option<Reporter>,
+    confinement: Confinement,
+    restrictions: Restrictions,
+    requests: PipeReader,
+    placement_lock: PlacementLock,
+}
+
+/// Starts the helpers of the machine and makes its process; from here on there are two. The process
+/// has one thread. `placement_lock` is released when the machine's CPUs are taken.
+///
+/// # Errors
+/// A helper or the process cannot be had.
+pub fn split(
+    plan: Plan,
+    options: RunOptions,
+    placement_lock: PlacementLock,
+) -> Result<Process, BuildError> {
+    child::keep_memory_private().map_err(BuildError::system("switch core dumps off"))?;
+    let restrictions = Restrictions::new(options.seccomp, &plan.sandbox);
+    let keyboard = Keyboard::prepare(&plan.console, &restrictions.of(Role::Terminal))?;
+    // Before the first thread, which inherits both.
+    let signals = Signals::take().map_err(BuildError::system("take over signals"))?;
+    kick::prepare().map_err(BuildError::system("install a signal handler"))?;
+    let pinned = pin::pin_this_thread(&plan.vmm_cpus);
+    pinned.map_err(BuildError::system("choose the CPUs of its own threads"))?;
+    let interrupts = restrictions.of(Role::Interrupts);
+    let steering = Steering::start(&plan.pci.functions, &plan.vmm_cpus, &interrupts);
+    let steering = steering.map_err(BuildError::system("start what steers interrupts"))?;
+    let reporter = options.sandbox_report.then(Reporter::start).transpose()?;
+    let confinement = Confinement::begin(&plan.sandbox, &plan.limits, plan.vcpus.len() as u64)?;
+    let side = parent::split(signals, &confinement, restrictions.of(Role::Parent));
+    match side.map_err(BuildError::system("make the machine's process"))? {
+        Side::Parent(parent) => {
+            // They are the machine's now: dropping them here would end what they stand for.
+            std::mem::forget((keyboard, steering, reporter, placement_lock));
+            Ok(Process::Parent(parent))
+        }
+        Side::Machine(requests) => Ok(Process::Machine(Box::new(Prepared {
+            plan,
+            keyboard,
+            steering,
+            reporter,
+            confinement,
+            restrictions,
+            requests,
+            placement_lock,
+        }))),
+    }
+}
+
+impl Prepared {
+    /// Builds the machine and runs it to its end.
+    ///
+    /// # Errors
+    /// It cannot be built, or fails while it runs.
+    pub fn run(self) -> Result<Exit, Error> {
+        Ok(Machine::build(self)?.run()?)
+    }
 }
 
 /// Why there was no orderly end.
@@ -124,25 +194,18 @@ impl Error {
 
 impl Machine {
     /// Executes the plan. Nothing of it is left when this fails.
-    pub fn build(
-        plan: Plan,
-        options: RunOptions,
-        placement_lock: PlacementLock,
-    ) -> Result<Self, BuildError> {
-        child::keep_memory_private().map_err(BuildError::system("switch core dumps off"))?;
-        let restrictions = Restrictions::compile(options.seccomp, &plan.sandbox)?;
-        let keyboard = Keyboard::prepare(&plan.console)?;
-        // Before the first thread, which inherits both.
-        let signals = Signals::take().map_err(BuildError::system("take over signals"))?;
-        kick::prepare().map_err(BuildError::system("install a signal handler"))?;
-        let pinned = pin::pin_this_thread(&plan.vmm_cpus);
-        pinned.map_err(BuildError::system("choose the CPUs of its own threads"))?;
-        let steering =
-            Steering::start(&plan.pci.functions, &plan.vmm_cpus, &restrictions.interrupts);
-        let steering = steering.map_err(BuildError::system("start what steers interrupts"))?;
-        let reporter = options.sandbox_report.then(Reporter::start).transpose()?;
-        let vcpus = plan.vcpus.len() as u64;
-        let confinement = Confinement::begin(&plan.sandbox, &plan.limits, vcpus)?;
+    fn build(prepared: Prepared) -> Result<Self, BuildError> {
+        let Prepared {
+            plan,
+            keyboard,
+            steering,
+            reporter,
+            confinement,
+            restrictions,
+            requests,
+            placement_lock,
+        } = prepared;
+        confinement.enter()?;
         let threads = reserve_cpus(&plan)?;
         drop(placement_lock);
         limits::raise(&plan.limits).map_err(BuildError::system("raise its resource limits"))?;
@@ -176,7 +239,7 @@ impl Machine {
             confinement,
             reporter,
             ended: mpsc::channel(),
-            signals,
+            requests: requests.into(),
             plan,
             _address_space: address_space,
             _vm: vm,
@@ -196,8 +259,11 @@ impl Machine {
 
     fn start(&mut self) -> Result<Vec<VcpuThread>, RunError> {
         self.confinement.complete()?;
+        parent::end_with_parent()
+            .map_err(|source| RunError::System { doing: "end with its parent", source })?;
+        let restriction = self.restrictions.of(Role::Vcpu);
         if let Some(boot_vcpu) = self.vcpus.first_mut() {
-            vcpu::start_kernel_workers(boot_vcpu, &self.restrictions.vcpu)
+            vcpu::start_kernel_workers(boot_vcpu, &restriction)
                 .map_err(|source| RunError::System { doing: "start KVM's threads", source })?;
         }
         let threads = std::mem::take(&mut self.threads);
@@ -206,7 +272,7 @@ impl Machine {
             threads.iter().zip(&self.plan.vcpus).zip(std::mem::take(&mut self.vcpus))
         {
             let (shared, ended) = (self.shared.clone(), self.ended.0.clone());
-            let restriction = (self.restrictions.vcpu.clone(), restricted.clone());
+            let restriction = (restriction.clone(), restricted.clone());
             thread.start(planned.index, fd, shared, ended, restriction);
         }
         drop(restricted);

@@ -1,8 +1,8 @@
 //! What stands behind seccomp: berth leaves the host's namespaces, its files and root.
 //!
-//! The first half is done while the process has one thread, which the others inherit from; the
-//! host's files are still there to be opened. The second half is done when everything is open, and
-//! binds the whole process. What is each thread's own matter is in [`Restriction::apply`].
+//! Two parts are done while there is one thread, which the others inherit from: one in the process
+//! that was started, one in the machine's. The last is done when everything is open, and binds the
+//! whole process. What is each thread's own matter is in [`Restriction::apply`].
 //!
 //! [`Restriction::apply`]: super::Restriction::apply
 
@@ -31,15 +31,20 @@ const STAGE: &str = "/proc";
 const OWN_MAPPINGS: u64 = 256 << 20;
 const HEAP_OF_THREAD: u64 = 128 << 20;
 
+/// What a host that cannot have them is told.
+const NAMESPACES: &str = "make namespaces of its own";
+
 /// KVM's worker, and a spare.
 const OTHER_TASKS: u64 = 8;
 
 /// A confinement that has begun.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Confinement {
     plan: SandboxPlan,
     limits: Limits,
     vcpus: u64,
+    uid: u32,
+    gid: u32,
 }
 
 fn layer(layer: Layer, doing: &'static str) -> impl Fn(io::Error) -> SandboxError {
@@ -56,26 +61,44 @@ fn may(capability: CapabilitySet) -> bool {
 }
 
 impl Confinement {
-    /// The first half: namespaces, and nothing to gain any more. The process has one thread.
+    /// The first part, before the machine's process is made: nothing is to be gained any more, and
+    /// that process will be the first of a PID namespace. This one has one thread.
     ///
     /// # Errors
     /// The kernel has no such namespaces, or this process may make none.
     pub fn begin(plan: &SandboxPlan, limits: &Limits, vcpus: u64) -> Result<Self, SandboxError> {
+        let own = OWN_IDS + rustix::process::getpid().as_raw_nonzero().get() as u32;
+        let uid = plan.uid.unwrap_or(own);
+        let gid = plan.gid.unwrap_or(uid);
+        let begun = Self { plan: plan.clone(), limits: limits.clone(), vcpus, uid, gid };
         if plan.layers.is_empty() {
-            return Ok(Self { plan: plan.clone(), limits: limits.clone(), vcpus });
+            return Ok(begun);
         }
         rustix::thread::set_no_new_privs(true)
             .map_err(|error| layer(Layer::User, "give up new privileges")(error.into()))?;
         if plan.has(Layer::Namespaces) {
-            unshare().map_err(layer(Layer::Namespaces, "make namespaces of its own"))?;
+            leave_processes().map_err(layer(Layer::Namespaces, NAMESPACES))?;
         }
-        if plan.has(Layer::User) && may(CapabilitySet::SETPCAP) {
-            empty_bounding_set();
+        if plan.has(Layer::User) {
+            // While it may; what it has of them now is needed until the end of the build.
+            super::empty_bounding_set(CapabilitySet::empty());
         }
-        Ok(Self { plan: plan.clone(), limits: limits.clone(), vcpus })
+        Ok(begun)
     }
 
-    /// The second half: nothing is opened any more.
+    /// The second part, in the machine's process, which has one thread: the other namespaces. The
+    /// host's files are still there to be opened.
+    ///
+    /// # Errors
+    /// As before.
+    pub fn enter(&self) -> Result<(), SandboxError> {
+        if self.plan.has(Layer::Namespaces) {
+            leave_namespaces().map_err(layer(Layer::Namespaces, NAMESPACES))?;
+        }
+        Ok(())
+    }
+
+    /// The last part, in the machine's process: nothing is opened any more.
     ///
     /// # Errors
     /// A layer cannot be had.
@@ -90,10 +113,19 @@ impl Confinement {
             leave_files().map_err(layer(Layer::Root, "make its root folder an empty one"))?;
         }
         self.bound(mapped).map_err(limit)?;
-        if plan.has(Layer::User) {
-            leave_root(plan).map_err(layer(Layer::User, "become another user than root"))?;
+        self.leave_root()
+    }
+
+    /// Becomes the user of the plan, in all threads, with no group but one. The kernel takes the
+    /// capabilities of who leaves root (capabilities(7)). Who is not root has none to leave.
+    ///
+    /// # Errors
+    /// The process may not.
+    pub fn leave_root(&self) -> Result<(), SandboxError> {
+        if !self.plan.has(Layer::User) || !rustix::process::geteuid().is_root() {
+            return Ok(());
         }
-        Ok(())
+        become_user(self.uid, self.gid).map_err(layer(Layer::User, "become another user than root"))
     }
 
     /// Limits of what a thread that was taken over could use up.
@@ -138,37 +170,36 @@ fn mapped_bytes() -> Option<u64> {
     Some(pages * rustix::param::page_size() as u64)
 }
 
-/// Leaves the host's namespaces but that of processes, which only a child can leave. Who may not
-/// becomes the root of a user namespace that has nobody but itself in it, and may there.
-fn unshare() -> io::Result<()> {
-    let mut flags = UnshareFlags::NEWNS
-        | UnshareFlags::NEWNET
-        | UnshareFlags::NEWIPC
-        | UnshareFlags::NEWUTS
-        | UnshareFlags::NEWCGROUP;
-    let is_user = !may(CapabilitySet::SYS_ADMIN);
-    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-    if is_user {
-        flags |= UnshareFlags::NEWUSER;
-    }
-    // SAFETY: the process has one thread, and shares neither files nor folders with another.
-    unsafe { rustix::thread::unshare_unsafe(flags) }?;
-    if is_user {
+/// Has the next child be the first of a PID namespace. Who may not becomes the root of a user
+/// namespace that has nobody but itself in it, and may there.
+fn leave_processes() -> io::Result<()> {
+    if !may(CapabilitySet::SYS_ADMIN) {
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        unshare(UnshareFlags::NEWUSER)?;
         // Without it a user could leave groups that keep others from a file (user_namespaces(7)).
         fs::write("/proc/self/setgroups", "deny")?;
         fs::write("/proc/self/uid_map", format!("{uid} {uid} 1", uid = uid.as_raw()))?;
         fs::write("/proc/self/gid_map", format!("{gid} {gid} 1", gid = gid.as_raw()))?;
     }
+    unshare(UnshareFlags::NEWPID)
+}
+
+/// Leaves the other namespaces of the host.
+fn leave_namespaces() -> io::Result<()> {
+    unshare(
+        UnshareFlags::NEWNS
+            | UnshareFlags::NEWNET
+            | UnshareFlags::NEWIPC
+            | UnshareFlags::NEWUTS
+            | UnshareFlags::NEWCGROUP,
+    )?;
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     Ok(rustix::mount::mount_change(c"/", private)?)
 }
 
-/// No program that berth could run would get any of them back.
-fn empty_bounding_set() {
-    for capability in CapabilitySet::all().iter() {
-        // Older kernels lack the newest.
-        let _ = rustix::thread::remove_capability_from_bounding_set(capability);
-    }
+fn unshare(flags: UnshareFlags) -> io::Result<()> {
+    // SAFETY: the process has one thread, and shares neither files nor folders with another.
+    Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)
 }
 
 /// Makes an empty folder the root of this process, and lets go of the host's mounts. In namespaces
@@ -191,15 +222,7 @@ fn leave_files() -> io::Result<()> {
     Ok(rustix::process::chdir(c"/")?)
 }
 
-/// Becomes the user of the plan, in all threads, with no group but one. The kernel takes the
-/// capabilities of who leaves root (capabilities(7)). Who is not root has none to leave.
-fn leave_root(plan: &SandboxPlan) -> io::Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(());
-    }
-    let own = OWN_IDS + rustix::process::getpid().as_raw_nonzero().get() as u32;
-    let uid = plan.uid.unwrap_or(own);
-    let gid = plan.gid.unwrap_or(uid);
+fn become_user(uid: u32, gid: u32) -> io::Result<()> {
     let done = |result: libc::c_int| match result {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),

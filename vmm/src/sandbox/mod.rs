@@ -2,21 +2,22 @@
 //!
 //! First, seccomp: each thread role may make the system calls that its filter lists, and no other.
 //! The filters are data, `resources/seccomp/x86_64.json`, in the format of seccompiler. They are
-//! compiled when the machine is built and applied by each thread before the guest runs.
+//! compiled when berth is (`build.rs`), and applied by each thread before the guest runs.
 //!
 //! The threads of berth share one address space, so who has taken over one of them can make the
 //! others act: what all filters of the process allow together is what it can do. What stands behind
 //! the filters binds all of them: [`Confinement`] for the process, and Landlock.
 
 mod confinement;
+mod filters;
 mod landlock;
+mod mounts;
 mod report;
 
 use std::io;
-use std::sync::Arc;
 
-use seccompiler::{BpfProgram, TargetArch};
-use vmm_sys_util::signal::SIGRTMIN;
+use rustix::thread::{CapabilitySet, CapabilitySets};
+use seccompiler::BpfProgram;
 
 pub use confinement::Confinement;
 pub use report::Reporter;
@@ -24,8 +25,6 @@ pub use report::Reporter;
 use crate::plan::SandboxPlan;
 use crate::units::Layer;
 use landlock::{Files, LandlockError};
-
-const FILTERS: &str = include_str!("../../../resources/seccomp/x86_64.json");
 
 /// What happens on a system call that no filter lists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -42,12 +41,18 @@ pub enum Mode {
 /// What a thread does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
+    /// Passes signals on to the machine's process and waits for its end.
+    Parent,
     /// Signals, console, end of the machine.
     Control,
     /// Runs a vCPU.
     Vcpu,
     /// Steers the devices' interrupts, in a process of its own.
     Interrupts,
+    /// Gives the devices back, in a process of its own.
+    Guard,
+    /// Restores the terminal, in a process of its own.
+    Terminal,
 }
 
 /// What `berth-irq` writes to, and what it reads: a function's folder is a link to `/sys/devices`.
@@ -55,18 +60,43 @@ const OF_INTERRUPTS: Files =
     Files::Below(&["/proc/irq"], &["/sys/bus/pci/devices", "/sys/devices"]);
 
 impl Role {
-    fn name(self) -> &'static str {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Parent, Self::Control, Self::Vcpu, Self::Interrupts, Self::Guard, Self::Terminal];
+
+    /// As the filters have it.
+    pub fn name(self) -> &'static str {
         match self {
+            Self::Parent => "parent",
             Self::Control => "control",
             Self::Vcpu => "vcpu",
             Self::Interrupts => "interrupts",
+            Self::Guard => "guard",
+            Self::Terminal => "terminal",
         }
     }
 
+    /// The guard looks at who has a device open, which Landlock allows of nobody that is not under
+    /// the same rules (Landlock, "Ptrace restrictions"). What it can write to, its mounts say.
     fn files(self) -> Files {
         match self {
-            Self::Control | Self::Vcpu => Files::None,
+            Self::Parent | Self::Control | Self::Vcpu | Self::Terminal => Files::None,
             Self::Interrupts => OF_INTERRUPTS,
+            Self::Guard => Files::Any,
+        }
+    }
+
+    /// To see whose files are open and end what is left of a machine, whosever they are, and to set
+    /// the ports of virtual functions.
+    fn capabilities(self) -> CapabilitySet {
+        match self {
+            Self::Guard => {
+                CapabilitySet::DAC_READ_SEARCH
+                    | CapabilitySet::KILL
+                    | CapabilitySet::NET_ADMIN
+                    | CapabilitySet::SYS_PTRACE
+            }
+            _ => CapabilitySet::empty(),
         }
     }
 }
@@ -74,9 +104,6 @@ impl Role {
 /// Why there is no sandbox.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
-    /// The filters are no program.
-    #[error("cannot compile the seccomp filters")]
-    Compile(#[source] seccompiler::Error),
     /// The kernel takes none.
     #[error("cannot set up the seccomp filter of {role} threads")]
     Apply {
@@ -139,7 +166,7 @@ impl SandboxError {
                 "boot a kernel of 5.13 or newer with CONFIG_SECURITY_LANDLOCK, and with landlock \
                  in lsm=",
             ),
-            Self::Compile(_) | Self::Apply { .. } | Self::Limit { .. } | Self::Reporter(_) => {
+            Self::Apply { .. } | Self::Limit { .. } | Self::Reporter(_) => {
                 return None;
             }
         };
@@ -147,47 +174,32 @@ impl SandboxError {
     }
 }
 
-/// The restriction of each role.
+/// The restrictions of a machine's roles.
+#[derive(Clone, Copy, Debug)]
 pub struct Restrictions {
-    /// Of the thread that controls the machine.
-    pub control: Restriction,
-    /// Of the vCPUs' threads.
-    pub vcpu: Restriction,
-    /// Of the process that steers interrupts.
-    pub interrupts: Restriction,
+    mode: Mode,
+    user: bool,
+    namespaces: bool,
+    landlock: bool,
 }
 
 impl Restrictions {
-    /// Compiles the filters, for this process: its ID and the number of its kick are among the
-    /// arguments that they check.
-    ///
-    /// # Errors
-    /// The file that the filters come from is none that seccompiler takes.
-    pub fn compile(mode: Mode, plan: &SandboxPlan) -> Result<Self, SandboxError> {
-        let mut json = FILTERS
-            .replace("\"OWN_PID\"", &std::process::id().to_string())
-            .replace("\"KICK_SIGNAL\"", &SIGRTMIN().to_string());
-        if mode == Mode::Log {
-            json = json.replace("\"kill_process\"", "\"log\"");
+    /// Those that `plan` wants, with filters as `mode` says.
+    pub fn new(mode: Mode, plan: &SandboxPlan) -> Self {
+        let [user, namespaces, landlock] =
+            [Layer::User, Layer::Namespaces, Layer::Landlock].map(|layer| plan.has(layer));
+        Self { mode, user, namespaces, landlock }
+    }
+
+    /// That of `role`, in this process: its ID is among what the filters check.
+    pub fn of(self, role: Role) -> Restriction {
+        Restriction {
+            role,
+            capabilities: self.user.then(|| role.capabilities()),
+            own_mounts: role == Role::Guard && self.namespaces,
+            files: if self.landlock { role.files() } else { Files::Any },
+            program: filters::program(role, self.mode),
         }
-        let mut programs = match mode {
-            Mode::Off => Default::default(),
-            Mode::Kill | Mode::Log => {
-                seccompiler::compile_from_json(json.as_bytes(), TargetArch::x86_64)
-                    .map_err(SandboxError::Compile)?
-            }
-        };
-        let mut filter = |role: Role| {
-            let program = programs.remove(role.name());
-            assert!(program.is_some() || mode == Mode::Off, "the filters name every role");
-            let files = if plan.has(Layer::Landlock) { role.files() } else { Files::Any };
-            Restriction { role, files, program: Arc::new(program.unwrap_or_default()) }
-        };
-        Ok(Self {
-            control: filter(Role::Control),
-            vcpu: filter(Role::Vcpu),
-            interrupts: filter(Role::Interrupts),
-        })
     }
 }
 
@@ -195,9 +207,13 @@ impl Restrictions {
 #[derive(Clone)]
 pub struct Restriction {
     role: Role,
+    /// Those that stay; `None` where all do.
+    capabilities: Option<CapabilitySet>,
+    /// Whether its mounts allow no more than giving devices back takes.
+    own_mounts: bool,
     files: Files,
     /// Empty where there is none.
-    program: Arc<BpfProgram>,
+    program: BpfProgram,
 }
 
 impl Restriction {
@@ -207,12 +223,51 @@ impl Restriction {
     /// The kernel has no Landlock, or seccomp(2) and prctl(2) say no.
     pub fn apply(&self) -> Result<(), SandboxError> {
         let role = self.role.name();
+        if self.own_mounts {
+            let failed = |source| SandboxError::Layer {
+                layer: Layer::Namespaces,
+                doing: "keep its guard from files",
+                source,
+            };
+            mounts::restrict().map_err(failed)?;
+        }
+        if let Some(kept) = self.capabilities {
+            let failed = |source| SandboxError::Layer {
+                layer: Layer::User,
+                doing: "give up capabilities",
+                source,
+            };
+            keep_capabilities(kept).map_err(failed)?;
+        }
         landlock::restrict(self.files).map_err(|source| SandboxError::Landlock { role, source })?;
         if self.program.is_empty() {
             return Ok(());
         }
         seccompiler::apply_filter(&self.program)
             .map_err(|source| SandboxError::Apply { role, source })
+    }
+}
+
+/// Gives up all capabilities but `kept`, in every set of the calling thread.
+fn keep_capabilities(kept: CapabilitySet) -> io::Result<()> {
+    empty_bounding_set(kept);
+    let now = rustix::thread::capabilities(None)?;
+    let sets = CapabilitySets {
+        effective: now.effective & kept,
+        permitted: now.permitted & kept,
+        inheritable: CapabilitySet::empty(),
+    };
+    Ok(rustix::thread::set_capabilities(None, sets)?)
+}
+
+/// No program that this thread could run would get others than `kept`.
+fn empty_bounding_set(kept: CapabilitySet) {
+    let now = rustix::thread::capabilities(None);
+    if now.is_ok_and(|now| now.effective.contains(CapabilitySet::SETPCAP)) {
+        for capability in (CapabilitySet::all() - kept).iter() {
+            // Older kernels lack the newest.
+            let _ = rustix::thread::remove_capability_from_bounding_set(capability);
+        }
     }
 }
 

@@ -42,17 +42,19 @@ fn wait_and_report(mut reader: PipeReader, berth: u32) {
     }
 }
 
-/// Lines on all threads of `berth`, and of the processes that it has started.
+/// Lines on all threads of `berth`, and of the processes that it has started: the machine's and the
+/// helpers.
 fn report(berth: u32) -> String {
-    let mut text = format!("sandbox of process {berth}\n");
-    let helpers = processes().filter(|pid| {
+    let mut text = String::from("sandbox\n");
+    let children = processes().filter(|pid| {
         let parent = status_of(&format!("/proc/{pid}"), "PPid").and_then(|pid| pid.parse().ok());
         parent == Some(berth) && *pid != std::process::id()
     });
-    let helpers: Vec<u32> = helpers.collect();
-    for pid in std::iter::once(berth).chain(helpers) {
+    let children: Vec<u32> = children.collect();
+    for pid in std::iter::once(berth).chain(children) {
         let mut threads = numbers(&format!("/proc/{pid}/task")).collect::<Vec<_>>();
         threads.sort_unstable();
+        text += &format!("  process {pid}\n");
         for thread in threads {
             text += &thread_line(&format!("/proc/{pid}/task/{thread}"));
         }
@@ -78,7 +80,7 @@ fn status_of(folder: &str, key: &str) -> Option<String> {
     Some(line.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-/// `  router/vcpu0  uid 1900000711  gid ...  capabilities 0 ...`.
+/// `    router/vcpu0  uid 1900000711  gid ...  capabilities 0 ...`.
 fn thread_line(folder: &str) -> String {
     let of = |key: &str| status_of(folder, key).unwrap_or_else(|| "?".to_owned());
     let first = |key: &str| of(key).split(' ').next().unwrap_or("?").to_owned();
@@ -89,7 +91,7 @@ fn thread_line(folder: &str) -> String {
         if short.is_empty() { "0".to_owned() } else { short.to_owned() }
     });
     format!(
-        "  {:15}  uid {}  gid {}  groups [{}]  capabilities {}  no_new_privs {}  seccomp {} ({})\n",
+        "    {:15}  uid {}  gid {}  groups [{}]  capabilities {}  no_new_privs {}  seccomp {} ({})\n",
         of("Name"),
         first("Uid"),
         first("Gid"),

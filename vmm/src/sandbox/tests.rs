@@ -1,10 +1,13 @@
 //! The filters are tried out: each attempt is made in a process of its own.
 
 use libc::{c_int, c_long};
+use vmm_sys_util::signal::SIGRTMIN;
 
 use super::*;
 
-const ROLES: [Role; 3] = [Role::Control, Role::Vcpu, Role::Interrupts];
+/// Those that a call which is not listed ends.
+const ROLES: [Role; 5] =
+    [Role::Parent, Role::Control, Role::Vcpu, Role::Interrupts, Role::Terminal];
 /// Those that share berth's address space.
 const BERTHS_OWN: [Role; 2] = [Role::Control, Role::Vcpu];
 
@@ -30,18 +33,11 @@ fn act_out(role: Role, mode: Mode, attempts: impl FnOnce(c_long) -> Vec<Attempt>
     let child = unsafe { libc::fork() };
     if child == 0 {
         let attempts = attempts(c_long::from(std::process::id()));
-        let applied = Restrictions::compile(mode, &SandboxPlan::default()).and_then(|filters| {
-            match role {
-                Role::Control => filters.control,
-                Role::Vcpu => filters.vcpu,
-                Role::Interrupts => filters.interrupts,
-            }
-            .apply()
-        });
+        let applied = Restrictions::new(mode, &SandboxPlan::default()).of(role).apply();
         // The end that the role may make, or the test would see that call killed.
         let end = match role {
-            Role::Control | Role::Interrupts => libc::SYS_exit_group,
             Role::Vcpu => libc::SYS_exit,
+            _ => libc::SYS_exit_group,
         };
         // SAFETY: the attempts are such that they do no harm; a kick does what it does to a process
         // that has not asked for any, whatever this one has.
@@ -77,9 +73,8 @@ fn advise(advice: c_int) -> Attempt {
 #[test]
 fn every_role_has_a_filter_unless_they_are_off() {
     let programs = |mode| {
-        let Restrictions { control, vcpu, interrupts } =
-            Restrictions::compile(mode, &SandboxPlan::default()).expect("sound");
-        [control.program, vcpu.program, interrupts.program]
+        let restrictions = Restrictions::new(mode, &SandboxPlan::default());
+        Role::ALL.map(|role| restrictions.of(role).program)
     };
     let (kill, log) = (programs(Mode::Kill), programs(Mode::Log));
     assert!(kill.iter().zip(&log).all(|(kill, log)| !kill.is_empty() && kill != log));
@@ -97,8 +92,8 @@ fn a_call_that_is_not_listed_kills() {
         ];
         // Who steers interrupts opens files, and does nothing to the machine.
         attempts.push(match role {
-            Role::Control | Role::Vcpu => call(libc::SYS_openat, &[]),
             Role::Interrupts => call(libc::SYS_ioctl, &[]),
+            _ => call(libc::SYS_openat, &[]),
         });
         for attempt in attempts {
             assert_eq!(
@@ -110,6 +105,36 @@ fn a_call_that_is_not_listed_kills() {
     }
     let opens = |_| vec![call(libc::SYS_openat, &[])];
     assert_eq!(act_out(Role::Interrupts, Mode::Kill, opens), End::Exit);
+}
+
+/// Devices would stay with nobody if the guard were killed for a call that somebody has forgotten.
+#[test]
+fn the_guard_is_refused_what_is_not_listed() {
+    // SAFETY: the C library keeps the heap usable in a child, which ends without unwinding.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let guard = Restrictions::new(Mode::Kill, &SandboxPlan::default()).of(Role::Guard);
+        let applied = guard.apply().is_ok();
+        let refused = |number, arguments: [c_long; 2]| {
+            // SAFETY: each of them would fail without a filter, too, for another reason.
+            let result = unsafe { libc::syscall(number, arguments[0], arguments[1]) };
+            result == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
+        };
+        let all = [
+            refused(libc::SYS_execve, [0, 0]),
+            refused(libc::SYS_socket, [libc::AF_INET.into(), -1]),
+            refused(libc::SYS_pidfd_send_signal, [-1, libc::SIGTERM.into()]),
+            refused(libc::SYS_ptrace, [-1, 0]),
+            refused(libc::SYS_mount, [0, 0]),
+            refused(libc::SYS_init_module, [0, 0]),
+        ];
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(i32::from(!(applied && all.iter().all(|refused| *refused)))) }
+    }
+    let mut status = 0;
+    // SAFETY: `status` is writable.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    assert_eq!(status, 0);
 }
 
 #[test]
@@ -235,7 +260,8 @@ fn what_a_thread_needs_is_left_to_it() {
 fn the_figures_that_are_published_are_those_of_the_filters() {
     use std::collections::{BTreeMap, BTreeSet};
 
-    let filters: serde_json::Value = serde_json::from_str(FILTERS).expect("JSON");
+    let filters = include_str!("../../../resources/seccomp/x86_64.json");
+    let filters: serde_json::Value = serde_json::from_str(filters).expect("JSON");
     let row = |name: &str, roles: &[Role]| {
         let rules = roles.iter().flat_map(|role| filters[role.name()]["filter"].as_array());
         let (mut calls, mut requests) = (BTreeMap::new(), BTreeSet::new());
@@ -254,7 +280,10 @@ fn the_figures_that_are_published_are_those_of_the_filters() {
         row("vCPU", &[Role::Vcpu]),
         row("control", &[Role::Control]),
         row("both: they share one address space", &BERTHS_OWN),
+        row("parent, a process of its own", &[Role::Parent]),
         row("`berth-irq`, a process of its own", &[Role::Interrupts]),
+        row("`berth-guard`, a process of its own", &[Role::Guard]),
+        row("`berth-tty`, a process of its own", &[Role::Terminal]),
     ] {
         assert!(text.contains(&row), "{row}");
     }

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use crate::host::{MachineFiles, refusal_of_open};
 use crate::plan::ConsolePlan;
+use crate::sandbox::Restriction;
 pub use output::Output;
 pub use serial_console::SerialConsole;
 use terminal::{State, Terminal};
@@ -86,7 +87,10 @@ impl Keyboard {
     /// before anything else is opened or started.
     ///
     /// `None` also for a terminal that another job has: reading it would stop berth.
-    pub fn prepare(plan: &ConsolePlan) -> Result<Option<Self>, ConsoleError> {
+    pub fn prepare(
+        plan: &ConsolePlan,
+        restriction: &Restriction,
+    ) -> Result<Option<Self>, ConsoleError> {
         if *plan != ConsolePlan::Stdio {
             close_input().map_err(ConsoleError::Input)?;
             return Ok(None);
@@ -95,7 +99,7 @@ impl Keyboard {
             State::None => Some(Self(None)),
             State::Background => None,
             State::Foreground => {
-                Some(Self(Some(Terminal::guarded().map_err(ConsoleError::Terminal)?)))
+                Some(Self(Some(Terminal::guarded(restriction).map_err(ConsoleError::Terminal)?)))
             }
         })
     }
@@ -194,6 +198,8 @@ mod tests {
     use rustix::pipe::PipeFlags;
 
     use super::*;
+    use crate::plan::SandboxPlan;
+    use crate::sandbox::{Mode, Restrictions, Role};
 
     fn filter(bytes: &[u8]) -> (Vec<u8>, Option<Request>) {
         filter_escape(&mut false, bytes)
@@ -253,10 +259,12 @@ mod tests {
 
     #[test]
     fn standard_input_is_closed_where_the_guest_has_none() {
+        let restriction = Restrictions::new(Mode::Off, &SandboxPlan::default()).of(Role::Terminal);
         // SAFETY: the C library keeps the heap usable in a child, which ends without unwinding.
         let child = unsafe { libc::fork() };
         if child == 0 {
-            let closed = Keyboard::prepare(&ConsolePlan::Off).is_ok_and(|none| none.is_none());
+            let closed =
+                Keyboard::prepare(&ConsolePlan::Off, &restriction).is_ok_and(|none| none.is_none());
             let input = std::fs::read_link("/proc/self/fd/0");
             let closed = closed && input.is_ok_and(|input| input == Path::new("/dev/null"));
             // SAFETY: ends the child.

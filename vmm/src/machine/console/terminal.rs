@@ -11,6 +11,7 @@ use rustix::stdio::stdin;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
 
 use crate::child;
+use crate::sandbox::Restriction;
 
 /// What standard input is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +51,7 @@ impl Terminal {
     ///
     /// # Errors
     /// No modes, no pipe, or no child ([`child::start`]).
-    pub fn guarded() -> io::Result<Self> {
+    pub fn guarded(restriction: &Restriction) -> io::Result<Self> {
         let before = tcgetattr(stdin())?;
         let mut raw = before.clone();
         raw.make_raw();
@@ -58,7 +59,10 @@ impl Terminal {
         raw.output_modes = before.output_modes;
         let (reader, guard) = io::pipe()?;
         let kept = [libc::STDIN_FILENO, reader.as_raw_fd()];
-        child::start(c"berth-tty", &kept, || stand_guard(reader, &before, &raw))?;
+        child::start(c"berth-tty", &kept, || match restriction.apply() {
+            Ok(()) => stand_guard(reader, &before, &raw),
+            Err(error) => log::error!("{error}"),
+        })?;
         Ok(Self { before, raw, guard })
     }
 

@@ -7,8 +7,8 @@
 mod console;
 mod devices;
 mod event_loop;
+mod requests;
 mod shutdown;
-mod signals;
 mod vcpus;
 
 use std::sync::atomic::Ordering;
@@ -17,11 +17,12 @@ use std::time::{Duration, Instant};
 use super::{Machine, RunError};
 use crate::exit::Exit;
 use crate::machine::vcpu::{ExitCounts, Shared, VcpuThread};
+use crate::sandbox::Role;
 use console::ConsoleInput;
 use devices::Devices;
 use event_loop::EventLoop;
+pub use requests::Requests;
 use shutdown::{Action, Shutdown};
-pub use signals::Signals;
 use vcpus::Vcpus;
 
 /// How long a kicked vCPU gets before it is kicked again.
@@ -47,10 +48,10 @@ pub fn supervise(machine: &mut Machine) -> Result<Exit, RunError> {
     let chipset = &machine.shared.chipset;
     let mut events = EventLoop::new()?;
     events.add(Vcpus::new(&machine.shared.ended, &machine.ended.1))?;
-    events.add(&mut machine.signals)?;
+    events.add(&mut machine.requests)?;
     events.add(ConsoleInput::new(machine.input.as_mut(), &chipset.console))?;
     events.add(Devices::new(&mut machine.watch, &chipset.segment))?;
-    machine.restrictions.control.apply()?;
+    machine.restrictions.of(Role::Control).apply()?;
     if let Some(reporter) = machine.reporter.take() {
         reporter.report();
     }

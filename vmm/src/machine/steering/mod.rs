@@ -90,7 +90,7 @@ mod tests {
 
     use super::*;
     use crate::plan::SandboxPlan;
-    use crate::sandbox::{Mode, Restrictions};
+    use crate::sandbox::{Mode, Restrictions, Role};
 
     /// The filter lists what reading folders and files takes, and no more: with this C library.
     #[test]
@@ -107,8 +107,10 @@ mod tests {
         // SAFETY: the C library keeps the heap usable in a child, which ends without unwinding.
         let child = unsafe { libc::fork() };
         if child == 0 {
-            let applied = Restrictions::compile(Mode::Kill, &SandboxPlan::default())
-                .is_ok_and(|f| f.interrupts.apply().is_ok());
+            let applied = Restrictions::new(Mode::Kill, &SandboxPlan::default())
+                .of(Role::Interrupts)
+                .apply()
+                .is_ok();
             let steered = irq_affinity::steer(root.path(), device, &[3]).is_ok();
             // SAFETY: ends the child.
             unsafe { libc::_exit(i32::from(!(applied && steered))) }

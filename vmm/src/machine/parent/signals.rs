@@ -2,20 +2,15 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{FromRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, RawFd};
 
-use event_manager::EventOps;
 use vmm_sys_util::signal::{block_signal, create_sigset, unblock_signal};
-
-use super::RunError;
-use super::event_loop::{Subscriber, watch};
-use super::shutdown::Request;
 
 /// Signals that ask for an end.
 const END_SIGNALS: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
 
-/// The signals that ask for an end, taken over by the machine: they are blocked in the thread that
-/// made this and in all that it has started since, and read from a descriptor.
+/// The signals that ask for an end, taken over: they are blocked in the thread that made this and
+/// in all that it has started since, and read from a descriptor.
 ///
 /// Dropping it gives them back their meaning in the calling thread: a berth without a machine,
 /// which waits for its guard or for a reader of its messages, ends by them as any process does.
@@ -49,7 +44,10 @@ impl Signals {
     }
 
     /// Takes one pending signal; returns whether there was one.
-    fn take_one(&mut self) -> io::Result<bool> {
+    ///
+    /// # Errors
+    /// The descriptor cannot be read.
+    pub fn take_one(&mut self) -> io::Result<bool> {
         let mut buffer = [0; size_of::<libc::signalfd_siginfo>()];
         match self.0.read(&mut buffer) {
             Ok(length) => Ok(length > 0),
@@ -70,15 +68,23 @@ impl Drop for Signals {
     }
 }
 
-impl Subscriber for Signals {
-    fn start(&mut self, ops: &mut EventOps<'_>) -> Result<(), RunError> {
-        watch(ops, &self.0).map(drop)
+impl Signals {
+    /// They stay blocked: another process reads them.
+    pub fn leave_blocked(self) {
+        // Its descriptor is of no use in this process, where nothing is pending for it.
+        std::mem::forget(self);
     }
+}
 
-    fn serve(&mut self, _: RawFd, _: &mut EventOps<'_>) -> Result<Option<Request>, RunError> {
-        let failed = |source| RunError::System { doing: "read signals", source };
-        // One at a time: each asks anew.
-        Ok(self.take_one().map_err(failed)?.then_some(Request::Terminate))
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Signals {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 }
 
@@ -89,23 +95,18 @@ mod tests {
     use vmm_sys_util::signal::get_blocked_signals;
 
     use super::*;
-    use crate::machine::control::event_loop::EventLoop;
 
     /// Signals to a thread are its own: the other tests go on.
     #[test]
     fn each_signal_asks_once_and_none_is_left_behind() {
         let thread = thread::Builder::new().spawn(|| {
             let mut signals = Signals::take().expect("a descriptor");
-            let mut events = EventLoop::new().expect("an epoll");
-            events.add(&mut signals).expect("it is watched");
             // SAFETY: sends a signal to the calling thread, which blocks it.
             let raise = |signal| assert_eq!(unsafe { libc::raise(signal) }, 0);
             raise(libc::SIGTERM);
             raise(libc::SIGHUP);
-            for _ in 0..2 {
-                assert_eq!(events.wait(None).ok(), Some(vec![Request::Terminate]));
-            }
-            drop(events);
+            let taken: Vec<_> = (0..3).map(|_| signals.take_one().ok()).collect();
+            assert_eq!(taken, [Some(true), Some(true), Some(false)]);
             // One that comes late must not end this process when it is unblocked.
             raise(libc::SIGINT);
             drop(signals);
