@@ -13,6 +13,7 @@ mod console;
 mod devices;
 mod endurance;
 mod errors;
+mod escape;
 mod exit_codes;
 mod hostile;
 mod in_use;

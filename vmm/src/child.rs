@@ -16,9 +16,16 @@ use rustix::process::{DumpableBehavior, Pid, Resource, Rlimit};
 use rustix::thread::CapabilitySet;
 
 /// Signals that end or stop a job. `SIGTTOU` stops a process of the background that sets a
-/// terminal's modes.
-const IGNORED: [libc::c_int; 6] =
-    [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGPIPE, libc::SIGTTOU];
+/// terminal's modes, `SIGXFSZ` comes to who writes to a file that is as large as it may be.
+const IGNORED: [libc::c_int; 7] = [
+    libc::SIGINT,
+    libc::SIGTERM,
+    libc::SIGHUP,
+    libc::SIGQUIT,
+    libc::SIGPIPE,
+    libc::SIGTTOU,
+    libc::SIGXFSZ,
+];
 
 /// Starts a child called `name` (at most 15 bytes) that runs `body` and ends. Of the descriptors
 /// it has `kept`; the lowest three are `/dev/null` unless they are kept, so that no file that

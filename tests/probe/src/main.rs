@@ -6,6 +6,7 @@
 
 mod agent;
 mod edu;
+mod escape;
 mod hostile;
 mod job;
 mod memory;
@@ -21,6 +22,7 @@ use anyhow::{Context, Result, bail};
 const USAGE: &str = "usage: probe edu FUNCTION | msi EDU LENDER COUNT | peer EDU ADDRESS
        | self-test INTERFACE | config FUNCTION OFFSET BYTES [VALUE] | port ADDRESS [VALUE]
        | hostile SECONDS SEED registers|reads FUNCTION...
+       | escape THREAD filtered|bare VICTIM SECRET TARGET GROUP SOCKET BERTH
        | agent PORT... | wait-for-output FOLDER";
 
 fn main() -> Result<()> {
@@ -61,6 +63,7 @@ fn main() -> Result<()> {
             };
             hostile::run(number(seconds)?, number(seed)?, registers, &words[4..])
         }
+        ["escape", thread, mode, ref scene @ ..] => escape::run(number(thread)?, mode, scene),
         ["agent", ref ports @ ..] => agent::serve(ports),
         ["wait-for-output", folder] => {
             // 1 is for what goes wrong.

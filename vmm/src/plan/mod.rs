@@ -265,7 +265,7 @@ pub enum ConsolePlan {
 }
 
 /// What the process needs from its limits. The hard limits allow it; berth raises the soft ones.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Limits {
     /// Bytes that count against RLIMIT_MEMLOCK for a process without CAP_IPC_LOCK: all RAM as
     /// soon as a device can reach it.

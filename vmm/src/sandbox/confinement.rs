@@ -116,12 +116,19 @@ impl Confinement {
         self.leave_root()
     }
 
-    /// Becomes the user of the plan, in all threads, with no group but one. The kernel takes the
-    /// capabilities of who leaves root (capabilities(7)). Who is not root has none to leave.
+    /// All of it, in a process that opens nothing and maps nothing any more.
     ///
     /// # Errors
-    /// The process may not.
-    pub fn leave_root(&self) -> Result<(), SandboxError> {
+    /// A layer cannot be had.
+    pub fn confine_rest(&self) -> Result<(), SandboxError> {
+        self.enter()?;
+        let plan = SandboxPlan { file_size: None, ..self.plan.clone() };
+        Self { plan, limits: Limits::default(), vcpus: 0, ..*self }.complete()
+    }
+
+    /// Becomes the user of the plan, in all threads, with no group but one. The kernel takes the
+    /// capabilities of who leaves root (capabilities(7)). Who is not root has none to leave.
+    fn leave_root(&self) -> Result<(), SandboxError> {
         if !self.plan.has(Layer::User) || !rustix::process::geteuid().is_root() {
             return Ok(());
         }
@@ -149,6 +156,20 @@ impl Confinement {
         }
         Ok(())
     }
+}
+
+/// Limits of what a helper that was taken over could use up: memory, and a file system by the
+/// journal.
+pub fn bound_helper() -> io::Result<()> {
+    const JOURNAL: u64 = 16 << 20;
+
+    let all = |need: u64| Rlimit { current: Some(need), maximum: Some(need) };
+    lower(Resource::Memlock, all(0))?;
+    lower(Resource::Fsize, all(JOURNAL))?;
+    if let Some(mapped) = mapped_bytes() {
+        lower(Resource::As, all(mapped + OWN_MAPPINGS))?;
+    }
+    Ok(())
 }
 
 /// Sets a limit, and leaves a hard one that is lower already.

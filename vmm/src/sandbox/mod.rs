@@ -76,6 +76,11 @@ impl Role {
         }
     }
 
+    /// Whether it is a process that helps the machine's.
+    fn is_helper(self) -> bool {
+        matches!(self, Self::Interrupts | Self::Guard | Self::Terminal)
+    }
+
     /// The guard looks at who has a device open, which Landlock allows of nobody that is not under
     /// the same rules (Landlock, "Ptrace restrictions"). What it can write to, its mounts say.
     fn files(self) -> Files {
@@ -232,6 +237,9 @@ impl Restriction {
             mounts::restrict().map_err(failed)?;
         }
         if let Some(kept) = self.capabilities {
+            if self.role.is_helper() {
+                confinement::bound_helper().map_err(|source| SandboxError::Limit { source })?;
+            }
             let failed = |source| SandboxError::Layer {
                 layer: Layer::User,
                 doing: "give up capabilities",

@@ -109,7 +109,7 @@ impl Parent {
             self.requests.as_raw_fd(),
         ];
         child::keep_only(&own.iter().chain(kept).copied().collect::<Vec<_>>());
-        self.confinement.leave_root()?;
+        self.confinement.confine_rest()?;
         self.restriction.apply()
     }
 
