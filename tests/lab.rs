@@ -15,6 +15,7 @@ mod endurance;
 mod errors;
 mod escape;
 mod exit_codes;
+mod faults;
 mod hostile;
 mod in_use;
 mod interrupts;

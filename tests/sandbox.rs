@@ -18,12 +18,15 @@ fn reported(host: &Host, sandbox: serde_json::Value) -> Result<String> {
 }
 
 fn report_of(host: &Host, config: GuestConfig) -> Result<String> {
-    let config = config.verbs("net,commands");
+    let is_alone = config.to_string().contains("\"devices\":[]");
+    let config = config.verbs(if is_alone { "commands" } else { "net,commands" });
     let path = format!("{}/vm.json", host.scratch());
     host.write(&path, &config.to_string())?;
     let guest = host.spawn(&format!("{} run {path} --sandbox-report", host.berth()?))?;
     guest.wait_for("L2: takes commands", LIMIT)?;
-    ensure!(guest.in_guest("pings 3", LIMIT)? == "L2: ping 3/3", "{}", guest.everything());
+    if !is_alone {
+        ensure!(guest.in_guest("pings 3", LIMIT)? == "L2: ping 3/3", "{}", guest.everything());
+    }
     let report = guest.stderr()?;
     guest.send("end\n")?;
     guest.must_end(0, LIMIT)?;
@@ -79,4 +82,91 @@ fn every_thread_has_left_root_and_the_hosts_files() -> Result<()> {
     ensure!(steering.contains(" capabilities 0/0/0/0/0 "), "{steering}");
     ensure!(steering.contains(" seccomp 2 "), "{steering}");
     postconditions::kernel_is_content(&host)
+}
+
+/// In a user namespace, as nobody but itself. Costs a guest.
+#[test]
+fn an_ordinary_user_has_the_same_sandbox() -> Result<()> {
+    let host = harness::host("nic");
+    host.bind_vfio()?;
+    let group = host.run(&format!("basename $(readlink {}/iommu_group)", host.nic_sysfs()))?;
+    let files = format!("/dev/kvm /dev/vfio/{}", group.trim());
+    let config = GuestConfig::new(&host).verbs("net,commands");
+    let path = format!("{}/user.json", host.scratch());
+    host.write(&path, &config.to_string())?;
+    host.run(&format!("chown 1000 {files}; chmod 711 {}", host.scratch()))?;
+    let run = format!("{} run {path} --sandbox-report", host.berth()?);
+    let run = format!("ulimit -l 600000; exec su user -c '{run}'");
+    let guest = host.spawn(&format!("sh -c \"{run}\""))?;
+    let pinged = guest
+        .wait_for("L2: takes commands", LIMIT)
+        .and_then(|_| guest.in_guest("pings 3", LIMIT))
+        .with_context(|| guest.everything());
+    host.run(&format!("chown 0 {files}"))?;
+    ensure!(pinged? == "L2: ping 3/3", "{}", guest.everything());
+    let report = guest.stderr()?;
+    guest.send("end\n")?;
+    guest.must_end(0, LIMIT)?;
+    let text = of_process(&report, "/vcpu0 ")?.join("\n");
+    ensure!(text.contains(" uid 1000  gid 1000 "), "{text}");
+    ensure!(text.contains(" capabilities 0/0/0/0/"), "{text}");
+    ensure!(text.contains("namespaces of its own: cgroup ipc mnt net pid user uts"), "{text}");
+    ensure!(text.contains("root      0 entries"), "{text}");
+    postconditions::nic_is_free(&host)
+}
+
+/// The profile as it is shipped, for a berth of the lab's. Costs a guest.
+#[test]
+fn a_machine_runs_within_its_apparmor_profile() -> Result<()> {
+    const LOAD: &str = "/lab/volumes/ld-linux-x86-64.so.2 --library-path /lab/volumes /lab/volumes/apparmor_parser";
+    let host = harness::host("nic");
+    host.bind("igb")?;
+    host.run(
+        "mountpoint -q /sys/kernel/security || mount -t securityfs securityfs /sys/kernel/security",
+    )?;
+    let shipped = include_str!("../resources/host/apparmor.profile");
+    let berth = host.berth()?;
+    let profile = shipped
+        .replace("/usr/{local/,}{s,}bin/berth", berth)
+        .replace("include if exists <local/berth>", "/lab/** r,");
+    ensure!(profile.matches(berth).count() == 1 && profile.contains("/lab/"), "{profile}");
+    let file = format!("{}/berth.profile", host.scratch());
+    host.write(&file, &profile)?;
+    host.run(&format!("{LOAD} -r -K {file}"))?;
+
+    let confined = || -> Result<()> {
+        let config = GuestConfig::new(&host).verbs("net,commands").set("/devices/0/bind", "auto");
+        let guest = host.run_guest(&config)?;
+        guest.wait_for("L2: takes commands", LIMIT)?;
+        ensure!(guest.in_guest("pings 3", LIMIT)? == "L2: ping 3/3", "{}", guest.everything());
+        let current = format!("cat /proc/{}/attr/current", guest.machine()?);
+        ensure!(host.run(&current)?.trim() == "berth (enforce)", "it is not confined");
+        guest.send("end\n")?;
+        guest.must_end(0, LIMIT)?;
+        host.write("/root/secret", "{}")?;
+        let refused = host.exec(&format!("{berth} plan /root/secret"))?;
+        ensure!(refused.status == 2 && refused.stderr.contains("denied"), "{}", refused.stderr);
+        Ok(())
+    };
+    let result = confined();
+    host.run(&format!("{LOAD} -R {file}; rm -f /root/secret"))?;
+    let denied = host.kernel_log()?;
+    let denied: Vec<&str> = denied
+        .lines()
+        .filter(|line| line.contains("apparmor=\"DENIED\"") && !line.contains("/root/secret"))
+        .collect();
+    ensure!(denied.is_empty(), "{denied:#?}\n{result:?}");
+    result
+}
+
+/// On a host with two threads a core. Costs a guest.
+#[test]
+fn a_vcpu_shares_its_core_with_its_own_machine_only() -> Result<()> {
+    let host = harness::host("topology");
+    let report = report_of(&host, GuestConfig::new(&host).without_devices())?;
+    let text = of_process(&report, "/vcpu0 ")?.join("\n");
+    ensure!(text.contains("cores     shared with its own threads only"), "{text}");
+    let text = of_process(&report, "    berth  ")?.join("\n");
+    ensure!(text.contains("cores     shared with others"), "{text}");
+    Ok(())
 }

@@ -49,15 +49,15 @@ fetch_kmod() {
     mv "$folder.partial" "$folder"
 }
 
-# Debian's programs for volumes, with all libraries of these packages: L1 calls one as
+# Debian's programs for volumes, and the one that loads AppArmor profiles, with all libraries of these packages: L1 calls one as
 # `/lab/volumes/ld-linux-x86-64.so.2 --library-path /lab/volumes /lab/volumes/PROGRAM`.
-VOLUME_PROGRAMS=(sbin/mdadm sbin/dmsetup sbin/mkfs.btrfs)
-VOLUME_PACKAGES=(mdadm dmsetup btrfs-progs libc6 libudev1 libcap2 libdevmapper1.02.1 libselinux1 libpcre2-8-0
+VOLUME_PROGRAMS=(sbin/mdadm sbin/dmsetup sbin/mkfs.btrfs sbin/apparmor_parser)
+VOLUME_PACKAGES=(mdadm dmsetup btrfs-progs apparmor libc6 libudev1 libcap2 libdevmapper1.02.1 libselinux1 libpcre2-8-0
     libblkid1 libuuid1 liblzo2-2 libzstd1 zlib1g libcom-err2 libext2fs2 libreiserfscore0)
 
 fetch_volume_programs() {
     local root=$CACHE/work/volumes folder=$CACHE/volumes package program
-    if [ -x "$folder/mdadm" ]; then return; fi
+    if [ -x "$folder/apparmor_parser" ]; then return; fi
     rm -rf "$root" "$folder" "$folder.partial"
     for package in "${VOLUME_PACKAGES[@]}"; do fetch_deb "$package" "$root"; done
     mkdir -p "$folder.partial"

@@ -70,17 +70,97 @@ check_lock() { # check_lock FOLDER
     return 1
 }
 
-# Of berth's own crates and of everything that is linked into it or builds it.
-check_licences() {
-    local all nameless crate
-    all=$(tree --format '{p}|{l}|') || return
-    # "(*)" behind the last bar says that the crate was listed before.
-    nameless=$(awk -F'|' 'NF && $2 == "" { print $1 }' <<<"$all" | sort -u)
-    [ -n "$nameless" ] || return 0
+# What deny.toml says of licences, versions and sources, of berth's own crates and of everything that
+# is linked into it or builds it. cargo-deny says more where it is installed.
+check_dependencies() {
+    if command -v cargo-deny >/dev/null; then
+        (cd "${repo:?}" && cargo deny --workspace check licenses bans sources)
+        return
+    fi
+    local allowed skipped failed=0 crate
+    allowed=$(awk '/^allow = \[/ { inside = 1; next } inside && /^]/ { exit } inside' "${repo:?}/deny.toml" |
+        tr -d '" ,')
+    skipped=$(sed -n 's/.*crate = "\([^"]*\)@.*/\1/p' "${repo:?}/deny.toml")
     while read -r crate; do
-        breach "$crate has no licence field in its Cargo.toml"
-    done <<<"$nameless"
-    return 1
+        breach "$crate: deny.toml does not allow its licence"
+        failed=1
+    done < <(tree --format '{p}|{l}|' | sed 's/ (\*)$//' | sort -u | awk -F'|' -v allowed="$allowed" '
+        # An expression of SPDX: AND binds all parts, OR leaves the choice.
+        function may(text,   parts, count, i) {
+            gsub(/[()]/, "", text)
+            gsub("/", " OR ", text)
+            count = split(text, parts, " AND ")
+            for (i = 1; i <= count; i++) if (!may_one(parts[i])) return 0
+            return count > 0
+        }
+        function may_one(text,   parts, count, i, name) {
+            count = split(text, parts, " OR ")
+            for (i = 1; i <= count; i++) {
+                name = parts[i]
+                gsub(" ", "", name)
+                if (name in good) return 1
+            }
+            return 0
+        }
+        BEGIN { n = split(allowed, names, "\n"); for (i = 1; i <= n; i++) good[names[i]] = 1 }
+        NF && !may($2) { print $1 " (" $2 ")" }')
+    while read -r crate; do
+        breach "$crate has several versions in Cargo.lock, and no reason for that in deny.toml"
+        failed=1
+    done < <(sed -n 's/^name = "\(.*\)"/\1/p' "${repo:?}/Cargo.lock" | uniq -d | grep -vxF "$skipped")
+    while read -r crate; do
+        breach "Cargo.lock: a source that deny.toml does not allow: $crate"
+        failed=1
+    done < <(sed -n 's/^source = "\(.*\)"/\1/p' "${repo:?}/Cargo.lock" | sort -u |
+        grep -vxF 'registry+https://github.com/rust-lang/crates.io-index')
+    return "$failed"
+}
+
+# Behind each dependency in the workspace's Cargo.toml stands why it is there.
+check_reasons() {
+    local line failed=0
+    while read -r line; do
+        breach "Cargo.toml: no reason for $line"
+        failed=1
+    done < <(awk '/^\[/ { inside = $0 == "[workspace.dependencies]"; next }
+        inside && /=/ && !/#/ && !/path = / { print $1 }' "${repo:?}/Cargo.toml")
+    return "$failed"
+}
+
+# The policies that are shipped are ones to their compilers, and the unit is as closed as it is said to be.
+check_policies() {
+    local folder=${repo:?}/resources/host out failed=0 exposure
+    out=$(mktemp -d)
+    if ! { checkmodule -M -m -o "$out/berth.mod" "$folder/berth.te" &&
+        semodule_package -o "$out/berth.pp" -m "$out/berth.mod" -f "$folder/berth.fc"; } >"$out/log" 2>&1; then
+        breach "resources/host/berth.te: $(cat "$out/log")"
+        failed=1
+    fi
+    if ! apparmor_parser -QKS "$folder/apparmor.profile" >/dev/null 2>"$out/log"; then
+        breach "resources/host/apparmor.profile: $(cat "$out/log")"
+        failed=1
+    fi
+    exposure=$(systemd-analyze security --offline=true "$folder/berth@.service" 2>/dev/null |
+        sed -n 's/.*exposure level for .*: \([0-9.]*\) .*/\1/p')
+    if ! awk -v exposure="${exposure:-10}" 'BEGIN { exit !(exposure <= 1.5) }'; then
+        breach "resources/host/berth@.service: systemd-analyze security says ${exposure:-nothing}, not 1.5 at most"
+        failed=1
+    fi
+    rm -rf "$out"
+    return "$failed"
+}
+
+# Threads that share an address space can make each other act: what all of them may do is what counts.
+print_calls() {
+    awk '
+        /^  "[a-z]+": \{/ { role = $1; gsub(/[":]/, "", role) }
+        (role == "control" || role == "vcpu") && /"syscall":/ {
+            name = $0
+            sub(/.*"syscall": "/, "", name)
+            sub(/".*/, "", name)
+            if (!(name in seen)) { seen[name] = 1; count++; names = names " " name }
+        }
+        END { printf "         %d in the machine'"'"'s process:%s\n", count, names }' "${repo:?}/resources/seccomp/x86_64.json"
 }
 
 # A fenced block of README.md under `<!-- from FILE -->` is a part of that file, word for word.

@@ -1,7 +1,7 @@
 //! berth runs one virtual machine around PCIe devices that it owns.
 //!
 //! A [`config::Config`] is what the user wishes, a [`host::HostProfile`] what exists. From both
-//! comes a [`plan::Plan`], every decision, or the reason there is none. [`machine::run`] executes
+//! comes a [`plan::Plan`], every decision, or the reason there is none. [`machine::split`] executes
 //! it, and an [`exit::Exit`] says how that ended. [`check`] says what keeps a host from it,
 //! [`advice`] what to do about that, [`binding`] gives functions to vfio-pci and back, [`sriov`]
 //! makes virtual ones.

@@ -7,6 +7,7 @@
 mod agent;
 mod edu;
 mod escape;
+mod faults;
 mod hostile;
 mod job;
 mod memory;
@@ -23,6 +24,7 @@ const USAGE: &str = "usage: probe edu FUNCTION | msi EDU LENDER COUNT | peer EDU
        | self-test INTERFACE | config FUNCTION OFFSET BYTES [VALUE] | port ADDRESS [VALUE]
        | hostile SECONDS SEED registers|reads FUNCTION...
        | escape THREAD filtered|bare VICTIM SECRET TARGET GROUP SOCKET BERTH
+       | faults list COMMAND... | faults fail CALL ERROR COMMAND...
        | agent PORT... | wait-for-output FOLDER";
 
 fn main() -> Result<()> {
@@ -64,6 +66,10 @@ fn main() -> Result<()> {
             hostile::run(number(seconds)?, number(seed)?, registers, &words[4..])
         }
         ["escape", thread, mode, ref scene @ ..] => escape::run(number(thread)?, mode, scene),
+        ["faults", "list", ref command @ ..] => faults::run(None, command),
+        ["faults", "fail", call, error, ref command @ ..] => {
+            faults::run(Some((number(call)?, number(error)? as i32)), command)
+        }
         ["agent", ref ports @ ..] => agent::serve(ports),
         ["wait-for-output", folder] => {
             // 1 is for what goes wrong.

@@ -15,12 +15,15 @@ use berth::host::{HostProfile, Query, Root};
 use berth::machine::{self, BuildError, ChildEnd, Parent, Process, RunOptions};
 use berth::placement_lock::PlacementLock;
 use berth::plan::{Plan, PlanError};
-use berth::sandbox::{Restrictions, Role};
+use berth::sandbox::{Mode, Restrictions, Role};
 use berth_devices::pci::HostBdf;
 
 /// Runs the machine of the config file at `path` to its end. The machine has a process of its own,
 /// whose exit code this one's is; in that process this returns, too.
 pub fn run(path: &Path, options: RunOptions) -> Result<Outcome, Error> {
+    if options.seccomp != Mode::Kill {
+        log::warn!("--seccomp takes the filters away that keep a hostile guest from the host");
+    }
     let placement_lock = PlacementLock::take()?;
     let (plan, lease) = prepare(path, options)?;
     let name = plan.name.clone();

@@ -1,7 +1,7 @@
 //! The machine: builds what the plan says, runs it, takes it down again.
 //!
 //! Nothing is decided here. Everything that the running machine needs is opened by
-//! [`Machine::build`]; once the guest runs, nothing is opened any more.
+//! [`Prepared::run`] first; once the guest runs, nothing is opened any more.
 
 mod chipset;
 mod console;

@@ -14,7 +14,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, UnshareFlags};
 
-use super::SandboxError;
+use super::{SandboxError, cores};
 use crate::plan::{Limits, SandboxPlan, threads};
 use crate::units::Layer;
 
@@ -92,6 +92,9 @@ impl Confinement {
     /// # Errors
     /// As before.
     pub fn enter(&self) -> Result<(), SandboxError> {
+        if !self.plan.layers.is_empty() {
+            cores::keep_to_itself();
+        }
         if self.plan.has(Layer::Namespaces) {
             leave_namespaces().map_err(layer(Layer::Namespaces, NAMESPACES))?;
         }

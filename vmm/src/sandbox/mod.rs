@@ -9,6 +9,7 @@
 //! the filters binds all of them: [`Confinement`] for the process, and Landlock.
 
 mod confinement;
+mod cores;
 mod filters;
 mod landlock;
 mod mounts;

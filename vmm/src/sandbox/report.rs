@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsRawFd;
 
-use super::SandboxError;
+use super::{SandboxError, cores};
 use crate::child;
 
 /// The process that reports, from berth's side.
@@ -61,6 +61,7 @@ fn report(berth: u32) -> String {
         text += &format!("    root      {}\n", root_of(pid));
         text += &format!("    namespaces of its own: {}\n", own_namespaces(pid));
         text += &format!("    limits    {}\n", limits_of(pid));
+        text += &format!("    cores     {}\n", cores_of(pid));
     }
     text
 }
@@ -122,6 +123,16 @@ fn own_namespaces(pid: u32) -> String {
     });
     let own: Vec<&str> = own.collect();
     if own.is_empty() { "none".to_owned() } else { own.join(" ") }
+}
+
+fn cores_of(pid: u32) -> &'static str {
+    match cores::keeps_to_itself(pid) {
+        Some(true) => "shared with its own threads only",
+        Some(false) => "shared with others",
+        None => {
+            "no core scheduling here: a host without SMT, or a kernel without CONFIG_SCHED_CORE"
+        }
+    }
 }
 
 fn limits_of(pid: u32) -> String {
