@@ -14,6 +14,7 @@ profile berth @{BERTH} flags=(attach_disconnected,mediate_deleted) {
   capability setuid,
   capability setgid,
   capability setpcap,
+  capability sys_chroot,
   capability ipc_lock,
   capability sys_resource,
   capability sys_nice,
@@ -58,6 +59,7 @@ profile berth @{BERTH} flags=(attach_disconnected,mediate_deleted) {
   # What a machine is made from.
   /etc/berth/** r,
   /srv/** r,
+  /var/lib/ r,
   /var/lib/{berth,libvirt,machines}/** r,
   owner /tmp/** r,
 
@@ -95,6 +97,7 @@ profile berth @{BERTH} flags=(attach_disconnected,mediate_deleted) {
   mount,
   umount,
   pivot_root,
+  ptrace (read, readby) peer=berth,
   ptrace (read),
   signal (send, receive) peer=berth,
 

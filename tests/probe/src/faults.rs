@@ -1,6 +1,7 @@
 //! A program of whose system calls one fails, whichever of its processes and threads makes it.
 //!
-//! `probe faults list COMMAND` prints a line for each call that it makes; `probe faults fail N ERROR
+//! `probe faults list COMMAND` prints a line for each call that it makes (its number, the thread, the
+//! thread's name, the call, an ioctl's request); `probe faults fail N ERROR
 //! COMMAND` has the Nth fail. The call is not made: the kernel is handed one in its place that every
 //! filter allows and that does nothing (`sched_yield`).
 
@@ -106,7 +107,7 @@ pub fn run(fail: Option<(u64, i32)>, command: &[&str]) -> Result<()> {
             if let Ok(mut now) = registers(pid) {
                 if *in_call && !NEVER.contains(&(now.orig_rax as c_long)) {
                     if fail.is_none() {
-                        println!("{count}\t{}", described(pid, &now));
+                        println!("{count}\t{pid}\t{}", described(pid, &now));
                     }
                     if let Some((number, error)) = fail
                         && number == count

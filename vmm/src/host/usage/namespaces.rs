@@ -78,8 +78,10 @@ impl Namespaces {
         let others: Vec<(PathBuf, String)> = self.others.into_values().take(MOST).collect();
         // Only the thread that enters a namespace is in it, and this one ends there.
         let asked = thread::scope(|scope| {
-            let ask = || others.iter().map(|(file, _)| ask(file, &ours)).collect();
-            scope.spawn(ask).join().unwrap_or_else(|_| Vec::new())
+            let ask = || others.iter().map(|(file, _)| ask(file, &ours)).collect::<Vec<_>>();
+            // Where threads are limited, or a filter allows none, nothing is seen.
+            let thread = thread::Builder::new().spawn_scoped(scope, ask);
+            thread.ok().and_then(|thread| thread.join().ok()).unwrap_or_default()
         });
         is_complete &= asked.len() == others.len();
         let mut all = Vec::new();
