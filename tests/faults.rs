@@ -12,8 +12,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use crate::harness::{self, GuestConfig, Host};
 use crate::postconditions;
 
-/// How many in the suite: about 6 s each. `BERTH_FAULTS` says otherwise, `all` among others.
-const FEW: usize = 8;
+/// How many in the suite: 6 s to 15 s each, as every call of a run stops for the tracer. `BERTH_FAULTS` says otherwise, `all` among others.
+const FEW: usize = 3;
 
 /// Of a call that is made often, so many are tried.
 const OF_A_KIND: usize = 2;
@@ -78,7 +78,10 @@ pub fn calls() -> Result<&'static [Call]> {
             config(&host)?
         );
         let said = host.exec_with(&script, &[], Duration::from_secs(120))?.success()?;
-        let calls: Vec<Call> = said.lines().filter_map(Call::parse).collect();
+        // The C library's first calls come before any of berth's own instructions; then Rust's
+        // runtime looks at the standard descriptors.
+        let calls = said.lines().filter_map(Call::parse);
+        let calls: Vec<Call> = calls.skip_while(|call| call.call != libc::SYS_poll).collect();
         ensure!(calls.len() > 500, "{} calls\n{said}", calls.len());
         Ok(calls)
     };
@@ -139,11 +142,13 @@ fn a_run_of_which_a_call_fails_leaves_nothing_behind() -> Result<()> {
             call.name, output.status, output.stdout, output.stderr
         );
         println!("{said}");
-        ensure!(CODES.contains(&output.status), "{said}");
+        // A heap that does not grow ends any Rust program, with words and SIGABRT.
+        let is_out_of_memory = output.stdout.contains("memory allocation of");
+        ensure!(CODES.contains(&output.status) || is_out_of_memory, "{said}");
         ensure!(!output.stdout.contains("panicked"), "{said}");
         ensure!(!output.stdout.contains("restore:"), "{said}");
         let has_words = output.stdout.contains("error") || output.stdout.contains("WARN");
-        ensure!(output.status == 0 || has_words, "it does not say why: {said}");
+        ensure!(output.status == 0 || has_words || is_out_of_memory, "it does not say why: {said}");
         *ends.entry(output.status).or_default() += 1;
     }
     println!("ends by code: {ends:?}");

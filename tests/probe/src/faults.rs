@@ -15,9 +15,15 @@ use libc::{c_int, c_long, c_void, pid_t, user_regs_struct};
 /// A stop for a system call.
 const CALL: c_int = libc::SIGTRAP | 0x80;
 
-/// Those whose failing means nothing: they do not return, or the kernel itself makes them.
-const NEVER: [c_long; 4] =
-    [libc::SYS_exit, libc::SYS_exit_group, libc::SYS_rt_sigreturn, libc::SYS_restart_syscall];
+/// Those whose failing means nothing: they do not return, the kernel itself makes them, or their
+/// errors are their protocol, in which no other occurs (`futex`).
+const NEVER: [c_long; 5] = [
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_restart_syscall,
+    libc::SYS_futex,
+];
 
 fn ptrace(request: libc::c_uint, pid: pid_t, data: u64) -> io::Result<()> {
     // SAFETY: `data` is a number, or the address of registers that outlive the call.

@@ -95,6 +95,10 @@ impl Confinement {
         if !self.plan.layers.is_empty() {
             cores::keep_to_itself();
         }
+        self.leave_namespaces()
+    }
+
+    fn leave_namespaces(&self) -> Result<(), SandboxError> {
         if self.plan.has(Layer::Namespaces) {
             leave_namespaces().map_err(layer(Layer::Namespaces, NAMESPACES))?;
         }
@@ -124,7 +128,7 @@ impl Confinement {
     /// # Errors
     /// A layer cannot be had.
     pub fn confine_rest(&self) -> Result<(), SandboxError> {
-        self.enter()?;
+        self.leave_namespaces()?;
         let plan = SandboxPlan { file_size: None, ..self.plan.clone() };
         Self { plan, limits: Limits::default(), vcpus: 0, ..*self }.complete()
     }
