@@ -32,8 +32,6 @@ pub enum Step {
     ConfigWrite(u8, u16, Vec<u8>),
     /// Reads it: device, offset and length.
     ConfigRead(u8, u16, usize),
-    /// Through the ports: where from `CONFIG_ADDRESS` on, and what.
-    Port(u16, Vec<u8>),
     /// Writes where BARs can be.
     Write(Space, u64, Vec<u8>),
     /// Reads where BARs can be.
@@ -88,6 +86,13 @@ impl Machine {
     #[must_use]
     #[expect(clippy::new_without_default, reason = "a machine under test is no plain value")]
     pub fn new() -> Self {
+        Self::with_config(&[]).expect("sound devices")
+    }
+
+    /// The same with a first function that has other bytes in its configuration space, at these
+    /// offsets; `None` when such a device is refused.
+    #[must_use]
+    pub fn with_config(bytes: &[(u16, u8)]) -> Option<Self> {
         let journal = Journal::default();
         let port = Arc::new(FakePort::new(&journal));
         let routes = Arc::new(BarRoutes::new(WINDOWS.to_vec()));
@@ -98,11 +103,17 @@ impl Machine {
         let peers = PeerAccess::Iommu { port: dma.clone(), largest: 1 << 16 };
         let wiring = Wiring { port: port.clone(), router, routes: routes.clone(), peers };
         let (mut slots, mut devices) = (8.., Vec::new());
-        let functions: Vec<(GuestBdf, Box<dyn PciFunction>)> = (1..4u8)
+        let functions: Option<Vec<(GuestBdf, Box<dyn PciFunction>)>> = (1..4u8)
             .map(|device| {
                 let bdf = if device == PORT { behind() } else { on_root(device) };
-                let (fake, log) =
-                    FakeDevice::new(profile(&Offers::everything(device == 1)), &journal);
+                let mut profile = profile(&Offers::everything(device == 1));
+                if device == 1 {
+                    for (offset, byte) in bytes {
+                        let at = usize::from(*offset) % profile.config.len();
+                        profile.config[at] = *byte;
+                    }
+                }
+                let (fake, log) = FakeDevice::new(profile, &journal);
                 devices.push(log);
                 let place = FunctionSite {
                     bdf,
@@ -113,12 +124,13 @@ impl Machine {
                     reset: RESET,
                 };
                 let function =
-                    VfioFunction::new(Box::new(fake), &place, &mut slots, wiring.clone());
-                let function: Box<dyn PciFunction> = Box::new(function.expect("sound devices"));
-                (bdf, function)
+                    VfioFunction::new(Box::new(fake), &place, &mut slots, wiring.clone()).ok()?;
+                let function: Box<dyn PciFunction> = Box::new(function);
+                Some((bdf, function))
             })
             .collect();
-        Self {
+        let functions = functions?;
+        Some(Self {
             segment: Segment::new(
                 functions,
                 [(on_root(PORT), port_above)],
@@ -129,7 +141,7 @@ impl Machine {
             port,
             dma,
             devices,
-        }
+        })
     }
 
     /// Does it. Two threads may, as two vCPUs.
@@ -144,10 +156,6 @@ impl Machine {
             }
             Step::ConfigRead(device, offset, length) => {
                 self.segment.ecam_read(ecam(*device, *offset), &mut vec![0; *length]);
-            }
-            Step::Port(port, data) => {
-                self.segment.port_write(*port, data);
-                self.segment.port_read(*port, &mut data.clone());
             }
             Step::Write(space, address, data) => {
                 self.segment.window_write(*space, *address, data);
