@@ -101,6 +101,7 @@ fn chosen(calls: &[Call]) -> Vec<&Call> {
 }
 
 #[test]
+#[ignore = "minutes, and other calls each time: scripts/faults"]
 fn a_run_of_which_a_call_fails_leaves_nothing_behind() -> Result<()> {
     let mut calls = chosen(calls()?);
     let host = harness::host("nic");

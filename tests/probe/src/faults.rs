@@ -16,13 +16,14 @@ use libc::{c_int, c_long, c_void, pid_t, user_regs_struct};
 const CALL: c_int = libc::SIGTRAP | 0x80;
 
 /// Those whose failing means nothing: they do not return, the kernel itself makes them, or their
-/// errors are their protocol, in which no other occurs (`futex`).
-const NEVER: [c_long; 5] = [
+/// errors are their protocol, in which no other occurs (`futex`), or they have none (`rt_sigprocmask`).
+const NEVER: [c_long; 6] = [
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_rt_sigreturn,
     libc::SYS_restart_syscall,
     libc::SYS_futex,
+    libc::SYS_rt_sigprocmask,
 ];
 
 fn ptrace(request: libc::c_uint, pid: pid_t, data: u64) -> io::Result<()> {

@@ -6,12 +6,13 @@
 //! cannot be opened, the devices go back.
 
 use std::path::Path;
+use std::time::Duration;
 
 use berth::binding::{self, Lease, RunDevice, Target};
 use berth::config::Config;
 use berth::error::Error;
 use berth::exit::{Exit, Outcome};
-use berth::host::{HostProfile, Query, Root};
+use berth::host::{HostProfile, Query, Root, RunningMachine};
 use berth::machine::{self, BuildError, ChildEnd, Parent, Process, RunOptions};
 use berth::placement_lock::PlacementLock;
 use berth::plan::{Plan, PlanError};
@@ -77,6 +78,7 @@ fn prepare(path: &Path, options: RunOptions) -> Result<(Plan, Option<Lease>), Er
     let config = Config::load(path)?;
     let target = Target::live();
     binding::recover(&target);
+    RunningMachine::wait_for_orphans(Duration::from_secs(20));
     let root = Root::live();
     let mut host = HostProfile::read(&root, &Query::from(&config))?;
     let mut plan = Plan::new(&config, &host).map_err(|error| explained(error, &mut host, &root))?;

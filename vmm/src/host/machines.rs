@@ -5,6 +5,8 @@
 //! everybody's processes, unless /proc hides them (`hidepid=`); those in other PID namespaces are
 //! not to be seen.
 
+use std::time::{Duration, Instant};
+
 use serde::Serialize;
 
 use super::id_set::IdSet;
@@ -30,6 +32,23 @@ impl RunningMachine {
     /// All but the one that this process is to become.
     pub(super) fn read_all(root: &Root) -> Vec<Self> {
         Self::read_others(root, root.is_live().then(std::process::id))
+    }
+
+    /// Waits for machines that have lost the process that started them: the kernel is ending those,
+    /// and until it has they have CPUs and devices. No longer than `limit`.
+    pub fn wait_for_orphans(limit: Duration) {
+        let root = Root::live();
+        let deadline = Instant::now() + limit;
+        let is_orphan = |machine: &Self| {
+            let status = root.glance(format!("/proc/{}/status", machine.pid)).unwrap_or_default();
+            let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+            let parent = parent.map(|pid| format!("/proc/{}/comm", pid.trim()));
+            let name = parent.and_then(|comm| root.glance(comm));
+            !name.is_some_and(|name| name.starts_with(PROGRAM))
+        };
+        while Self::read_all(&root).iter().any(is_orphan) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// All but the one of process `own`.
