@@ -1,7 +1,7 @@
 //! One system call of a run fails, whichever process of berth's makes it: the run ends with a code and
 //! words, or goes on, and nothing is left behind.
 //!
-//! In the suite a few calls, other ones each time; `scripts/faults` has each kind of call fail.
+//! `scripts/faults` has each kind of call fail; the suite takes the list of calls only.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use crate::harness::{self, GuestConfig, Host};
 use crate::postconditions;
 
-/// How many in the suite: 6 s to 15 s each, as every call of a run stops for the tracer. `BERTH_FAULTS` says otherwise, `all` among others.
+/// How many unless it is said: 6 s to 15 s each, as every call of a run stops for the tracer. `BERTH_FAULTS` says otherwise, `all` among others.
 const FEW: usize = 3;
 
 /// Of a call that is made often, so many are tried.
