@@ -72,9 +72,21 @@ END
         self.host.exec_with(&script, text.as_bytes(), Duration::from_secs(10))?.success().map(drop)
     }
 
-    /// Sends a signal by name, such as `TERM`.
+    /// Sends a signal by name, such as `TERM`. After `KILL` the machine, which the kernel kills with
+    /// the berth that was started, is waited for: it has its devices until it is gone.
     pub fn signal(&self, name: &str) -> Result<()> {
-        self.host.run(&format!("kill -{name} {}", self.pid)).map(drop)
+        let script = format!(
+            "machine=$(awk '/^Name:/ {{n = $2}} /^PPid:/ {{if (n == \"berth\" && $2 == {0}) print FILENAME}}' \
+                 /proc/[0-9]*/status 2>/dev/null | cut -d/ -f3)
+             kill -{name} {0} || exit
+             [ {name} = KILL ] || exit 0
+             n=0
+             while [ -n \"$machine\" ] && [ -e /proc/$machine ] && [ $n -lt 200 ]; do
+                 n=$((n + 1)); usleep 50000
+             done",
+            self.pid
+        );
+        self.host.run(&script).map(drop)
     }
 
     /// The exit status if it has ended; 128 + N for signal N.
