@@ -259,7 +259,7 @@ impl Machine {
 
     fn start(&mut self) -> Result<Vec<VcpuThread>, RunError> {
         self.confinement.complete()?;
-        parent::end_with_parent()
+        parent::end_with_parent(&self.requests)
             .map_err(|source| RunError::System { doing: "end with its parent", source })?;
         let restriction = self.restrictions.of(Role::Vcpu);
         if let Some(boot_vcpu) = self.vcpus.first_mut() {

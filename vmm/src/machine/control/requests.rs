@@ -1,7 +1,7 @@
 //! Signals that ask for an end, as the parent passes them on.
 
 use std::io::{ErrorKind, PipeReader, Read};
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 
 use event_manager::EventOps;
 
@@ -16,6 +16,12 @@ pub struct Requests(PipeReader);
 impl From<PipeReader> for Requests {
     fn from(reader: PipeReader) -> Self {
         Self(reader)
+    }
+}
+
+impl AsFd for Requests {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

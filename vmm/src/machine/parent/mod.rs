@@ -11,7 +11,7 @@ mod signals;
 use std::io::{self, PipeReader, PipeWriter, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, waitid};
@@ -72,7 +72,9 @@ pub fn split(
     rustix::fs::fcntl_setfl(&reader, OFlags::NONBLOCK)?;
     let confinement = confinement.clone();
     let Some(pid) = child::fork()? else {
-        end_with_parent()?;
+        // Its copy would keep the pipe open.
+        drop(requests);
+        end_with_parent(&reader)?;
         signals.leave_blocked();
         return Ok(Side::Machine(reader));
     };
@@ -81,13 +83,20 @@ pub fn split(
     Ok(Side::Parent(Box::new(parent)))
 }
 
-/// Has the kernel kill this process when its parent ends. It forgets that when the process changes
-/// its user (prctl(2)).
+/// Has the kernel kill this process when its parent ends, whose pipe `requests` is. The kernel
+/// forgets that when the process changes its user (prctl(2)).
 ///
 /// # Errors
-/// What prctl(2) says.
-pub fn end_with_parent() -> io::Result<()> {
-    Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)
+/// What prctl(2) says, and a parent that has ended before the kernel knew: its end of the pipe tells,
+/// because a process of a PID namespace is not shown its parent's number.
+pub fn end_with_parent(requests: &impl AsFd) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    let mut ready = [PollFd::new(requests, PollFlags::IN)];
+    poll(&mut ready, Some(&Timespec::default()))?;
+    if ready[0].revents().contains(PollFlags::HUP) {
+        return Err(io::Error::other("the process that started it has been killed"));
+    }
+    Ok(())
 }
 
 impl Parent {
@@ -142,5 +151,25 @@ impl Parent {
             (None, Some(signal)) => ChildEnd::Signal(signal),
             (None, None) => return Err(io::ErrorKind::InvalidData.into()),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nobody would end it, and it would keep its devices.
+    #[test]
+    fn a_machine_whose_parent_was_killed_before_the_kernel_knew_does_not_start() {
+        let thread = std::thread::spawn(|| {
+            let (reader, parent) = io::pipe().expect("a pipe");
+            assert!(end_with_parent(&reader).is_ok());
+            drop(parent);
+            let error = end_with_parent(&reader).expect_err("nobody is there");
+            assert!(error.to_string().contains("has been killed"), "{error}");
+            // The test's own process goes on.
+            rustix::process::set_parent_process_death_signal(None).expect("it is its own");
+        });
+        thread.join().expect("it does not panic");
     }
 }
