@@ -115,6 +115,22 @@ fn second_signal_ends_at_once() -> Result<()> {
     all_is_well(&host)
 }
 
+/// Its control thread serves nothing any more, as one that a guest has got hold of might.
+#[test]
+fn a_machine_that_does_not_end_is_killed() -> Result<()> {
+    let host = harness::host("nic");
+    let guest = guest(&host, "commands", |config| config.set("/shutdown_timeout_s", 600))?;
+    guest.wait_for("L2: takes commands", LIMIT)?;
+    host.run(&format!("kill -STOP {}", guest.machine()?))?;
+    let start = Instant::now();
+    guest.signal("TERM")?;
+    guest.signal("INT")?;
+    guest.must_end(128 + 9, Duration::from_secs(90))?;
+    assert!(start.elapsed() >= Duration::from_secs(30), "killed early: {:?}", start.elapsed());
+    ensure!(guest.stderr()?.contains("has not ended in time"), "{}", guest.everything());
+    all_is_well(&host)
+}
+
 /// Pulls the NIC out of the lab host under the guest, and puts it in again.
 fn pull_the_nic(host: &Host) -> Result<()> {
     let guest = guest(host, "commands", |config| config)?;

@@ -133,7 +133,10 @@ pub fn split(
     let steering = steering.map_err(BuildError::system("start what steers interrupts"))?;
     let reporter = options.sandbox_report.then(Reporter::start).transpose()?;
     let confinement = Confinement::begin(&plan.sandbox, &plan.limits, plan.vcpus.len() as u64)?;
-    let side = parent::split(signals, &confinement, restrictions.of(Role::Parent));
+    let side = {
+        let restriction = restrictions.of(Role::Parent);
+        parent::split(signals, &confinement, restriction, plan.shutdown_timeout)
+    };
     match side.map_err(BuildError::system("make the machine's process"))? {
         Side::Parent(parent) => {
             // They are the machine's now: dropping them here would end what they stand for.

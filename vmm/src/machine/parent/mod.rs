@@ -2,23 +2,28 @@
 //!
 //! A machine's process is the first of a PID namespace, which only a child can be. The one that was
 //! started stays behind as the parent: it has nothing of the machine's open, passes on the signals
-//! that it gets, waits, and ends as the machine's process did. What has to outlive the machine, a
+//! that it gets, waits, and ends as the machine's process did. One that does not end is killed. What has to outlive the machine, a
 //! lease of devices among it, is the parent's. When the parent is killed the kernel kills the
 //! machine, too.
 
+mod patience;
 mod signals;
 
 use std::io::{self, PipeReader, PipeWriter, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
 
 use crate::child;
 use crate::sandbox::{Confinement, Restriction, SandboxError};
 
+use patience::Patience;
 pub use signals::Signals;
 
 /// How the machine's process ended.
@@ -54,12 +59,13 @@ pub struct Parent {
     pid: Pid,
     machine: OwnedFd,
     requests: PipeWriter,
+    patience: Patience,
     confinement: Confinement,
     restriction: Restriction,
 }
 
 /// Makes the machine's process, while this one has one thread. This one will be confined as the two
-/// say.
+/// say. Asked to end, the machine gives its guest `shutdown_timeout`.
 ///
 /// # Errors
 /// No pipe, or no child: `EAGAIN` where processes are limited.
@@ -67,9 +73,12 @@ pub fn split(
     signals: Signals,
     confinement: &Confinement,
     restriction: Restriction,
+    shutdown_timeout: Duration,
 ) -> io::Result<Side> {
     let (reader, requests) = io::pipe()?;
     rustix::fs::fcntl_setfl(&reader, OFlags::NONBLOCK)?;
+    // A machine that reads none must not hold its parent up.
+    rustix::fs::fcntl_setfl(&requests, OFlags::NONBLOCK)?;
     let confinement = confinement.clone();
     let Some(pid) = child::fork()? else {
         // Its copy would keep the pipe open.
@@ -79,7 +88,8 @@ pub fn split(
         return Ok(Side::Machine(reader));
     };
     let machine = pidfd_open(pid, PidfdFlags::empty())?;
-    let parent = Parent { signals, pid, machine, requests, confinement, restriction };
+    let patience = Patience::new(shutdown_timeout);
+    let parent = Parent { signals, pid, machine, requests, patience, confinement, restriction };
     Ok(Side::Parent(Box::new(parent)))
 }
 
@@ -122,7 +132,8 @@ impl Parent {
         self.restriction.apply()
     }
 
-    /// Waits for the end of the machine's process, and passes on signals until then.
+    /// Waits for the end of the machine's process, and passes on signals until then. A machine that
+    /// has not ended when the parent's [`Patience`] has is killed.
     ///
     /// # Errors
     /// The host refuses to wait.
@@ -132,7 +143,10 @@ impl Parent {
                 PollFd::new(&self.machine, PollFlags::IN),
                 PollFd::new(&self.signals, PollFlags::IN),
             ];
-            match poll(&mut ready, None) {
+            // One that is longer than the kernel can count has no end.
+            let timeout = self.patience.left(Instant::now());
+            let timeout = timeout.and_then(|left| Timespec::try_from(left).ok());
+            match poll(&mut ready, timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -142,6 +156,11 @@ impl Parent {
             while self.signals.take_one()? {
                 // A machine that has ended needs none.
                 let _ = self.requests.write(&[1]);
+                self.patience.asked(Instant::now());
+            }
+            if self.patience.ends(Instant::now()) {
+                log::warn!("the machine's process has not ended in time and is killed");
+                pidfd_send_signal(&self.machine, Signal::KILL)?;
             }
         }
         let status = waitid(WaitId::PidFd(self.machine.as_fd()), WaitIdOptions::EXITED)?;
