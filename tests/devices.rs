@@ -28,8 +28,8 @@ const CARD: [&str; 8] = [
 pub const SMALL: &str = "0000:08:00.0";
 const VIRTUAL_FUNCTION: &str = "0000:01:10.0";
 
-/// The last of the names that a port's services have in `/proc/interrupts`.
-const PORT_INTERRUPT: &str = "^(PME|pciehp)$";
+/// The name that a port's service has in `/proc/interrupts`.
+const PORT_INTERRUPT: &str = "^pciehp$";
 
 /// Blocks of 1 MiB that go to the drive and back.
 const PATTERN_MIB: u64 = 4;
@@ -40,7 +40,7 @@ pub fn guest<'host>(host: &'host Host, devices: &[&str], words: &[&str]) -> Resu
     start(host, words.iter().fold(config, |config, word| config.parameter(word)), devices)
 }
 
-/// As [`guest`], of Debian: its ports have an interrupt for power management, which the lab's own
+/// As [`guest`], of Debian: its ports have an interrupt for hot-plug, which the lab's own
 /// kernel has not.
 fn guest_with_port_interrupts<'host>(
     host: &'host Host,

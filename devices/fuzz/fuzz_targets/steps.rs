@@ -15,8 +15,6 @@ pub enum Action {
     MoveBar(u8, u8, Place),
     /// Reads configuration space.
     ReadConfig(u8, u16, u8),
-    /// The ports of configuration space.
-    Port(u8, [u8; 4], u8),
     /// Where BARs can be.
     Write(Place, u8, u64, u8),
     /// The same, reading.
@@ -85,9 +83,6 @@ impl Action {
             }
             Self::ReadConfig(number, offset, length) => {
                 Step::ConfigRead(device(number), offset & 0xfff, usize::from(length % 9))
-            }
-            Self::Port(port, bytes, length) => {
-                Step::Port(u16::from(port % 8), bytes[..usize::from(length) % 5].to_vec())
             }
             Self::Write(place, offset, value, length) => {
                 let at = place.address().saturating_add(u64::from(offset));

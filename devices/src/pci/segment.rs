@@ -3,14 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::regs::{CONFIG_SIZE, EXTENDED_CONFIG_SIZE};
+use super::regs::EXTENDED_CONFIG_SIZE;
 use super::{
     Attention, BarRoutes, Freed, GuestBdf, LinkState, PciFunction, ResetBuses, ResetCause, RootBus,
     RootPort, RoutedBdf, Space,
 };
-
-/// Enable bit of CONFIG_ADDRESS (PCI Local Bus 3.0, section 3.2.2.3.2).
-const ADDRESS_ENABLE: u32 = 1 << 31;
 
 /// A function's place; empty when the function was taken out of the machine.
 type Occupant = Option<Box<dyn PciFunction>>;
@@ -22,7 +19,9 @@ struct Port {
     port: Mutex<RootPort>,
 }
 
-/// All functions of a segment, each under its own lock, and the address register of port 0xcf8.
+/// All functions of a segment, each under its own lock. Configuration space is reached through memory
+/// (ECAM) and in no other way: a guest that has both asks the ports for most of what it reads, and
+/// each of these accesses is an exit more.
 ///
 /// Functions are named by the address that they have when the machine starts, in [`BarRoutes`]
 /// too; [`RootBus`] finds the name for the address that the guest uses now.
@@ -36,7 +35,6 @@ pub struct Segment {
     ports: BTreeMap<GuestBdf, Port>,
     roots: Vec<RootBus>,
     routes: Arc<BarRoutes>,
-    config_address: Mutex<u32>,
 }
 
 impl Segment {
@@ -52,16 +50,11 @@ impl Segment {
             let (home, _) = port.buses().get();
             (bdf, Port { home, port: Mutex::new(port) })
         });
-        Self {
-            functions: functions.collect(),
-            ports: ports.collect(),
-            roots,
-            routes,
-            config_address: Mutex::new(0),
-        }
+        Self { functions: functions.collect(), ports: ports.collect(), roots, routes }
     }
 
     /// Presses the attention button of the slot that `function` is in.
+    #[expect(clippy::must_use_candidate, reason = "it is called for what it does")]
     pub fn press_button(&self, function: GuestBdf) -> Attention {
         match self.port_above(function) {
             Some(above) => lock(&above.port).press_button(),
@@ -70,12 +63,14 @@ impl Segment {
     }
 
     /// Whether the guest has switched off the slot that `function` is in.
+    #[must_use]
     pub fn is_switched_off(&self, function: GuestBdf) -> bool {
         self.port_above(function).is_some_and(|above| !lock(&above.port).is_on())
     }
 
     /// Takes `function` and its siblings out of their slot, which the guest has switched off. To
     /// drop them gives the devices back, which can take seconds: no lock is held by then.
+    #[must_use]
     pub fn take_out(&self, function: GuestBdf) -> Vec<Box<dyn PciFunction>> {
         let Some(above) = self.port_above(function) else { return Vec::new() };
         let mut port = lock(&above.port);
@@ -126,39 +121,12 @@ impl Segment {
     /// Reads through ECAM; `offset` counts from the start of bus 0
     /// (PCI Express Base, section 7.2.2).
     pub fn ecam_read(&self, offset: u64, data: &mut [u8]) {
-        self.config_read(ecam_target(offset), (offset & 0xfff) as u16, EXTENDED_CONFIG_SIZE, data);
+        self.config_read(ecam_target(offset), (offset & 0xfff) as u16, data);
     }
 
     /// Writes through ECAM.
     pub fn ecam_write(&self, offset: u64, data: &[u8]) {
-        self.config_write(ecam_target(offset), (offset & 0xfff) as u16, EXTENDED_CONFIG_SIZE, data);
-    }
-
-    /// Reads port 0xcf8 + `port`, 0..=7.
-    pub fn port_read(&self, port: u16, data: &mut [u8]) {
-        match port {
-            0 if data.len() == 4 => data.copy_from_slice(&self.address().to_le_bytes()),
-            4..=7 => match self.address_target() {
-                Some((bdf, register)) => {
-                    self.config_read(Some(bdf), register + (port - 4), CONFIG_SIZE, data);
-                }
-                None => data.fill(0xff),
-            },
-            _ => data.fill(0xff),
-        }
-    }
-
-    /// Writes port 0xcf8 + `port`, 0..=7. The address register takes whole words only.
-    pub fn port_write(&self, port: u16, data: &[u8]) {
-        match (port, data) {
-            (0, &[a, b, c, d]) => *self.address() = u32::from_le_bytes([a, b, c, d]),
-            (4..=7, data) => {
-                if let Some((bdf, register)) = self.address_target() {
-                    self.config_write(Some(bdf), register + (port - 4), CONFIG_SIZE, data);
-                }
-            }
-            _ => {}
-        }
+        self.config_write(ecam_target(offset), (offset & 0xfff) as u16, data);
     }
 
     /// Reads a window of the host bridge. Returns whether a BAR answered.
@@ -173,6 +141,7 @@ impl Segment {
     }
 
     /// Writes a window of the host bridge. Returns whether a BAR answered.
+    #[expect(clippy::must_use_candidate, reason = "it is called for what it does")]
     pub fn window_write(&self, space: Space, address: u64, data: &[u8]) -> bool {
         let Some(hit) = self.routes.find(space, address) else {
             return false;
@@ -187,17 +156,17 @@ impl Segment {
         occupant.as_mut().map(|function| access(function.as_mut()))
     }
 
-    fn config_read(&self, target: Option<RoutedBdf>, offset: u16, size: usize, data: &mut [u8]) {
+    fn config_read(&self, target: Option<RoutedBdf>, offset: u16, data: &mut [u8]) {
         data.fill(0xff);
-        let Some(name) = self.access(target, offset, size, data.len()) else { return };
+        let Some(name) = self.access(target, offset, data.len()) else { return };
         match self.ports.get(&name) {
             Some(Port { port, .. }) => lock(port).config_read(offset, data),
             None => self.with(name, |function| function.config_read(offset, data)).unwrap_or(()),
         }
     }
 
-    fn config_write(&self, target: Option<RoutedBdf>, offset: u16, size: usize, data: &[u8]) {
-        let Some(name) = self.access(target, offset, size, data.len()) else { return };
+    fn config_write(&self, target: Option<RoutedBdf>, offset: u16, data: &[u8]) {
+        let Some(name) = self.access(target, offset, data.len()) else { return };
         let freed = match self.ports.get(&name) {
             Some(port) => self.write_port(port, offset, data),
             None => {
@@ -218,30 +187,13 @@ impl Segment {
 
     /// Whose configuration space an access goes on to: one that does not cross a dword, which the
     /// bus could not carry either.
-    fn access(
-        &self,
-        target: Option<RoutedBdf>,
-        offset: u16,
-        size: usize,
-        length: usize,
-    ) -> Option<GuestBdf> {
+    fn access(&self, target: Option<RoutedBdf>, offset: u16, length: usize) -> Option<GuestBdf> {
         let end = usize::from(offset) + length;
         let aligned = matches!(length, 1 | 2 | 4) && usize::from(offset).is_multiple_of(length);
-        if !aligned || end > size {
+        if !aligned || end > EXTENDED_CONFIG_SIZE {
             return None;
         }
         self.roots.iter().find_map(|root| root.route(target?))
-    }
-
-    fn address(&self) -> MutexGuard<'_, u32> {
-        self.config_address.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn address_target(&self) -> Option<(RoutedBdf, u16)> {
-        let address = *self.address();
-        let [register, devfn, bus, _] = address.to_le_bytes();
-        let target = RoutedBdf::from_routing_id(u16::from_le_bytes([devfn, bus]));
-        (address & ADDRESS_ENABLE != 0).then_some((target, u16::from(register & 0xfc)))
     }
 }
 

@@ -32,8 +32,6 @@ pub enum Step {
     ConfigWrite(u8, u16, Vec<u8>),
     /// Reads it: device, offset and length.
     ConfigRead(u8, u16, usize),
-    /// Through the ports: where from `CONFIG_ADDRESS` on, and what.
-    Port(u16, Vec<u8>),
     /// Writes where BARs can be.
     Write(Space, u64, Vec<u8>),
     /// Reads where BARs can be.
@@ -158,10 +156,6 @@ impl Machine {
             }
             Step::ConfigRead(device, offset, length) => {
                 self.segment.ecam_read(ecam(*device, *offset), &mut vec![0; *length]);
-            }
-            Step::Port(port, data) => {
-                self.segment.port_write(*port, data);
-                self.segment.port_read(*port, &mut data.clone());
             }
             Step::Write(space, address, data) => {
                 self.segment.window_write(*space, *address, data);

@@ -1,6 +1,6 @@
 //! A guest that does anything to its devices, from two CPUs at once, repeatable by its seed.
 //!
-//! Configuration space is reached through ECAM and through the ports 0xcf8 and 0xcfc, past the
+//! Configuration space is reached through ECAM, and looked for at the ports 0xcf8 and 0xcfc, past the
 //! kernel and its lock, so that both CPUs are at it at the same moment. The kernel runs with
 //! `iomem=relaxed`, without which `/dev/mem` shows neither ECAM nor claimed BARs.
 //!

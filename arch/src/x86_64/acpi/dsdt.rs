@@ -10,10 +10,14 @@ use acpi_tables::{Aml, AmlSink};
 use super::super::layout;
 use super::description::{AcpiConfig, PciRoot};
 
-/// What `_OSC` gives to the guest: native hot-plug, PME, AER and the PCI Express capability (PCI
-/// firmware specification 3.3, table 4-6, bits 0, 2, 3 and 4). Without the last one kernels use
-/// none of the others; SHPC, LTR and DPC have no implementation behind them.
-const OSC_GRANTED: u32 = 1 << 0 | 1 << 2 | 1 << 3 | 1 << 4;
+/// What `_OSC` gives to the guest: native hot-plug and the PCI Express capability (PCI firmware
+/// specification 3.3, table 4-6, bits 0 and 4). Without the latter kernels use none of the others.
+///
+/// No event of power management and no error comes from a port, so PME and AER have nothing behind
+/// them, as SHPC, LTR and DPC have not. PME would cost: a driver arms Wake-on-LAN where its port
+/// takes PME, and then puts the device to sleep when the guest powers off, which takes Linux's igb
+/// half a second.
+const OSC_GRANTED: u32 = 1 << 0 | 1 << 4;
 
 /// `_OSC` interface of PCI Express host bridges (PCI firmware specification 3.3, section 4.5.1).
 const OSC_PCI_UUID: &str = "33DB4D5B-1FF7-401C-9657-7441C03DD766";
@@ -165,11 +169,6 @@ fn resources(root: &PciRoot) -> Vec<Box<dyn Aml>> {
     let (first_bus, last_bus) = (u16::from(*root.buses.start()), u16::from(*root.buses.end()));
     let mut resources: Vec<Box<dyn Aml>> =
         vec![Box::new(AddressSpace::new_bus_number(first_bus, last_bus))];
-    // The configuration ports reach every bus of segment 0, the root of bus 0 owns them.
-    if first_bus == 0 {
-        let ports = layout::PCI_CONFIG_ADDRESS;
-        resources.push(Box::new(IO::new(ports, ports, 1, 8)));
-    }
     if let Some(io) = root.io.as_ref().filter(|io| !io.is_empty()) {
         let port = |port| u16::try_from(port).expect("there are 65,536 ports");
         let (min, max) = (port(io.start), port(io.end - 1));

@@ -87,24 +87,18 @@ fn ecam(bdf: GuestBdf) -> u64 {
 fn id(segment: &Segment, bdf: GuestBdf) -> u32 {
     let mut data = [0; 4];
     segment.ecam_read(ecam(bdf), &mut data);
-    let memory = u32::from_le_bytes(data);
-    let address = 1 << 31 | (ecam(bdf) >> 4) as u32;
-    segment.port_write(0, &address.to_le_bytes());
-    segment.port_read(4, &mut data);
-    assert_eq!(memory, u32::from_le_bytes(data), "{bdf}");
-    memory
+    u32::from_le_bytes(data)
 }
 
 #[test]
-fn both_ways_reach_the_same_function() {
+fn an_address_reaches_its_function() {
     let segment = segment();
     assert_eq!(id(&segment, bdf(0, 0, 0)), 0x0008_1b36);
     assert_eq!(id(&segment, bdf(0, 1, 0)), 0x000c_1b36);
     assert_eq!(id(&segment, bdf(0, 3, 0)), 0x0000_0300);
     assert_eq!(id(&segment, bdf(2, 0, 2)), 0x0002_0002);
     let mut class = [0; 2];
-    segment.port_write(0, &0x8000_0008u32.to_le_bytes());
-    segment.port_read(6, &mut class);
+    segment.ecam_read(0xa, &mut class);
     assert_eq!(u16::from_le_bytes(class), 0x0600);
 }
 
@@ -121,10 +115,6 @@ fn nothing_reads_as_ones() {
         assert!(data.iter().all(|b| *b == 0xff), "{offset:#x}");
         segment.ecam_write(offset, &data);
     }
-    let mut data = [0; 4];
-    segment.port_write(0, &[0; 4]);
-    segment.port_read(4, &mut data);
-    assert_eq!(data, [0xff; 4], "CONFIG_ADDRESS is not enabled");
 }
 
 #[test]

@@ -82,16 +82,12 @@ fn step() -> impl Strategy<Value = Step> {
         (device(), offset(), bytes()).prop_map(|(d, at, data)| Step::ConfigWrite(d, at, data));
     let read =
         (device(), offset(), 0usize..9).prop_map(|(d, at, length)| Step::ConfigRead(d, at, length));
-    // CONFIG_ADDRESS of the first function and those behind it.
-    let select = (0u32..0x400).prop_map(|word| 0x8000_0800 | (word << 2));
     prop_oneof![
         6 => meant,
         4 => port,
         1 => Just(Step::Unplug),
         3 => write,
         2 => read,
-        1 => (0u16..8, bytes()).prop_map(|(port, data)| Step::Port(port, data)),
-        1 => select.prop_map(|address| Step::Port(0, address.to_le_bytes().to_vec())),
         4 => (window(), bytes()).prop_map(|((space, at), data)| Step::Write(space, at, data)),
         2 => (window(), 0usize..9).prop_map(|((space, at), n)| Step::Read(space, at, n)),
     ]
