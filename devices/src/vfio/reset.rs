@@ -172,7 +172,17 @@ impl FunctionReset {
 
     /// The same for a device that no guest has yet. It is no bus master afterwards, whatever came
     /// of the reset: the kernel opens it as none.
+    ///
+    /// The kernel has tried to reset the function alone when it opened it, and says that it can
+    /// where that went well (`vfio_pci_core_enable` in drivers/vfio/pci/vfio_pci_core.c). Nobody
+    /// has used it since, so that once more would only cost the time of an FLR: 100 ms.
     pub fn run_at_start(self, device: &dyn VfioPort, done: &mut ResetBuses) -> DeviceState {
+        let Self { host, method, .. } = self;
+        if device.profile().can_be_reset && !matches!(method, ResetMethod::Hot | ResetMethod::None)
+        {
+            log::info!("{host}: reset {}: {method}, when it was opened", ResetCause::Start);
+            return DeviceState::Reset;
+        }
         let warnings = &mut Warnings::about(self.host);
         let state = self.run(device, ResetCause::Start, warnings, done);
         if state == DeviceState::Unknown

@@ -52,17 +52,31 @@ fn a_way_that_the_kernel_finds_closed_is_not_promised() {
     assert!(!bus.confirmed(&device).on_close, "the kernel resets no bus with others on it");
 }
 
+/// The kernel has done that when it opened the function, 100 ms each time.
 #[test]
-fn a_device_that_is_not_reset_at_the_start_is_no_bus_master() {
+fn a_function_is_reset_once_at_the_start() {
     let (device, log) = FakeDevice::new(profile(&Offers::default()), &Journal::default());
     let done = &mut ResetBuses::default();
-    log.refuse_reset(libc::EINVAL);
-    assert_eq!(RESET.run_at_start(&device, done), DeviceState::Unknown);
+    assert_eq!(RESET.run_at_start(&device, done), DeviceState::Reset);
+    assert_eq!(log.take(), []);
+    // That one was of the function alone.
+    log.set_affected(affected(true));
+    let hot = FunctionReset { host: host(0), method: ResetMethod::Hot, ..RESET };
+    assert_eq!(hot.run_at_start(&device, done), DeviceState::Reset);
+    assert_eq!(log.take(), [VfioCall::HotReset]);
+}
+
+#[test]
+fn a_device_that_is_not_reset_at_the_start_is_no_bus_master() {
+    let unable = DeviceProfile { can_be_reset: false, ..profile(&Offers::default()) };
+    let (device, log) = FakeDevice::new(unable, &Journal::default());
+    let done = &mut ResetBuses::default();
     let none = FunctionReset { method: ResetMethod::None, ..RESET };
     assert_eq!(none.run_at_start(&device, done), DeviceState::Kept);
+    assert_eq!(log.take(), []);
+    // The fake's bus cannot be reset.
+    let hot = FunctionReset { method: ResetMethod::Hot, alone: ResetMethod::None, ..RESET };
+    assert_eq!(hot.run_at_start(&device, done), DeviceState::Unknown);
     let off = VfioCall::Write(Region::Config, COMMAND.into(), vec![0, 0]);
     assert_eq!(log.take(), [off]);
-    log.allow_reset();
-    assert_eq!(RESET.run_at_start(&device, done), DeviceState::Reset);
-    assert_eq!(log.take(), [VfioCall::Reset]);
 }
