@@ -5,6 +5,7 @@
 //! touch would be a SIGBUS in the middle of a guest. hugetlb pages and those that VFIO pins are
 //! never swapped; others are locked.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -14,10 +15,10 @@ use std::thread;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::mm::{Advice, madvise, mlock};
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
 use crate::machine::pin;
-use crate::plan::{MemoryPlan, VcpuPlan};
+use crate::plan::{MemoryPlan, RamRegion, VcpuPlan};
 use crate::units::PageSize;
 
 /// Bytes that one thread populates at a time.
@@ -93,8 +94,44 @@ fn on_node(node: Option<u32>) -> String {
 }
 
 /// Makes guest RAM as planned. All of it is there when this returns. It is filled from the CPUs of
-/// the vCPUs of its node.
-pub fn allocate(plan: &MemoryPlan, vcpus: &[VcpuPlan]) -> Result<GuestMemoryMmap, MemoryError> {
+/// the vCPUs of its node, while this thread does what `meanwhile` says: clearing a page of 1 GiB
+/// takes about as long as a device takes to be opened.
+pub fn allocate<T>(
+    plan: &MemoryPlan,
+    vcpus: &[VcpuPlan],
+    meanwhile: impl FnOnce() -> T,
+) -> Result<(GuestMemoryMmap, T), MemoryError> {
+    let regions = reserve(plan)?;
+    let chunks: Vec<Chunk> = regions.iter().zip(&plan.regions).flat_map(chunks_of).collect();
+    let (filled, result) = fill(shares(&chunks, vcpus), thread::Builder::new, meanwhile);
+    filled.map_err(|FillError { guest, node, reason }| match reason {
+        Reason::Thread(source) => MemoryError::Thread { guest, source },
+        Reason::Pages(source) => {
+            MemoryError::Populate { guest, page_size: plan.page_size, node, source }
+        }
+    })?;
+    for region in &regions {
+        let (address, length) = (region.as_ptr(), region.size());
+        if plan.locked {
+            // Keeps base pages that no device pins from being swapped.
+            // SAFETY: the range is a mapping of ours, and its content does not change.
+            unsafe { mlock(address.cast(), length) }.map_err(|source| MemoryError::Lock {
+                guest: region.start_addr().0,
+                source: source.into(),
+            })?;
+        }
+        // A core dump of berth is about berth; it would take the guest's size and secrets.
+        // Failing to leave them out does no harm to the machine.
+        // SAFETY: the range is a mapping of ours, and its content does not change.
+        let _ = unsafe { madvise(address.cast(), length, Advice::LinuxDontDump) };
+    }
+    let memory = GuestMemoryMmap::from_regions(regions)
+        .map_err(|error| MemoryError::Map { guest: 0, source: error.into() })?;
+    Ok((memory, result))
+}
+
+/// Maps guest RAM, each region bound to its node; no page of it is there yet.
+fn reserve(plan: &MemoryPlan) -> Result<Vec<GuestRegionMmap>, MemoryError> {
     let reserve = |source| MemoryError::Reserve {
         size_mib: plan.size >> 20,
         page_size: plan.page_size,
@@ -102,8 +139,7 @@ pub fn allocate(plan: &MemoryPlan, vcpus: &[VcpuPlan]) -> Result<GuestMemoryMmap
     };
     let file = Arc::new(memfd(plan.page_size).map_err(reserve)?);
     file.set_len(plan.size).map_err(reserve)?;
-    let mut regions = Vec::new();
-    for planned in &plan.regions {
+    let regions = plan.regions.iter().map(|planned| {
         let guest = planned.guest.start;
         let length = (planned.guest.end - guest) as usize;
         // Not `GuestMemoryMmap::from_ranges_with_files`: it maps with MAP_NORESERVE, with which
@@ -114,34 +150,14 @@ pub fn allocate(plan: &MemoryPlan, vcpus: &[VcpuPlan]) -> Result<GuestMemoryMmap
             .with_file_offset(FileOffset::from_arc(file.clone(), planned.file_offset))
             .build()
             .map_err(|error| MemoryError::Map { guest, source: error.into() })?;
-        let (address, node) = (mapping.as_ptr(), planned.node);
-        if let Some(node) = node {
-            bind(address, length, node).map_err(|source| MemoryError::Bind { node, source })?;
+        if let Some(node) = planned.node {
+            bind(mapping.as_ptr(), length, node)
+                .map_err(|source| MemoryError::Bind { node, source })?;
         }
-        let cpus = cpus_near(vcpus, node);
-        populate(address as usize, length, &cpus, thread::Builder::new).map_err(
-            |error| match error {
-                PopulateError::Thread(source) => MemoryError::Thread { guest, source },
-                PopulateError::Pages(source) => {
-                    MemoryError::Populate { guest, page_size: plan.page_size, node, source }
-                }
-            },
-        )?;
         let region = GuestRegionMmap::new(mapping, GuestAddress(guest));
-        if plan.locked {
-            // Keeps base pages that no device pins from being swapped.
-            // SAFETY: the range is a mapping of ours, and its content does not change.
-            unsafe { mlock(address.cast(), length) }
-                .map_err(|source| MemoryError::Lock { guest, source: source.into() })?;
-        }
-        // A core dump of berth is about berth; it would take the guest's size and secrets.
-        // Failing to leave them out does no harm to the machine.
-        // SAFETY: the range is a mapping of ours, and its content does not change.
-        let _ = unsafe { madvise(address.cast(), length, Advice::LinuxDontDump) };
-        regions.push(region.expect("the plan's regions end below 2^64"));
-    }
-    GuestMemoryMmap::from_regions(regions)
-        .map_err(|error| MemoryError::Map { guest: 0, source: error.into() })
+        Ok(region.expect("the plan's regions end below 2^64"))
+    });
+    regions.collect()
 }
 
 /// CPUs of the vCPUs of a node, or of all when it has none.
@@ -176,9 +192,50 @@ fn bind(address: *mut u8, length: usize, node: u32) -> io::Result<()> {
     if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Why a region is not filled.
+/// Memory that one thread fills in one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Chunk {
+    guest: u64,
+    node: Option<u32>,
+    address: usize,
+    length: usize,
+}
+
+fn chunks_of((region, planned): (&GuestRegionMmap, &RamRegion)) -> Vec<Chunk> {
+    let (start, size) = (region.as_ptr() as usize, region.size());
+    let chunk = |at: usize| Chunk {
+        guest: planned.guest.start + at as u64,
+        node: planned.node,
+        address: start + at,
+        length: CHUNK.min(size - at),
+    };
+    (0..size).step_by(CHUNK).map(chunk).collect()
+}
+
+/// Which CPU fills what. Each node's chunks are shared by the CPUs near it.
+fn shares(chunks: &[Chunk], vcpus: &[VcpuPlan]) -> Vec<(Option<u32>, Vec<Chunk>)> {
+    let nodes: BTreeSet<_> = chunks.iter().map(|chunk| chunk.node).collect();
+    let mut shares = Vec::new();
+    for node in nodes {
+        let here: Vec<_> = chunks.iter().filter(|chunk| chunk.node == node).copied().collect();
+        let cpus = cpus_near(vcpus, node);
+        let share = here.len().div_ceil(cpus.len().max(1)).max(1);
+        let parts = here.chunks(share).enumerate();
+        shares.extend(parts.map(|(index, part)| (cpus.get(index).copied(), part.to_vec())));
+    }
+    shares
+}
+
+/// Where memory could not be filled, and why.
 #[derive(Debug)]
-enum PopulateError {
+struct FillError {
+    guest: u64,
+    node: Option<u32>,
+    reason: Reason,
+}
+
+#[derive(Debug)]
+enum Reason {
     /// A thread was refused.
     Thread(io::Error),
     /// Its CPU or its pages were.
@@ -186,45 +243,50 @@ enum PopulateError {
 }
 
 /// Faults every page in, in parallel: clearing is what takes the time. The threads are of `kind`.
-/// Once one fails, the others end after the chunk that they are at.
-fn populate(
-    address: usize,
-    length: usize,
-    cpus: &[u32],
+/// Once one fails, the others end after the chunk that they are at. This thread does what
+/// `meanwhile` says.
+fn fill<T>(
+    shares: Vec<(Option<u32>, Vec<Chunk>)>,
     kind: impl Fn() -> thread::Builder,
-) -> Result<(), PopulateError> {
-    let chunks: Vec<(usize, usize)> =
-        (0..length).step_by(CHUNK).map(|at| (address + at, CHUNK.min(length - at))).collect();
-    let share = chunks.len().div_ceil(cpus.len().max(1)).max(1);
-    let failed = AtomicBool::new(false);
-    let fill = |cpu: Option<&u32>, part: &[(usize, usize)]| {
-        if let Some(cpu) = cpu {
-            pin::pin_this_thread(&[*cpu])?;
+    meanwhile: impl FnOnce() -> T,
+) -> (Result<(), FillError>, T) {
+    let failed = &AtomicBool::new(false);
+    let fail = |chunk: &Chunk, reason| {
+        failed.store(true, Ordering::Relaxed);
+        FillError { guest: chunk.guest, node: chunk.node, reason }
+    };
+    let fill_share = |cpu: Option<u32>, chunks: Vec<Chunk>| {
+        for chunk in chunks {
+            if failed.load(Ordering::Relaxed) {
+                break;
+            }
+            cpu.map_or(Ok(()), |cpu| pin::pin_this_thread(&[cpu]))
+                .and_then(|()| populate(&chunk))
+                .map_err(|error| fail(&chunk, Reason::Pages(error)))?;
         }
-        let mut going_on = part.iter().take_while(|_| !failed.load(Ordering::Relaxed));
-        let filled = going_on.try_for_each(|chunk| populate_chunk(*chunk));
-        filled.inspect_err(|_| failed.store(true, Ordering::Relaxed))
+        Ok(())
     };
     thread::scope(|scope| {
-        let mut workers = Vec::new();
-        for (index, part) in chunks.chunks(share).enumerate() {
-            let (cpu, fill) = (cpus.get(index), &fill);
-            let worker = kind().spawn_scoped(scope, move || fill(cpu, part));
-            workers.push(worker.map_err(|source| {
-                failed.store(true, Ordering::Relaxed);
-                PopulateError::Thread(source)
-            })?);
-        }
-        let mut joined = workers.into_iter().map(|worker| worker.join());
-        joined
-            .try_for_each(|result| result.expect("filling memory does not panic"))
-            .map_err(PopulateError::Pages)
+        let workers: Vec<_> = shares
+            .into_iter()
+            .map(|(cpu, chunks)| {
+                let first = chunks[0];
+                let worker = kind().spawn_scoped(scope, move || fill_share(cpu, chunks));
+                worker.map_err(|source| fail(&first, Reason::Thread(source)))
+            })
+            .collect();
+        let result = meanwhile();
+        let mut ended = workers.into_iter().map(|worker| {
+            worker.and_then(|worker| worker.join().expect("filling memory does not panic"))
+        });
+        (ended.try_for_each(|result| result), result)
     })
 }
 
-fn populate_chunk((address, length): (usize, usize)) -> io::Result<()> {
+fn populate(chunk: &Chunk) -> io::Result<()> {
+    let (address, length) = (chunk.address as *mut _, chunk.length);
     // SAFETY: the range is a mapping of ours that nobody reads yet, and it keeps its content.
-    Ok(unsafe { madvise(address as *mut _, length, Advice::LinuxPopulateWrite) }?)
+    Ok(unsafe { madvise(address, length, Advice::LinuxPopulateWrite) }?)
 }
 
 #[cfg(test)]
@@ -232,10 +294,13 @@ mod tests {
     use vm_memory::{Bytes, GuestMemoryBackend};
 
     use super::*;
-    use crate::plan::RamRegion;
 
     fn region(guest: std::ops::Range<u64>, file_offset: u64, node: u32) -> RamRegion {
         RamRegion { guest, file_offset, node: Some(node) }
+    }
+
+    fn chunk(address: usize, length: usize) -> Chunk {
+        Chunk { guest: 7, node: Some(1), address, length }
     }
 
     #[test]
@@ -251,7 +316,9 @@ mod tests {
                 region(1 << 32..(1 << 32) + (4 << 20), 2 << 20, 0),
             ],
         };
-        let memory = allocate(&plan, &[]).expect("4 KiB pages are always there");
+        let allocated = allocate(&plan, &[], || "done meanwhile");
+        let (memory, done) = allocated.expect("4 KiB pages are always there");
+        assert_eq!(done, "done meanwhile");
         assert_eq!(memory.num_regions(), 2);
         let last = GuestAddress((1 << 32) + (4 << 20) - 8);
         assert!(memory.write_obj(7u64, last).is_ok());
@@ -268,7 +335,7 @@ mod tests {
             locked: false,
             regions: vec![region(0..2 << 20, 0, 900)],
         };
-        assert!(matches!(allocate(&plan, &[]), Err(MemoryError::Bind { node: 900, .. })));
+        assert!(matches!(allocate(&plan, &[], || ()), Err(MemoryError::Bind { node: 900, .. })));
     }
 
     /// As with a limit on threads (TasksMax, RLIMIT_NPROC), which a test as root cannot set up: the
@@ -281,14 +348,19 @@ mod tests {
             .build()
             .expect("a mapping");
         let huge = || thread::Builder::new().stack_size(1 << 56);
-        let result = populate(mapping.as_ptr() as usize, 1 << 20, &[], huge);
-        assert!(matches!(result, Err(PopulateError::Thread(_))), "{result:?}");
+        let whole = chunk(mapping.as_ptr() as usize, 1 << 20);
+        let (result, ()) = fill(vec![(None, vec![whole])], huge, || ());
+        assert!(matches!(result, Err(FillError { reason: Reason::Thread(_), .. })), "{result:?}");
     }
 
     #[test]
     fn what_cannot_be_filled_is_an_error() {
         // Nothing is mapped there.
-        let result = populate(0x1000, 0x1000, &[], thread::Builder::new);
-        assert!(matches!(result, Err(PopulateError::Pages(_))), "{result:?}");
+        let nowhere = vec![(None, vec![chunk(0x1000, 0x1000)])];
+        let (result, ()) = fill(nowhere, thread::Builder::new, || ());
+        assert!(
+            matches!(result, Err(FillError { guest: 7, node: Some(1), reason: Reason::Pages(_) })),
+            "{result:?}"
+        );
     }
 }

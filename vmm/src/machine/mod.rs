@@ -42,6 +42,7 @@ use kvm_ioctls::VcpuFd;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use control::Requests;
+use dma::Opened;
 pub use error::{BuildError, RunError};
 use hierarchy::Fabric;
 pub use parent::{ChildEnd, Parent};
@@ -216,9 +217,11 @@ impl Machine {
         // Closed before the guest runs: its virtual machine is all that is needed then.
         let kvm = HostKvm::open()?;
         let vm = Arc::new(kvm.create_vm()?);
-        let memory = memory::allocate(&plan.memory, &plan.vcpus)?;
+        let open = || plan.iommu.as_ref().map(|iommu| dma::open(&plan, iommu, &vm)).transpose();
+        let (memory, opened) = memory::allocate(&plan.memory, &plan.vcpus, open)?;
         map_ram(&vm, &memory)?;
-        let Assigned { segment, address_space, watch } = assign(&plan, &vm, &memory, steering)?;
+        let Assigned { segment, address_space, watch } =
+            assign(&plan, &vm, &memory, opened?, steering)?;
 
         let eventfd = || eventfd().map_err(BuildError::system("make an eventfd"));
         let (serial_irq, sci, ended) = (eventfd()?, eventfd()?, eventfd()?);
@@ -327,6 +330,7 @@ fn assign(
     plan: &Plan,
     vm: &Arc<Vm>,
     memory: &GuestMemoryMmap,
+    opened: Option<Opened>,
     steering: Option<Steering>,
 ) -> Result<Assigned, BuildError> {
     let routes = Arc::new(BarRoutes::new(hierarchy::windows(&plan.pci)));
@@ -337,12 +341,11 @@ fn assign(
     let fabric = Fabric::new(&plan.pci, &router, &switched_off).map_err(slots)?;
     let Fabric { mut functions, ports, roots } = fabric;
     let (mut address_space, mut watched) = (None, Vec::new());
-    if let Some(iommu) = &plan.iommu {
-        // All of them, before any is reset: a hot reset is allowed to who holds all that it hits.
-        let (opened, devices) = dma::open(plan, iommu, vm)?;
+    // All of them, before any is reset: a hot reset is allowed to who holds all that it hits.
+    if let Some(Opened { space: opened, devices }) = opened {
         dma::map_memory(&opened, &plan.memory, memory)?;
         let resets = reset(&plan.pci, &devices)?;
-        let peers = match iommu.peer_to_peer {
+        let peers = match plan.iommu.as_ref().and_then(|iommu| iommu.peer_to_peer) {
             Some(true) => PeerAccess::Iommu {
                 port: Arc::new(opened.clone()),
                 largest: plan.pci.largest_peer_bar,
