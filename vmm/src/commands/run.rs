@@ -13,7 +13,7 @@ use berth::config::Config;
 use berth::error::Error;
 use berth::exit::{Exit, Outcome};
 use berth::host::{HostProfile, Query, Root, RunningMachine};
-use berth::machine::{self, BuildError, ChildEnd, Parent, Process, RunOptions};
+use berth::machine::{self, BuildError, ChildEnd, Parent, Process, RunOptions, WaitError};
 use berth::placement_lock::PlacementLock;
 use berth::plan::{Plan, PlanError};
 use berth::sandbox::{Mode, Restrictions, Role};
@@ -68,8 +68,13 @@ fn wait(parent: Parent, lease: Option<&Lease>) -> Result<ChildEnd, Error> {
     }
     let failed = |error: BuildError| Error::from(machine::Error::from(error));
     parent.confine(&kept).map_err(|error| failed(error.into()))?;
-    parent.wait().map_err(|source| {
-        failed(BuildError::System { doing: "wait for the machine's process", source })
+    parent.wait().map_err(|error| {
+        failed(match error {
+            WaitError::System(source) => {
+                BuildError::System { doing: "wait for the machine's process", source }
+            }
+            WaitError::Sandbox(error) => error.into(),
+        })
     })
 }
 

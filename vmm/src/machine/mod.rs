@@ -20,7 +20,7 @@ mod vcpu;
 mod watch;
 
 use std::fs::File;
-use std::io::{self, PipeReader};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -45,8 +45,8 @@ use control::Requests;
 use dma::Opened;
 pub use error::{BuildError, RunError};
 use hierarchy::Fabric;
-pub use parent::{ChildEnd, Parent};
-use parent::{Side, Signals};
+pub use parent::{ChildEnd, Parent, WaitError};
+use parent::{Leaving, Side, Signals, Ties};
 use watch::{Watch, Watched};
 
 use crate::advice::Code;
@@ -76,6 +76,7 @@ pub struct Machine {
     reporter: Option<Reporter>,
     ended: (mpsc::Sender<Ended>, Receiver<Ended>),
     requests: Requests,
+    leaving: Option<Leaving>,
     plan: Plan,
     _address_space: Option<AddressSpace>,
     _vm: Arc<Vm>,
@@ -107,7 +108,7 @@ pub struct Prepared {
     reporter: Option<Reporter>,
     confinement: Confinement,
     restrictions: Restrictions,
-    requests: PipeReader,
+    ties: Ties,
     placement_lock: PlacementLock,
 }
 
@@ -144,14 +145,14 @@ pub fn split(
             std::mem::forget((keyboard, steering, reporter, placement_lock));
             Ok(Process::Parent(parent))
         }
-        Side::Machine(requests) => Ok(Process::Machine(Box::new(Prepared {
+        Side::Machine(ties) => Ok(Process::Machine(Box::new(Prepared {
             plan,
             keyboard,
             steering,
             reporter,
             confinement,
             restrictions,
-            requests,
+            ties,
             placement_lock,
         }))),
     }
@@ -206,7 +207,7 @@ impl Machine {
             reporter,
             confinement,
             restrictions,
-            requests,
+            ties,
             placement_lock,
         } = prepared;
         confinement.enter()?;
@@ -245,7 +246,8 @@ impl Machine {
             confinement,
             reporter,
             ended: mpsc::channel(),
-            requests: requests.into(),
+            requests: ties.requests.into(),
+            leaving: Some(ties.leaving),
             plan,
             _address_space: address_space,
             _vm: vm,
@@ -265,8 +267,11 @@ impl Machine {
 
     fn start(&mut self) -> Result<Vec<VcpuThread>, RunError> {
         self.confinement.complete()?;
-        parent::end_with_parent(&self.requests)
-            .map_err(|source| RunError::System { doing: "end with its parent", source })?;
+        if let Some(leaving) = self.leaving.take() {
+            leaving
+                .tell(&self.requests)
+                .map_err(|source| RunError::System { doing: "end with its parent", source })?;
+        }
         let restriction = self.restrictions.of(Role::Vcpu);
         if let Some(boot_vcpu) = self.vcpus.first_mut() {
             vcpu::start_kernel_workers(boot_vcpu, &restriction)

@@ -110,6 +110,11 @@ impl Confinement {
     /// # Errors
     /// A layer cannot be had.
     pub fn complete(&self) -> Result<(), SandboxError> {
+        self.leave_files_behind()?;
+        self.leave_root()
+    }
+
+    fn leave_files_behind(&self) -> Result<(), SandboxError> {
         let plan = &self.plan;
         if plan.layers.is_empty() {
             return Ok(());
@@ -119,23 +124,26 @@ impl Confinement {
         if plan.has(Layer::Root) {
             leave_files().map_err(layer(Layer::Root, "make its root folder an empty one"))?;
         }
-        self.bound(mapped).map_err(limit)?;
-        self.leave_root()
+        self.bound(mapped).map_err(limit)
     }
 
-    /// All of it, in a process that opens nothing and maps nothing any more.
+    /// All of it but the last step, [`leave_root`](Self::leave_root), in a process that opens
+    /// nothing and maps nothing any more.
     ///
     /// # Errors
     /// A layer cannot be had.
     pub fn confine_rest(&self) -> Result<(), SandboxError> {
         self.leave_namespaces()?;
         let plan = SandboxPlan { file_size: None, ..self.plan.clone() };
-        Self { plan, limits: Limits::default(), vcpus: 0, ..*self }.complete()
+        Self { plan, limits: Limits::default(), vcpus: 0, ..*self }.leave_files_behind()
     }
 
     /// Becomes the user of the plan, in all threads, with no group but one. The kernel takes the
     /// capabilities of who leaves root (capabilities(7)). Who is not root has none to leave.
-    fn leave_root(&self) -> Result<(), SandboxError> {
+    ///
+    /// # Errors
+    /// What setresuid(2) says.
+    pub fn leave_root(&self) -> Result<(), SandboxError> {
         if !self.plan.has(Layer::User) || !rustix::process::geteuid().is_root() {
             return Ok(());
         }

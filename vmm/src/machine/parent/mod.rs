@@ -4,12 +4,13 @@
 //! started stays behind as the parent: it has nothing of the machine's open, passes on the signals
 //! that it gets, waits, and ends as the machine's process did. One that does not end is killed. What has to outlive the machine, a
 //! lease of devices among it, is the parent's. When the parent is killed the kernel kills the
-//! machine, too.
+//! machine, too, as far as the one may signal the other: the parent is root for as long as the
+//! machine is.
 
 mod patience;
 mod signals;
 
-use std::io::{self, PipeReader, PipeWriter, Write};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -49,8 +50,33 @@ impl ChildEnd {
 pub enum Side {
     /// The one that was started.
     Parent(Box<Parent>),
-    /// The machine's. Each byte is a signal that asks for an end.
-    Machine(PipeReader),
+    /// The machine's.
+    Machine(Ties),
+}
+
+/// What ties the machine's process to its parent.
+pub struct Ties {
+    /// Each byte is a signal that asks for an end.
+    pub requests: PipeReader,
+    /// How both leave root.
+    pub leaving: Leaving,
+}
+
+/// The machine leaves root first, then its parent.
+pub struct Leaving {
+    machine_has: PipeWriter,
+    parent_has: PipeReader,
+}
+
+/// Why the machine's process is not waited for.
+#[derive(Debug, thiserror::Error)]
+pub enum WaitError {
+    /// The host refuses.
+    #[error(transparent)]
+    System(#[from] io::Error),
+    /// The parent cannot be confined.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
 }
 
 /// The process that was started, once the machine has one of its own.
@@ -59,6 +85,9 @@ pub struct Parent {
     pid: Pid,
     machine: OwnedFd,
     requests: PipeWriter,
+    /// Its end is that of the machine's as root, or of the machine; then that of ours follows.
+    machine_has: PipeReader,
+    parent_has: Option<PipeWriter>,
     patience: Patience,
     confinement: Confinement,
     restriction: Restriction,
@@ -79,18 +108,42 @@ pub fn split(
     rustix::fs::fcntl_setfl(&reader, OFlags::NONBLOCK)?;
     // A machine that reads none must not hold its parent up.
     rustix::fs::fcntl_setfl(&requests, OFlags::NONBLOCK)?;
+    let (machine_has_left, machine_has) = io::pipe()?;
+    let (parent_has, parent_has_left) = io::pipe()?;
     let confinement = confinement.clone();
     let Some(pid) = child::fork()? else {
-        // Its copy would keep the pipe open.
-        drop(requests);
+        // Copies of the parent's would keep the pipes open.
+        drop((requests, machine_has_left, parent_has_left));
         end_with_parent(&reader)?;
         signals.leave_blocked();
-        return Ok(Side::Machine(reader));
+        let leaving = Leaving { machine_has, parent_has };
+        return Ok(Side::Machine(Ties { requests: reader, leaving }));
     };
     let machine = pidfd_open(pid, PidfdFlags::empty())?;
-    let patience = Patience::new(shutdown_timeout);
-    let parent = Parent { signals, pid, machine, requests, patience, confinement, restriction };
-    Ok(Side::Parent(Box::new(parent)))
+    Ok(Side::Parent(Box::new(Parent {
+        signals,
+        pid,
+        machine,
+        requests,
+        machine_has: machine_has_left,
+        parent_has: Some(parent_has_left),
+        patience: Patience::new(shutdown_timeout),
+        confinement,
+        restriction,
+    })))
+}
+
+impl Leaving {
+    /// The machine has left root. Waits until its parent has, too, and ties both together again.
+    ///
+    /// # Errors
+    /// As [`end_with_parent`].
+    pub fn tell(self, requests: &impl AsFd) -> io::Result<()> {
+        let Self { machine_has, mut parent_has } = self;
+        drop(machine_has);
+        parent_has.read_to_end(&mut Vec::new())?;
+        end_with_parent(requests)
+    }
 }
 
 /// Has the kernel kill this process when its parent ends, whose pipe `requests` is. The kernel
@@ -99,7 +152,7 @@ pub fn split(
 /// # Errors
 /// What prctl(2) says, and a parent that has ended before the kernel knew: its end of the pipe tells,
 /// because a process of a PID namespace is not shown its parent's number.
-pub fn end_with_parent(requests: &impl AsFd) -> io::Result<()> {
+fn end_with_parent(requests: &impl AsFd) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     let mut ready = [PollFd::new(requests, PollFlags::IN)];
     poll(&mut ready, Some(&Timespec::default()))?;
@@ -115,43 +168,64 @@ impl Parent {
         self.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
-    /// Lets go of all descriptors that are not its own but `kept`, and can do nothing any more but
-    /// what is left to do.
+    /// Lets go of all descriptors that are not its own but `kept`, and of the host's files.
     ///
     /// # Errors
     /// A layer cannot be had.
     pub fn confine(&self, kept: &[RawFd]) -> Result<(), SandboxError> {
+        let parent_has = self.parent_has.as_ref().map(AsRawFd::as_raw_fd);
         let own = [
             libc::STDERR_FILENO,
             self.signals.as_raw_fd(),
             self.machine.as_raw_fd(),
             self.requests.as_raw_fd(),
+            self.machine_has.as_raw_fd(),
         ];
-        child::keep_only(&own.iter().chain(kept).copied().collect::<Vec<_>>());
-        self.confinement.confine_rest()?;
-        self.restriction.apply()
+        let own = own.into_iter().chain(parent_has);
+        child::keep_only(&own.chain(kept.iter().copied()).collect::<Vec<_>>());
+        self.confinement.confine_rest()
+    }
+
+    /// The machine has left root: this process does, too, and can do nothing any more but what is
+    /// left to do. The guest has not started.
+    fn leave_root(&mut self) -> Result<(), SandboxError> {
+        if let Some(parent_has) = self.parent_has.take() {
+            self.confinement.leave_root()?;
+            self.restriction.apply()?;
+            drop(parent_has);
+        }
+        Ok(())
     }
 
     /// Waits for the end of the machine's process, and passes on signals until then. A machine that
     /// has not ended when the parent's [`Patience`] has is killed.
     ///
     /// # Errors
-    /// The host refuses to wait.
-    pub fn wait(mut self) -> io::Result<ChildEnd> {
+    /// The host refuses to wait, or a layer.
+    pub fn wait(mut self) -> Result<ChildEnd, WaitError> {
         loop {
+            let machine_has = match self.parent_has {
+                // Its end would be reported for ever.
+                None => self.signals.as_fd(),
+                Some(_) => self.machine_has.as_fd(),
+            };
             let mut ready = [
                 PollFd::new(&self.machine, PollFlags::IN),
                 PollFd::new(&self.signals, PollFlags::IN),
+                PollFd::from_borrowed_fd(machine_has, PollFlags::IN),
             ];
             // One that is longer than the kernel can count has no end.
             let timeout = self.patience.left(Instant::now());
             let timeout = timeout.and_then(|left| Timespec::try_from(left).ok());
             match poll(&mut ready, timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(io::Error::from(error).into()),
             }
             if !ready[0].revents().is_empty() {
                 break;
+            }
+            if ready[2].revents().contains(PollFlags::HUP) {
+                self.leave_root()?;
             }
             while self.signals.take_one()? {
                 // A machine that has ended needs none.
@@ -160,15 +234,16 @@ impl Parent {
             }
             if self.patience.ends(Instant::now()) {
                 log::warn!("the machine's process has not ended in time and is killed");
-                pidfd_send_signal(&self.machine, Signal::KILL)?;
+                pidfd_send_signal(&self.machine, Signal::KILL).map_err(io::Error::from)?;
             }
         }
-        let status = waitid(WaitId::PidFd(self.machine.as_fd()), WaitIdOptions::EXITED)?;
-        let status = status.ok_or(io::ErrorKind::NotFound)?;
+        let status = waitid(WaitId::PidFd(self.machine.as_fd()), WaitIdOptions::EXITED);
+        let status = status.map_err(io::Error::from)?;
+        let status = status.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         Ok(match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => ChildEnd::Exit(code as u8),
             (None, Some(signal)) => ChildEnd::Signal(signal),
-            (None, None) => return Err(io::ErrorKind::InvalidData.into()),
+            (None, None) => return Err(io::Error::from(io::ErrorKind::InvalidData).into()),
         })
     }
 }
