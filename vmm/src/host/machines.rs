@@ -37,16 +37,8 @@ impl RunningMachine {
     /// Waits for machines that have lost the process that started them: the kernel is ending those,
     /// and until it has they have CPUs and devices. No longer than `limit`.
     pub fn wait_for_orphans(limit: Duration) {
-        let root = Root::live();
         let deadline = Instant::now() + limit;
-        let is_orphan = |machine: &Self| {
-            let status = root.glance(format!("/proc/{}/status", machine.pid)).unwrap_or_default();
-            let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
-            let parent = parent.map(|pid| format!("/proc/{}/comm", pid.trim()));
-            let name = parent.and_then(|comm| root.glance(comm));
-            !name.is_some_and(|name| name.starts_with(PROGRAM))
-        };
-        while Self::read_all(&root).iter().any(is_orphan) && Instant::now() < deadline {
+        while has_orphans(&Relation::read_all(&Root::live())) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -95,9 +87,84 @@ impl RunningMachine {
     }
 }
 
+/// What tells a machine's process from the others of berth.
+#[derive(Clone, Copy, Debug)]
+struct Relation {
+    pid: u32,
+    parent: u32,
+    /// It is the first process of a PID namespace, as a machine is, and what a container starts.
+    is_first: bool,
+    /// It has vCPUs. A machine that is being ended may have lost those, and have its devices still.
+    has_vcpus: bool,
+}
+
+impl Relation {
+    fn read_all(root: &Root) -> Vec<Self> {
+        let names = root.names("/proc").unwrap_or_default();
+        let pids = names.iter().filter_map(|name| name.parse().ok());
+        pids.filter_map(|pid| Self::read(root, pid)).collect()
+    }
+
+    fn read(root: &Root, pid: u32) -> Option<Self> {
+        let comm = root.glance(format!("/proc/{pid}/comm"))?;
+        if !comm.starts_with(PROGRAM) {
+            return None;
+        }
+        let status = root.glance(format!("/proc/{pid}/status"))?;
+        let field = |key| status.lines().find_map(|line| line.strip_prefix(key));
+        let numbers: Vec<&str> = field("NSpid:").unwrap_or_default().split_whitespace().collect();
+        Some(Self {
+            pid,
+            parent: field("PPid:")?.trim().parse().ok()?,
+            is_first: matches!(numbers.as_slice(), [_, .., "1"]),
+            has_vcpus: RunningMachine::read(root, pid).is_some(),
+        })
+    }
+}
+
+/// Whether one of `berths` is a machine without the process that started it.
+fn has_orphans(berths: &[Relation]) -> bool {
+    let is_berth = |pid| berths.iter().any(|other| other.pid == pid);
+    let has_child = |pid| berths.iter().any(|other| other.parent == pid);
+    let is_machine = |one: &Relation| one.has_vcpus || one.is_first && !has_child(one.pid);
+    berths.iter().any(|one| !is_berth(one.parent) && is_machine(one))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// One that was killed while its memory was filled held its group for as long as that took, and
+    /// had no vCPU any more.
+    #[test]
+    fn a_machine_that_is_being_ended_is_an_orphan_with_vcpus_or_without() {
+        let started = Relation { pid: 70, parent: 1, is_first: false, has_vcpus: false };
+        let machine = Relation { pid: 71, parent: 70, is_first: true, has_vcpus: true };
+        let helper = Relation { pid: 69, parent: 70, is_first: false, has_vcpus: false };
+        assert!(!has_orphans(&[started, machine, helper]));
+        let orphan = Relation { parent: 1, ..machine };
+        assert!(has_orphans(&[helper, orphan]));
+        assert!(has_orphans(&[Relation { has_vcpus: false, ..orphan }]));
+        // Without namespaces of its own.
+        assert!(has_orphans(&[Relation { is_first: false, ..orphan }]));
+        // The first process of a container, with its machine.
+        let first = Relation { pid: 90, parent: 89, is_first: true, has_vcpus: false };
+        assert!(!has_orphans(&[first, Relation { pid: 91, parent: 90, ..machine }]));
+    }
+
+    #[test]
+    fn a_process_tells_whose_child_it_is_and_whether_it_is_the_first() {
+        let mut host = Fixture::server();
+        host.file("/proc/71/comm", "berth");
+        host.file("/proc/71/status", "Name:\tberth\nPPid:\t70\nNSpid:\t71\t1");
+        host.file("/proc/72/comm", "sleep");
+        host.file("/proc/72/status", "Name:\tsleep\nPPid:\t70\nNSpid:\t72\t1");
+        let all = Relation::read_all(&host.root());
+        assert!(matches!(
+            all.as_slice(),
+            [Relation { pid: 71, parent: 70, is_first: true, has_vcpus: false }]
+        ));
+    }
     use crate::host::fixture::Fixture;
 
     fn thread(host: &mut Fixture, pid: u32, thread: u32, name: &str, cpus: &str) {
