@@ -131,6 +131,20 @@ fn a_machine_that_does_not_end_is_killed() -> Result<()> {
     all_is_well(&host)
 }
 
+/// Nor can it tell that its parent is gone: the kernel kills it.
+#[test]
+fn a_machine_that_serves_nothing_dies_with_its_parent() -> Result<()> {
+    let host = harness::host("nic");
+    let guest = guest(&host, "commands", |config| config)?;
+    guest.wait_for("L2: takes commands", LIMIT)?;
+    let machine = guest.machine()?;
+    host.run(&format!("kill -STOP {machine}"))?;
+    guest.signal("KILL")?;
+    guest.must_end(128 + 9, Duration::from_secs(20))?;
+    host.run(&format!("! test -e /proc/{machine}"))?;
+    all_is_well(&host)
+}
+
 /// Pulls the NIC out of the lab host under the guest, and puts it in again.
 fn pull_the_nic(host: &Host) -> Result<()> {
     let guest = guest(host, "commands", |config| config)?;

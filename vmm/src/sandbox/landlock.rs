@@ -32,6 +32,10 @@ pub enum LandlockError {
 }
 
 /// Restricts the calling thread and those that it starts, for good.
+///
+/// Signals are left to PID namespaces and filters. Landlock would keep a parent, which is under rules
+/// of its own, from having its machine killed, even by its own death (`PR_SET_PDEATHSIG`), and up to
+/// Linux 6.14 a thread from kicking another one of its process.
 pub fn restrict(files: Files) -> Result<(), LandlockError> {
     let (write, read) = match files {
         Files::Any => return Ok(()),
@@ -42,7 +46,7 @@ pub fn restrict(files: Files) -> Result<(), LandlockError> {
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(RULES))?
         .handle_access(AccessNet::from_all(RULES))?
-        .scope(Scope::from_all(RULES))?
+        .scope(Scope::AbstractUnixSocket)?
         .create()?;
     let change = AccessFs::from_read(RULES) | AccessFs::WriteFile | AccessFs::Truncate;
     for (folders, access) in [(write, change), (read, AccessFs::from_read(RULES))] {
