@@ -198,7 +198,7 @@ impl Parent {
     }
 
     /// Waits for the end of the machine's process, and passes on signals until then. A machine that
-    /// has not ended when the parent's [`Patience`] has is killed.
+    /// has not ended half a minute after its guest's time is killed.
     ///
     /// # Errors
     /// The host refuses to wait, or a layer.
