@@ -12,12 +12,15 @@ use berth::binding::{self, Lease, RunDevice, Target};
 use berth::config::Config;
 use berth::error::Error;
 use berth::exit::{Exit, Outcome};
-use berth::host::{HostProfile, Query, Root, RunningMachine};
+use berth::host::{Among, HostProfile, Query, Root, RunningMachine};
 use berth::machine::{self, BuildError, ChildEnd, Parent, Process, RunOptions, WaitError};
 use berth::placement_lock::PlacementLock;
 use berth::plan::{Plan, PlanError};
 use berth::sandbox::{Mode, Restrictions, Role};
 use berth_devices::pci::HostBdf;
+
+/// How long machines are waited for that have lost the process that started them.
+const ORPHANS: Duration = Duration::from_secs(20);
 
 /// Runs the machine of the config file at `path` to its end. The machine has a process of its own,
 /// whose exit code this one's is; in that process this returns, too.
@@ -83,10 +86,15 @@ fn prepare(path: &Path, options: RunOptions) -> Result<(Plan, Option<Lease>), Er
     let config = Config::load(path)?;
     let target = Target::live();
     binding::recover(&target);
-    RunningMachine::wait_for_orphans(Duration::from_secs(20));
     let root = Root::live();
-    let mut host = HostProfile::read(&root, &Query::from(&config))?;
-    let mut plan = Plan::new(&config, &host).map_err(|error| explained(error, &mut host, &root))?;
+    RunningMachine::wait_for_orphans(Among::Machines, ORPHANS);
+    let (mut host, mut plan) = match make_plan(&config, &root) {
+        // One that has no virtual machine any more is in the way only where something is missing.
+        Err(_) if RunningMachine::wait_for_orphans(Among::Processes, ORPHANS) => {
+            make_plan(&config, &root)
+        }
+        result => result,
+    }?;
     let functions = plan.pci.functions.iter();
     let devices: Vec<RunDevice> = functions
         .map(|function| RunDevice {
@@ -110,6 +118,14 @@ fn prepare(path: &Path, options: RunOptions) -> Result<(Plan, Option<Lease>), Er
             lease.end();
             Err(error)
         }
+    }
+}
+
+fn make_plan(config: &Config, root: &Root) -> Result<(HostProfile, Plan), Error> {
+    let mut host = HostProfile::read(root, &Query::from(config))?;
+    match Plan::new(config, &host) {
+        Ok(plan) => Ok((host, plan)),
+        Err(error) => Err(explained(error, &mut host, root)),
     }
 }
 

@@ -5,6 +5,8 @@
 //! everybody's processes, unless /proc hides them (`hidepid=`); those in other PID namespaces are
 //! not to be seen.
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -28,6 +30,16 @@ pub struct RunningMachine {
     pub own: IdSet,
 }
 
+/// Where machines are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Among {
+    /// Among the virtual machines that KVM knows, where it tells of them.
+    Machines,
+    /// Among all processes: one that is being ended may have lost its virtual machine already, and
+    /// have its devices still.
+    Processes,
+}
+
 impl RunningMachine {
     /// All but the one that this process is to become.
     pub(super) fn read_all(root: &Root) -> Vec<Self> {
@@ -35,27 +47,31 @@ impl RunningMachine {
     }
 
     /// Waits for machines that have lost the process that started them: the kernel is ending those,
-    /// and until it has they have CPUs and devices. No longer than `limit`.
-    pub fn wait_for_orphans(limit: Duration) {
+    /// and until it has they have CPUs and devices. No longer than `limit`; whether there was one.
+    pub fn wait_for_orphans(among: Among, limit: Duration) -> bool {
+        let root = Root::live();
+        let are_left = || {
+            let pids = match among {
+                Among::Machines => candidates(&root),
+                Among::Processes => processes(&root).collect(),
+            };
+            let berths: Vec<_> =
+                pids.into_iter().filter_map(|pid| Relation::read(&root, pid)).collect();
+            has_orphans(&berths)
+        };
         let deadline = Instant::now() + limit;
-        while has_orphans(&Relation::read_all(&Root::live())) && Instant::now() < deadline {
+        let mut found = false;
+        while are_left() && Instant::now() < deadline {
+            found = true;
             std::thread::sleep(Duration::from_millis(20));
         }
+        found
     }
 
     /// All but the one of process `own`.
     fn read_others(root: &Root, own: Option<u32>) -> Vec<Self> {
-        // Other programs' processes belong in no snapshot.
-        let quiet = Root::live();
-        let look = if root.is_live() { &quiet } else { root };
-        let names = look.names("/proc").unwrap_or_default();
-        let pids = names.iter().filter_map(|name| name.parse().ok());
-        let is_other = |pid: &u32| own != Some(*pid);
-        let is_berth = |pid: &u32| {
-            let comm = look.glance(format!("/proc/{pid}/comm")).unwrap_or_default();
-            comm.starts_with(PROGRAM)
-        };
-        pids.filter(is_other).filter(is_berth).filter_map(|pid| Self::read(root, pid)).collect()
+        let others = candidates(root).into_iter().filter(|pid| own != Some(*pid));
+        others.filter_map(|pid| Self::read(root, pid)).collect()
     }
 
     fn read(root: &Root, pid: u32) -> Option<Self> {
@@ -87,11 +103,55 @@ impl RunningMachine {
     }
 }
 
+/// Where KVM lists the virtual machines of the host, those of a process by its number outside of PID
+/// namespaces (`kvm_create_vm_debugfs` in virt/kvm/kvm_main.c).
+const KVM_MACHINES: &str = "/sys/kernel/debug/kvm";
+
+/// The host's own PID namespace (`PROC_PID_INIT_INO` in include/linux/proc_ns.h).
+const HOSTS_PIDS: &str = "pid:[4026531836]";
+
+/// Processes of berth: those of machines at least, which have a virtual machine before others may
+/// see their CPUs as taken. Where KVM does not tell, all processes of the host are looked at, which
+/// costs five system calls each.
+fn candidates(root: &Root) -> Vec<u32> {
+    // Other programs' processes belong in no snapshot.
+    let quiet = Root::live();
+    let look = if root.is_live() { &quiet } else { root };
+    match root.is_live().then(|| with_machines(look)).flatten() {
+        Some(pids) => pids.into_iter().filter(|pid| is_berth(look, *pid)).collect(),
+        None => processes(look).collect(),
+    }
+}
+
+/// All processes of berth.
+fn processes(root: &Root) -> impl Iterator<Item = u32> {
+    let names = root.names("/proc").unwrap_or_default();
+    let pids = names.into_iter().filter_map(|name| name.parse().ok());
+    pids.filter(|pid| is_berth(root, *pid))
+}
+
+/// Processes with a virtual machine, in order; `None` where KVM does not tell.
+fn with_machines(root: &Root) -> Option<BTreeSet<u32>> {
+    if root.link("/proc/self/ns/pid")? != Path::new(HOSTS_PIDS) {
+        return None;
+    }
+    let names = root.names(KVM_MACHINES).ok()?;
+    let pids = names.iter().filter_map(|name| name.split_once('-')?.0.parse().ok()).collect();
+    (!names.is_empty()).then_some(pids)
+}
+
+fn is_berth(root: &Root, pid: u32) -> bool {
+    let comm = root.glance(format!("/proc/{pid}/comm"));
+    comm.is_some_and(|comm| comm.starts_with(PROGRAM))
+}
+
 /// What tells a machine's process from the others of berth.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Relation {
     pid: u32,
     parent: u32,
+    /// The parent is berth, too.
+    has_parent: bool,
     /// It is the first process of a PID namespace, as a machine is, and what a container starts.
     is_first: bool,
     /// It has vCPUs. A machine that is being ended may have lost those, and have its devices still.
@@ -99,23 +159,15 @@ struct Relation {
 }
 
 impl Relation {
-    fn read_all(root: &Root) -> Vec<Self> {
-        let names = root.names("/proc").unwrap_or_default();
-        let pids = names.iter().filter_map(|name| name.parse().ok());
-        pids.filter_map(|pid| Self::read(root, pid)).collect()
-    }
-
     fn read(root: &Root, pid: u32) -> Option<Self> {
-        let comm = root.glance(format!("/proc/{pid}/comm"))?;
-        if !comm.starts_with(PROGRAM) {
-            return None;
-        }
         let status = root.glance(format!("/proc/{pid}/status"))?;
         let field = |key| status.lines().find_map(|line| line.strip_prefix(key));
         let numbers: Vec<&str> = field("NSpid:").unwrap_or_default().split_whitespace().collect();
+        let parent = field("PPid:")?.trim().parse().ok()?;
         Some(Self {
             pid,
-            parent: field("PPid:")?.trim().parse().ok()?,
+            parent,
+            has_parent: is_berth(root, parent),
             is_first: matches!(numbers.as_slice(), [_, .., "1"]),
             has_vcpus: RunningMachine::read(root, pid).is_some(),
         })
@@ -124,48 +176,64 @@ impl Relation {
 
 /// Whether one of `berths` is a machine without the process that started it.
 fn has_orphans(berths: &[Relation]) -> bool {
-    let is_berth = |pid| berths.iter().any(|other| other.pid == pid);
     let has_child = |pid| berths.iter().any(|other| other.parent == pid);
     let is_machine = |one: &Relation| one.has_vcpus || one.is_first && !has_child(one.pid);
-    berths.iter().any(|one| !is_berth(one.parent) && is_machine(one))
+    berths.iter().any(|one| !one.has_parent && is_machine(one))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::fixture::Fixture;
+
+    /// One that was killed while its memory was filled held its group for as long as that took, and
+    /// had no vCPU any more.
+    const MACHINE: Relation =
+        Relation { pid: 71, parent: 70, has_parent: true, is_first: true, has_vcpus: true };
 
     /// One that was killed while its memory was filled held its group for as long as that took, and
     /// had no vCPU any more.
     #[test]
     fn a_machine_that_is_being_ended_is_an_orphan_with_vcpus_or_without() {
-        let started = Relation { pid: 70, parent: 1, is_first: false, has_vcpus: false };
-        let machine = Relation { pid: 71, parent: 70, is_first: true, has_vcpus: true };
-        let helper = Relation { pid: 69, parent: 70, is_first: false, has_vcpus: false };
-        assert!(!has_orphans(&[started, machine, helper]));
-        let orphan = Relation { parent: 1, ..machine };
+        let started =
+            Relation { pid: 70, parent: 1, has_parent: false, is_first: false, has_vcpus: false };
+        let helper = Relation { pid: 69, parent: 70, has_parent: true, ..started };
+        assert!(!has_orphans(&[started, MACHINE, helper]));
+        assert!(!has_orphans(&[MACHINE]), "KVM lists no others");
+        let orphan = Relation { parent: 1, has_parent: false, ..MACHINE };
         assert!(has_orphans(&[helper, orphan]));
         assert!(has_orphans(&[Relation { has_vcpus: false, ..orphan }]));
         // Without namespaces of its own.
         assert!(has_orphans(&[Relation { is_first: false, ..orphan }]));
         // The first process of a container, with its machine.
-        let first = Relation { pid: 90, parent: 89, is_first: true, has_vcpus: false };
-        assert!(!has_orphans(&[first, Relation { pid: 91, parent: 90, ..machine }]));
+        let first = Relation { pid: 90, parent: 89, has_vcpus: false, ..orphan };
+        assert!(!has_orphans(&[first, Relation { pid: 91, parent: 90, ..MACHINE }]));
     }
 
     #[test]
     fn a_process_tells_whose_child_it_is_and_whether_it_is_the_first() {
         let mut host = Fixture::server();
+        host.file("/proc/70/comm", "berth");
         host.file("/proc/71/comm", "berth");
         host.file("/proc/71/status", "Name:\tberth\nPPid:\t70\nNSpid:\t71\t1");
         host.file("/proc/72/comm", "sleep");
-        host.file("/proc/72/status", "Name:\tsleep\nPPid:\t70\nNSpid:\t72\t1");
-        let all = Relation::read_all(&host.root());
-        assert!(matches!(
-            all.as_slice(),
-            [Relation { pid: 71, parent: 70, is_first: true, has_vcpus: false }]
-        ));
+        let root = host.root();
+        assert_eq!(processes(&root).collect::<Vec<_>>(), [70, 71]);
+        let machine = Relation { has_vcpus: false, ..MACHINE };
+        assert_eq!(Relation::read(&root, 71), Some(machine));
     }
-    use crate::host::fixture::Fixture;
+
+    #[test]
+    fn kvm_tells_who_has_machines_by_the_numbers_of_the_host_only() {
+        let mut host = Fixture::server();
+        host.file("/sys/kernel/debug/kvm/4711-12/halt_exits", "0");
+        host.file("/sys/kernel/debug/kvm/halt_exits", "0");
+        assert_eq!(with_machines(&host.root()), None, "the namespace is not to be seen");
+        host.link("/proc/self/ns/pid", "pid:[4026532000]");
+        assert_eq!(with_machines(&host.root()), None);
+        host.link("/proc/self/ns/pid", HOSTS_PIDS);
+        assert_eq!(with_machines(&host.root()), Some(BTreeSet::from([4711])));
+    }
 
     fn thread(host: &mut Fixture, pid: u32, thread: u32, name: &str, cpus: &str) {
         host.file(&format!("/proc/{pid}/comm"), "berth");

@@ -85,7 +85,7 @@ pub use iommu::{Iommu, IommuGroup};
 pub use kvm::KvmAnswer;
 pub use linux::LinuxVersion;
 pub use log::KernelLog;
-pub use machines::RunningMachine;
+pub use machines::{Among, RunningMachine};
 pub use memory::{Memory, Node};
 pub use modules::{ConfigLine, ModuleState, Modules};
 pub use pci::{HostBar, PciFunction};

@@ -211,13 +211,13 @@ impl Machine {
             placement_lock,
         } = prepared;
         confinement.enter()?;
-        let threads = reserve_cpus(&plan)?;
-        drop(placement_lock);
         limits::raise(&plan.limits).map_err(BuildError::system("raise its resource limits"))?;
-
         // Closed before the guest runs: its virtual machine is all that is needed then.
         let kvm = HostKvm::open()?;
         let vm = Arc::new(kvm.create_vm()?);
+        // Others find a machine by its virtual machine, and see its CPUs by its threads.
+        let threads = reserve_cpus(&plan)?;
+        drop(placement_lock);
         let open = || plan.iommu.as_ref().map(|iommu| dma::open(&plan, iommu, &vm)).transpose();
         let (memory, opened) = memory::allocate(&plan.memory, &plan.vcpus, open)?;
         map_ram(&vm, &memory)?;
