@@ -25,6 +25,25 @@ fn file_gets_the_guests_output_alone() -> Result<()> {
     Ok(())
 }
 
+/// First nobody reads it, then somebody does: the guest waits for neither.
+#[test]
+fn a_fifo_gets_what_its_reader_takes() -> Result<()> {
+    let host = harness::host("nic");
+    let fifo = format!("{}/console.fifo", host.scratch());
+    let config = GuestConfig::new(&host).without_devices().set("/console", json!({"fifo": fifo}));
+    let refused = host.run_guest(&config)?;
+    refused.must_end(3, LIMIT)?;
+    ensure!(refused.stderr()?.contains("does not exist"), "{}", refused.everything());
+    host.run(&format!("mkfifo {fifo}"))?;
+    let guest = host.run_guest(&config)?;
+    let reader = host.spawn(&format!("cat {fifo}"))?;
+    guest.must_end(0, LIMIT)?;
+    reader.must_end(0, LIMIT)?;
+    let text = reader.stdout()?;
+    assert!(text.contains("L2: poweroff"), "{text}");
+    Ok(())
+}
+
 /// berth in the foreground of a pseudo-terminal on the host; telnetd, of all programs there, makes
 /// one.
 struct Terminal<'host> {

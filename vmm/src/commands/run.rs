@@ -89,12 +89,14 @@ fn prepare(path: &Path, options: RunOptions) -> Result<(Plan, Option<Lease>), Er
     let root = Root::live();
     RunningMachine::wait_for_orphans(Among::Machines, ORPHANS);
     let (mut host, mut plan) = match make_plan(&config, &root) {
-        // One that has no virtual machine any more is in the way only where something is missing.
-        Err(_) if RunningMachine::wait_for_orphans(Among::Processes, ORPHANS) => {
-            make_plan(&config, &root)
+        // One that has lost its virtual machine is looked for where something is missing, and may
+        // have gone since.
+        Err(_) => {
+            RunningMachine::wait_for_orphans(Among::Processes, ORPHANS);
+            make_plan(&config, &root)?
         }
-        result => result,
-    }?;
+        Ok(plan) => plan,
+    };
     let functions = plan.pci.functions.iter();
     let devices: Vec<RunDevice> = functions
         .map(|function| RunDevice {

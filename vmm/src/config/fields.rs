@@ -238,6 +238,19 @@ impl TryFrom<Memory> for MemoryConfig {
     }
 }
 
+/// A console that is neither standard input and output nor nothing: one of three kinds.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConsoleObject {
+    #[serde(default, deserialize_with = "optional_path")]
+    file: Option<PathBuf>,
+    limit_mib: Option<ConsoleLimit>,
+    #[serde(default, deserialize_with = "optional_path")]
+    fifo: Option<PathBuf>,
+    #[serde(default, deserialize_with = "optional_path")]
+    socket: Option<PathBuf>,
+}
+
 impl<'de> Deserialize<'de> for ConsoleConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct ConsoleVisitor;
@@ -246,7 +259,9 @@ impl<'de> Deserialize<'de> for ConsoleConfig {
             type Value = ConsoleConfig;
 
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("`stdio`, `off` or {\"file\": PATH}")
+                f.write_str(
+                    "`stdio`, `off`, {\"file\": PATH}, {\"fifo\": PATH} or {\"socket\": PATH}",
+                )
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<ConsoleConfig, E> {
@@ -259,7 +274,22 @@ impl<'de> Deserialize<'de> for ConsoleConfig {
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ConsoleConfig, A::Error> {
                 let map = de::value::MapAccessDeserializer::new(map);
-                ConsoleFile::deserialize(map).map(ConsoleConfig::File)
+                match ConsoleObject::deserialize(map)? {
+                    ConsoleObject { file: Some(file), limit_mib, fifo: None, socket: None } => {
+                        let limit_mib = limit_mib.unwrap_or_default();
+                        Ok(ConsoleConfig::File(ConsoleFile { file, limit_mib }))
+                    }
+                    ConsoleObject { limit_mib: Some(_), .. } => {
+                        Err(de::Error::custom("`limit_mib` is of a `file`, and of nothing else"))
+                    }
+                    ConsoleObject { fifo: Some(path), file: None, socket: None, .. } => {
+                        Ok(ConsoleConfig::Fifo(path))
+                    }
+                    ConsoleObject { socket: Some(path), file: None, fifo: None, .. } => {
+                        Ok(ConsoleConfig::Socket(path))
+                    }
+                    _ => Err(de::Error::custom("expected one of `file`, `fifo` and `socket`")),
+                }
             }
         }
 

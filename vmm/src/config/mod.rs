@@ -25,7 +25,7 @@ pub use fields::{
 pub use placement::{CpuChoice, InterruptCpus, PlacementConfig, SeveralNodes, Smt};
 pub use sandbox::SandboxConfig;
 
-use crate::units::PageSize;
+use crate::units::{ConsoleKind, PageSize};
 use visit::Object;
 
 /// One machine, as its user describes it.
@@ -126,20 +126,33 @@ pub enum ConsoleConfig {
     Stdio,
     /// Nowhere.
     Off,
+    /// A pipe with a name, which somebody reads.
+    Fifo(PathBuf),
+    /// A Unix socket, at which somebody listens.
+    Socket(PathBuf),
     /// A file.
     #[serde(untagged)]
     File(ConsoleFile),
 }
 
+impl ConsoleConfig {
+    /// What it is outside of berth, and where.
+    pub fn place(&self) -> Option<(ConsoleKind, &Path)> {
+        match self {
+            Self::Stdio | Self::Off => None,
+            Self::File(console) => Some((ConsoleKind::File, &console.file)),
+            Self::Fifo(path) => Some((ConsoleKind::Fifo, path)),
+            Self::Socket(path) => Some((ConsoleKind::Socket, path)),
+        }
+    }
+}
+
 /// The file of a guest's serial console.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ConsoleFile {
     /// Its path.
-    #[serde(deserialize_with = "fields::path")]
     pub file: PathBuf,
     /// Most that is written to it.
-    #[serde(default)]
     pub limit_mib: ConsoleLimit,
 }
 
@@ -176,6 +189,7 @@ impl Config {
     fn resolve(&mut self, folder: &Path) {
         let console = match &mut self.console {
             ConsoleConfig::File(console) => Some(&mut console.file),
+            ConsoleConfig::Fifo(path) | ConsoleConfig::Socket(path) => Some(path),
             ConsoleConfig::Stdio | ConsoleConfig::Off => None,
         };
         for path in [Some(&mut self.kernel), self.initrd.as_mut(), console].into_iter().flatten() {

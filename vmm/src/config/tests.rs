@@ -257,11 +257,19 @@ fn alternatives_are_named() {
     for (fields, message) in [
         (
             r#""console": "tty""#,
-            "console: invalid value: string \"tty\", expected `stdio`, `off` or {\"file\": PATH}",
+            "console: invalid value: string \"tty\", expected `stdio`, `off`, {\"file\": PATH}, {\"fifo\": PATH} or {\"socket\": PATH}",
+        ),
+        (
+            r#""console": {"file": "x", "fifo": "y"}"#,
+            "console: expected one of `file`, `fifo` and `socket`",
+        ),
+        (
+            r#""console": {"socket": "x", "limit_mib": 1}"#,
+            "console: `limit_mib` is of a `file`, and of nothing else",
         ),
         (
             r#""console": {"path": "x"}"#,
-            "console.path: unknown field `path`, expected `file` or `limit_mib`",
+            "console.path: unknown field `path`, expected one of `file`, `limit_mib`, `fifo`, `socket`",
         ),
         (
             r#""console": {"file": "x", "limit_mib": 0}"#,

@@ -1,4 +1,4 @@
-//! The file that a guest's console goes to: what may be written to by somebody in a guest.
+//! Where a guest's console goes: what may be written to by somebody in a guest.
 
 use std::fs::{self, File, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD, StatFs};
 
 use super::root::Root;
+use crate::units::ConsoleKind;
 
 /// File systems whose files are the kernel's own (magic.h): a write there is an order to it.
 const KERNELS_OWN: [(&str, u64); 12] = [
@@ -54,16 +55,22 @@ impl MachineFiles {
 
 /// Why this process cannot write a console to the file at `path`, or make it, as the rest of a
 /// sentence that begins with the path. Asks without doing it: a plan changes nothing.
-pub(super) fn refusal(root: &Root, path: &Path, machine: &MachineFiles) -> Option<&'static str> {
+pub(super) fn refusal(
+    root: &Root,
+    kind: ConsoleKind,
+    path: &Path,
+    machine: &MachineFiles,
+) -> Option<&'static str> {
     if !root.is_live() {
         return None;
     }
     match fs::symlink_metadata(path) {
         Ok(metadata) => {
             let system = rustix::fs::statfs(path).ok();
-            unfit(&metadata, system.as_ref(), machine)
+            unfit(kind, &metadata, system.as_ref(), machine)
                 .or_else(|| (!may_write(path)).then_some("may not be written by this process"))
         }
+        Err(_) if kind != ConsoleKind::File => Some("does not exist"),
         Err(_) => match path.parent() {
             Some(folder) if !folder.is_dir() => Some("cannot be made: its folder does not exist"),
             Some(folder) if !may_write(folder) => {
@@ -75,25 +82,35 @@ pub(super) fn refusal(root: &Root, path: &Path, machine: &MachineFiles) -> Optio
 }
 
 /// The same of a file that is open, before anything is written to it.
-pub fn refusal_of_open(file: &File, machine: &MachineFiles) -> Option<&'static str> {
+pub fn refusal_of_open(
+    file: &File,
+    kind: ConsoleKind,
+    machine: &MachineFiles,
+) -> Option<&'static str> {
     let Ok(metadata) = file.metadata() else { return Some("tells nothing of itself") };
-    unfit(&metadata, rustix::fs::fstatfs(file).ok().as_ref(), machine)
+    unfit(kind, &metadata, rustix::fs::fstatfs(file).ok().as_ref(), machine)
 }
 
 fn unfit(
+    wanted: ConsoleKind,
     metadata: &Metadata,
     system: Option<&StatFs>,
     machine: &MachineFiles,
 ) -> Option<&'static str> {
     let kind = metadata.file_type();
+    match wanted {
+        ConsoleKind::Fifo => return (!kind.is_fifo()).then_some("is no pipe with a name (FIFO)"),
+        ConsoleKind::Socket => return (!kind.is_socket()).then_some("is no Unix socket"),
+        ConsoleKind::File => {}
+    }
     if kind.is_dir() {
         Some("is a directory, not a file")
     } else if kind.is_symlink() {
         Some("is a symbolic link, not a file")
     } else if kind.is_fifo() {
-        Some("is a pipe (FIFO), not a file")
+        Some("is a pipe (FIFO), not a file: its word is `fifo`")
     } else if kind.is_socket() {
-        Some("is a socket, not a file")
+        Some("is a socket, not a file: its word is `socket`")
     } else if !kind.is_file() {
         Some("is a device, not a file")
     } else if system.is_some_and(is_kernels_own) {
@@ -141,7 +158,9 @@ mod tests {
             config: Some(at("vm.json")),
         };
         let root = Root::live();
-        let refusal = |path: &Path| refusal(&root, path, &machine).unwrap_or("is fine");
+        let refusal_as =
+            |kind, path: &Path| refusal(&root, kind, path, &machine).unwrap_or("is fine");
+        let refusal = |path: &Path| refusal_as(ConsoleKind::File, path);
         for (name, said) in [
             ("old.log", "is fine"),
             ("new.log", "is fine"),
@@ -151,12 +170,21 @@ mod tests {
             ("vm.json", "is the machine's config"),
             ("link", "is a symbolic link, not a file"),
             ("loose", "is a symbolic link, not a file"),
-            ("fifo", "is a pipe (FIFO), not a file"),
-            ("socket", "is a socket, not a file"),
+            ("fifo", "is a pipe (FIFO), not a file: its word is `fifo`"),
+            ("socket", "is a socket, not a file: its word is `socket`"),
             ("", "is a directory, not a file"),
             ("nowhere/log", "cannot be made: its folder does not exist"),
         ] {
             assert_eq!(refusal(&at(name)), said, "{name}");
+        }
+        for (kind, name, said) in [
+            (ConsoleKind::Fifo, "fifo", "is fine"),
+            (ConsoleKind::Fifo, "kernel", "is no pipe with a name (FIFO)"),
+            (ConsoleKind::Fifo, "new.fifo", "does not exist"),
+            (ConsoleKind::Socket, "socket", "is fine"),
+            (ConsoleKind::Socket, "fifo", "is no Unix socket"),
+        ] {
+            assert_eq!(refusal_as(kind, &at(name)), said, "{kind} {name}");
         }
         assert_eq!(refusal(Path::new("/dev/full")), "is a device, not a file");
         for order in ["/proc/sys/kernel/core_pattern", "/proc/self/comm"] {

@@ -47,8 +47,8 @@ impl RunningMachine {
     }
 
     /// Waits for machines that have lost the process that started them: the kernel is ending those,
-    /// and until it has they have CPUs and devices. No longer than `limit`; whether there was one.
-    pub fn wait_for_orphans(among: Among, limit: Duration) -> bool {
+    /// and until it has they have CPUs and devices. No longer than `limit`.
+    pub fn wait_for_orphans(among: Among, limit: Duration) {
         let root = Root::live();
         let are_left = || {
             let pids = match among {
@@ -60,12 +60,9 @@ impl RunningMachine {
             has_orphans(&berths)
         };
         let deadline = Instant::now() + limit;
-        let mut found = false;
         while are_left() && Instant::now() < deadline {
-            found = true;
             std::thread::sleep(Duration::from_millis(20));
         }
-        found
     }
 
     /// All but the one of process `own`.

@@ -229,10 +229,9 @@ impl HostProfile {
             irqbalance: settings::irqbalance(root),
             kernel: query.kernel.as_deref().map(|path| KernelFacts::read(root, path)),
             initrd: query.initrd.as_deref().map(|path| FileFacts::read(root, path)),
-            console_refusal: query
-                .console_file
-                .as_deref()
-                .and_then(|path| console_file::refusal(root, path, &query.machine_files())),
+            console_refusal: query.console.as_ref().and_then(|(kind, path)| {
+                console_file::refusal(root, *kind, path, &query.machine_files())
+            }),
             cpus,
             memory,
             iommu,

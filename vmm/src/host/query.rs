@@ -8,6 +8,7 @@ use berth_devices::pci::HostBdf;
 use super::console_file::MachineFiles;
 use super::pci::virtual_functions;
 use super::root::Root;
+use crate::units::ConsoleKind;
 
 /// What to read of a host, beyond what every plan needs to know of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub struct Query {
     /// The config that the machine is of.
     pub config: Option<PathBuf>,
     /// A file that is to be written.
-    pub console_file: Option<PathBuf>,
+    pub console: Option<(ConsoleKind, PathBuf)>,
     /// Functions, each with whether it is to be taken from the host: only then its uses are read.
     pub functions: BTreeMap<HostBdf, Taking>,
     /// Physical functions of which a virtual one is to be taken.

@@ -1,7 +1,7 @@
 //! What the guest boots, and whether the host can run a guest at all.
 
 use super::{BootPlan, PlanError};
-use crate::config::{Config, ConsoleConfig};
+use crate::config::Config;
 use crate::host::{Access, FileFacts, FileState, HostProfile, KernelFormat, KvmAnswer};
 
 /// x86's COMMAND_LINE_SIZE less its terminator, for formats that name no limit of their own.
@@ -31,8 +31,8 @@ pub(super) fn plan(config: &Config, host: &HostProfile) -> Result<BootPlan, Plan
         return Err(PlanError::CommandLineTooLong { length, max });
     }
 
-    if let (ConsoleConfig::File(console), Some(reason)) = (&config.console, host.console_refusal) {
-        return Err(PlanError::ConsoleFile { path: console.file.clone(), reason });
+    if let (Some((kind, path)), Some(reason)) = (config.console.place(), host.console_refusal) {
+        return Err(PlanError::ConsoleFile { kind, path: path.to_owned(), reason });
     }
 
     let initrd_size = match &host.initrd {

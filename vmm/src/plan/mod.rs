@@ -129,6 +129,8 @@ impl Plan {
             console: match &config.console {
                 ConsoleConfig::Stdio => ConsolePlan::Stdio,
                 ConsoleConfig::Off => ConsolePlan::Off,
+                ConsoleConfig::Fifo(path) => ConsolePlan::Fifo { path: path.clone() },
+                ConsoleConfig::Socket(path) => ConsolePlan::Socket { path: path.clone() },
                 ConsoleConfig::File(console) => ConsolePlan::File {
                     path: console.file.clone(),
                     limit: console.limit_mib.bytes(),
@@ -259,6 +261,16 @@ pub enum ConsolePlan {
         /// What it must not be, looked at once more when it is open.
         #[serde(skip)]
         machine: MachineFiles,
+    },
+    /// A pipe with a name.
+    Fifo {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// A Unix socket that somebody listens at.
+    Socket {
+        /// Its path.
+        path: PathBuf,
     },
     /// Nowhere.
     Off,

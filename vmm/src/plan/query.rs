@@ -1,6 +1,6 @@
 //! What a plan of a config wants to know of the host.
 
-use crate::config::{BindMode, Config, ConsoleConfig, DeviceAddress};
+use crate::config::{BindMode, Config, DeviceAddress};
 use crate::host::{Query, Taking};
 
 impl From<&Config> for Query {
@@ -9,10 +9,7 @@ impl From<&Config> for Query {
             kernel: Some(config.kernel.clone()),
             initrd: config.initrd.clone(),
             config: config.origin.clone(),
-            console_file: match &config.console {
-                ConsoleConfig::File(console) => Some(console.file.clone()),
-                ConsoleConfig::Stdio | ConsoleConfig::Off => None,
-            },
+            console: config.console.place().map(|(kind, path)| (kind, path.to_owned())),
             ..Self::default()
         };
         for device in &config.devices {

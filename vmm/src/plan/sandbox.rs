@@ -29,7 +29,7 @@ impl SandboxPlan {
             layers: Layer::ALL.into_iter().filter(wanted).collect(),
             file_size: match &config.console {
                 ConsoleConfig::File(console) => Some(console.limit_mib.bytes()),
-                ConsoleConfig::Stdio | ConsoleConfig::Off => None,
+                _ => None,
             },
         }
     }

@@ -1,6 +1,7 @@
 //! Plain values that every hall knows: nothing here reads a host or decides anything.
 
 mod bytes;
+mod console_kind;
 mod failure;
 mod page_size;
 mod sandbox_layer;
@@ -11,6 +12,7 @@ mod vf_port;
 mod visible;
 
 pub use bytes::Bytes;
+pub use console_kind::ConsoleKind;
 pub use failure::Failure;
 pub use page_size::PageSize;
 pub use sandbox_layer::Layer;

@@ -1,4 +1,4 @@
-//! The guest's serial console, and the terminal or the file behind it.
+//! The guest's serial console, and the terminal, file, pipe or socket behind it.
 
 mod output;
 mod panic_line;
@@ -12,10 +12,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
 use crate::host::{MachineFiles, refusal_of_open};
 use crate::plan::ConsolePlan;
 use crate::sandbox::Restriction;
+use crate::units::ConsoleKind;
 pub use output::Output;
 pub use serial_console::SerialConsole;
 use terminal::{State, Terminal};
@@ -24,7 +26,7 @@ use terminal::{State, Terminal};
 #[derive(Debug, thiserror::Error)]
 pub enum ConsoleError {
     /// The file cannot be written.
-    #[error("cannot write the console file {}", .path.display())]
+    #[error("cannot write the console to {}", .path.display())]
     File {
         /// The file.
         path: PathBuf,
@@ -33,7 +35,7 @@ pub enum ConsoleError {
         source: io::Error,
     },
     /// It is nothing that a guest may write to.
-    #[error("console file {} {reason}", .path.display())]
+    #[error("the console's {} {reason}", .path.display())]
     Unfit {
         /// The file.
         path: PathBuf,
@@ -67,6 +69,13 @@ impl Console {
             ConsolePlan::Stdio => Output::stdout().map_err(ConsoleError::Output)?,
             ConsolePlan::File { path, limit, machine } => {
                 Output::file(create(path, machine)?, path, *limit)
+            }
+            ConsolePlan::Fifo { path } => Output::lossy(open_fifo(path)?, path),
+            ConsolePlan::Socket { path } => {
+                let socket = connect(path)?;
+                let input = socket.try_clone().map_err(|source| not_open(path, source))?;
+                let output = Output::lossy(socket, path);
+                return Ok(Self { output, input: Some(Input::from(OwnedFd::from(input))) });
             }
             ConsolePlan::Off => Output::new(Box::new(io::sink()), "nothing"),
         };
@@ -111,6 +120,33 @@ fn close_input() -> io::Result<()> {
     Ok(rustix::stdio::dup2_stdin(File::open("/dev/null")?)?)
 }
 
+fn not_open(path: &Path, source: io::Error) -> ConsoleError {
+    ConsoleError::File { path: path.to_owned(), source }
+}
+
+/// Opened to be read, too, so that nobody has to read it yet, and it does not end when somebody no
+/// longer does.
+fn open_fifo(path: &Path) -> Result<File, ConsoleError> {
+    let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_NOCTTY;
+    let fifo = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path);
+    let fifo = fifo.map_err(|source| not_open(path, source))?;
+    match refusal_of_open(&fifo, ConsoleKind::Fifo, &MachineFiles::default()) {
+        Some(reason) => Err(ConsoleError::Unfit { path: path.to_owned(), reason }),
+        None => Ok(fifo),
+    }
+}
+
+/// Connects to who listens at the socket, without a wait for one that does not.
+fn connect(path: &Path) -> Result<File, ConsoleError> {
+    let connected = || -> Result<OwnedFd, Errno> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+        Ok(socket)
+    };
+    connected().map(File::from).map_err(|error| not_open(path, error.into()))
+}
+
 /// Nothing is waited for, and nothing is lost of a file that turns out to be another one.
 fn create(path: &Path, machine: &MachineFiles) -> Result<File, ConsoleError> {
     let failed = |source| ConsoleError::File { path: path.to_owned(), source };
@@ -119,7 +155,7 @@ fn create(path: &Path, machine: &MachineFiles) -> Result<File, ConsoleError> {
     options.write(true).create(true).truncate(false).mode(0o600);
     options.custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_NOCTTY);
     let file = options.open(path).map_err(failed)?;
-    if let Some(reason) = refusal_of_open(&file, machine) {
+    if let Some(reason) = refusal_of_open(&file, ConsoleKind::File, machine) {
         return Err(ConsoleError::Unfit { path: path.to_owned(), reason });
     }
     file.set_len(0).map_err(failed)?;
@@ -193,7 +229,9 @@ fn filter_escape(escaped: &mut bool, bytes: &[u8]) -> (Vec<u8>, Option<Request>)
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixListener;
 
     use rustix::pipe::PipeFlags;
 
@@ -224,7 +262,7 @@ mod tests {
     fn a_console_file_that_cannot_be_made_is_named() {
         let error = create(Path::new("/nonexistent/console.log"), &MachineFiles::default())
             .expect_err("no such folder");
-        assert_eq!(error.to_string(), "cannot write the console file /nonexistent/console.log");
+        assert_eq!(error.to_string(), "cannot write the console to /nonexistent/console.log");
     }
 
     #[test]
@@ -253,8 +291,53 @@ mod tests {
         // With a reader it can be opened.
         let _reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(at("fifo"));
         let error = create(&at("fifo"), &machine).expect_err("it is none");
-        assert!(error.to_string().ends_with("is a pipe (FIFO), not a file"), "{error}");
+        assert!(error.to_string().contains("is a pipe (FIFO), not a file"), "{error}");
         assert_eq!(std::fs::read(at("kernel")).expect("a file"), b"a kernel");
+    }
+
+    #[test]
+    fn a_fifo_takes_what_fits_and_holds_nobody_back() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("fifo");
+        std::fs::write(folder.path().join("file"), "").expect("a file");
+        assert!(open_fifo(&folder.path().join("file")).is_err(), "it is none");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, mode).expect("a FIFO");
+        let plan = ConsolePlan::Fifo { path: path.clone() };
+        let Console { output, input } = Console::open(&plan, None).expect("nobody reads it yet");
+        assert!(input.is_none());
+        let mut reader = File::open(&path).expect("it can be read");
+        output.queue().write_all(b"first").expect("a queue takes all");
+        // More than a pipe holds: the rest is lost.
+        output.queue().write_all(&[b'x'; 1 << 20]).expect("a queue takes all");
+        output.flush();
+        let mut text = [0; 5];
+        reader.read_exact(&mut text).expect("it is there");
+        assert_eq!(&text, b"first");
+    }
+
+    #[test]
+    fn a_socket_is_both_ways() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("socket");
+        let plan = ConsolePlan::Socket { path: path.clone() };
+        assert!(Console::open(&plan, None).is_err(), "nobody listens");
+        let listener = UnixListener::bind(&path).expect("a socket");
+        let Console { output, input } = Console::open(&plan, None).expect("somebody listens");
+        let (mut peer, _) = listener.accept().expect("berth has connected");
+        output.queue().write_all(b"login:").expect("a queue takes all");
+        output.flush();
+        let mut text = [0; 6];
+        peer.read_exact(&mut text).expect("it is there");
+        assert_eq!(&text, b"login:");
+        peer.write_all(b"root").expect("a socket takes four bytes");
+        let mut input = input.expect("a socket has an input");
+        assert_eq!(input.read(8).ok(), Some(Some((b"root".to_vec(), None))));
+        drop(peer);
+        assert_eq!(input.read(8).ok(), Some(None));
+        // Nobody is left to read: neither a signal nor an error to the guest.
+        output.queue().write_all(b"lost").expect("a queue takes all");
+        output.flush();
     }
 
     #[test]

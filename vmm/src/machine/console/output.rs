@@ -78,6 +78,14 @@ impl Output {
         Self::new(Box::new(out), path.display().to_string())
     }
 
+    /// Writes to a pipe or a socket, `file`, whose name is `path` and which does not wait. What its
+    /// reader has no room for is lost.
+    pub fn lossy(file: File, path: &Path) -> Self {
+        let name = path.display().to_string();
+        let out = Lossy { out: Unbuffered(file), name: name.clone(), lost: false };
+        Self::new(Box::new(out), name)
+    }
+
     /// Whether the last that was printed is a kernel's panic.
     pub fn tells_of_panic(&self) -> bool {
         lock(&self.sink).panic.is_recent()
@@ -147,6 +155,31 @@ impl<W: Write> Write for Limited<W> {
         let written = self.out.write(&bytes[..most])?;
         self.left -= written as u64;
         Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// What takes everything, and loses what its reader is too slow for.
+struct Lossy<W> {
+    out: W,
+    name: String,
+    lost: bool,
+}
+
+impl<W: Write> Write for Lossy<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.out.write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if !std::mem::replace(&mut self.lost, true) {
+                    log::warn!("nobody reads the console ({}): output is lost", self.name);
+                }
+                Ok(bytes.len())
+            }
+            result => result,
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {

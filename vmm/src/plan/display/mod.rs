@@ -112,6 +112,8 @@ impl Plan {
             ConsolePlan::File { path, limit, .. } => {
                 writeln!(f, "  console   {}, at most {}", path.display(), Bytes(*limit))?;
             }
+            ConsolePlan::Fifo { path } => writeln!(f, "  console   fifo {}", path.display())?,
+            ConsolePlan::Socket { path } => writeln!(f, "  console   socket {}", path.display())?,
             ConsolePlan::Off => writeln!(f, "  console   off")?,
         }
         let seconds = self.shutdown_timeout.as_secs();

@@ -14,7 +14,7 @@ use super::text::{Bytes, list, range};
 use crate::advice::Steps;
 use crate::advice::limits::{CgroupResource, SizeLimit};
 use crate::host::{Access, CgroupLimit, FileState, HostProfile, HostUse, IdSet, Unfit};
-use crate::units::PageSize;
+use crate::units::{ConsoleKind, PageSize};
 use words::{by, elsewhere, have, of, what, which};
 
 /// Why there is no plan.
@@ -30,9 +30,9 @@ pub enum PlanError {
     /// A file that the config names cannot be used.
     #[error("{role} {path} {state}", path = path.display())]
     File { role: &'static str, path: PathBuf, state: FileState },
-    /// The console's file cannot be written.
-    #[error("console file {path} {reason}", path = path.display())]
-    ConsoleFile { path: PathBuf, reason: &'static str },
+    /// Nothing that takes the console is there.
+    #[error("console {kind} {path} {reason}", path = path.display())]
+    ConsoleFile { kind: ConsoleKind, path: PathBuf, reason: &'static str },
     /// The kernel is a file, but no kernel that berth boots.
     #[error("kernel {path} is {found}", path = path.display())]
     NotAKernel { path: PathBuf, found: &'static str },
