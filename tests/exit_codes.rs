@@ -115,7 +115,8 @@ fn second_signal_ends_at_once() -> Result<()> {
     all_is_well(&host)
 }
 
-/// Its control thread serves nothing any more, as one that a guest has got hold of might.
+/// Its control thread serves nothing any more, as one that a guest has got hold of might. The half minute
+/// that it is given is what this costs.
 #[test]
 fn a_machine_that_does_not_end_is_killed() -> Result<()> {
     let host = harness::host("nic");
