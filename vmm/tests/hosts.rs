@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Instant;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// What the commands must say of a host.
 #[derive(Deserialize)]
@@ -206,14 +207,44 @@ fn said(output: &Output) -> String {
     format!("{}{}", text(&output.stdout), text(&output.stderr))
 }
 
-#[test]
-fn every_host_gets_its_right_answer() {
+fn all_hosts() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/hosts");
     let entries = fs::read_dir(&folder).expect("the folder of hosts");
     let mut hosts: Vec<PathBuf> =
         entries.map(|entry| entry.expect("an entry").path()).filter(|path| path.is_dir()).collect();
     hosts.sort_unstable();
     assert!(!hosts.is_empty(), "{} has no host", folder.display());
+    hosts
+}
+
+/// One `berth check` of all hosts at once, and the time that each takes of it.
+#[test]
+#[ignore = "a benchmark, for scripts/bench"]
+fn bench_check_of_a_fleet() {
+    let hosts: Vec<PathBuf> =
+        all_hosts().into_iter().map(|host| host.join("host.tar.zst")).collect();
+    let mut times: Vec<f64> = (0..5)
+        .map(|_| {
+            let mut check = Command::new(env!("CARGO_BIN_EXE_berth"));
+            check.arg("check");
+            for host in &hosts {
+                check.arg("--host").arg(host);
+            }
+            let start = Instant::now();
+            let output = check.output().expect("berth runs");
+            let time = start.elapsed().as_secs_f64() * 1000.0;
+            assert!(matches!(output.status.code(), Some(0..=3)), "{}", said(&output));
+            time
+        })
+        .collect();
+    times.sort_unstable_by(f64::total_cmp);
+    let each = times[times.len() / 2] / hosts.len() as f64;
+    println!("BENCH {}", json!({ "of": "check", "hosts": hosts.len(), "ms_each": each }));
+}
+
+#[test]
+fn every_host_gets_its_right_answer() {
+    let hosts = all_hosts();
     let mut wrong = Vec::new();
     for host in hosts {
         let name = host.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -291,6 +291,9 @@ fn populate(chunk: &Chunk) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
+    use serde_json::json;
     use vm_memory::{Bytes, GuestMemoryBackend};
 
     use super::*;
@@ -362,5 +365,95 @@ mod tests {
             matches!(result, Err(FillError { guest: 7, node: Some(1), reason: Reason::Pages(_) })),
             "{result:?}"
         );
+    }
+
+    const TURNS: usize = 5;
+    const MIB: u64 = 1 << 20;
+
+    /// Memory of a benchmark and who fills it: one chunk of the same size for each CPU.
+    fn shared_by(page_size: PageSize, cpus: &[u32]) -> Option<(Vec<GuestRegionMmap>, Shares)> {
+        let size = (512 * MIB).max(page_size.bytes() * cpus.len() as u64);
+        let plan = MemoryPlan {
+            size,
+            page_size,
+            node: None,
+            pages: Vec::new(),
+            locked: false,
+            regions: vec![RamRegion { guest: 0..size, file_offset: 0, node: None }],
+        };
+        let regions = reserve(&plan).ok()?;
+        let each = size as usize / cpus.len();
+        let shares = cpus.iter().enumerate().map(|(index, cpu)| {
+            let address = regions[0].as_ptr() as usize + index * each;
+            (Some(*cpu), vec![Chunk { guest: 0, node: None, address, length: each }])
+        });
+        let shares = shares.collect();
+        Some((regions, shares))
+    }
+
+    type Shares = Vec<(Option<u32>, Vec<Chunk>)>;
+
+    fn memset(shares: &Shares) {
+        thread::scope(|scope| {
+            for (cpu, chunks) in shares {
+                scope.spawn(move || {
+                    pin::pin_this_thread(&[cpu.expect("each has one")]).expect("one of ours");
+                    for chunk in chunks {
+                        // SAFETY: the range is a mapping of this test's own.
+                        unsafe { std::ptr::write_bytes(chunk.address as *mut u8, 1, chunk.length) };
+                    }
+                });
+            }
+        });
+    }
+
+    /// Memory that is filled as a machine's is, beside memory that is written to once.
+    #[test]
+    #[ignore = "a benchmark, for scripts/bench"]
+    fn bench_fill() {
+        let own = rustix::thread::sched_getaffinity(None).expect("a thread has CPUs");
+        let own: Vec<u32> =
+            (0..1024).filter(|cpu| own.is_set(*cpu)).map(|cpu| cpu as u32).collect();
+        let mut counts: Vec<usize> = (0..6).map(|power| 1 << power).collect();
+        counts.retain(|count| *count <= own.len());
+        for page_size in [PageSize::Size4K, PageSize::Size2M, PageSize::Size1G] {
+            for threads in &counts {
+                let (mut fills, mut memsets) = (Vec::new(), Vec::new());
+                for _ in 0..TURNS {
+                    let Some((_regions, shares)) = shared_by(page_size, &own[..*threads]) else {
+                        break;
+                    };
+                    let start = Instant::now();
+                    if fill(shares, thread::Builder::new, || ()).0.is_err() {
+                        break;
+                    }
+                    fills.push(start.elapsed());
+                    drop(_regions);
+                    let Some((_regions, shares)) = shared_by(page_size, &own[..*threads]) else {
+                        break;
+                    };
+                    let start = Instant::now();
+                    memset(&shares);
+                    memsets.push(start.elapsed());
+                }
+                if memsets.len() < TURNS {
+                    println!(
+                        "BENCH {}",
+                        json!({ "of": "fill", "pages": page_size, "threads": threads,
+                        "skipped": "the host has no such pages free" })
+                    );
+                    continue;
+                }
+                fills.sort_unstable();
+                memsets.sort_unstable();
+                let ms = |times: &[Duration]| times[TURNS / 2].as_secs_f64() * 1000.0;
+                let ratio = ms(&memsets) / ms(&fills);
+                println!(
+                    "BENCH {}",
+                    json!({ "of": "fill", "pages": page_size, "threads": threads,
+                    "mib": 512, "fill_ms": ms(&fills), "memset_ms": ms(&memsets), "rate_of_memset": ratio })
+                );
+            }
+        }
     }
 }

@@ -10,6 +10,7 @@ mod placement;
 mod properties;
 mod refusals;
 mod resets;
+mod scale;
 mod shapes;
 mod topologies;
 
