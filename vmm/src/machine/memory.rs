@@ -370,9 +370,14 @@ mod tests {
     const TURNS: usize = 5;
     const MIB: u64 = 1 << 20;
 
+    /// Each thread has a page at least.
+    fn bench_size(page_size: PageSize, threads: usize) -> u64 {
+        (512 * MIB).max(page_size.bytes() * threads as u64)
+    }
+
     /// Memory of a benchmark and who fills it: one chunk of the same size for each CPU.
     fn shared_by(page_size: PageSize, cpus: &[u32]) -> Option<(Vec<GuestRegionMmap>, Shares)> {
-        let size = (512 * MIB).max(page_size.bytes() * cpus.len() as u64);
+        let size = bench_size(page_size, cpus.len());
         let plan = MemoryPlan {
             size,
             page_size,
@@ -451,7 +456,7 @@ mod tests {
                 println!(
                     "BENCH {}",
                     json!({ "of": "fill", "pages": page_size, "threads": threads,
-                    "mib": 512, "fill_ms": ms(&fills), "memset_ms": ms(&memsets), "rate_of_memset": ratio })
+                    "mib": bench_size(page_size, *threads) / MIB, "fill_ms": ms(&fills), "memset_ms": ms(&memsets), "rate_of_memset": ratio })
                 );
             }
         }
