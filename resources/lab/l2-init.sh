@@ -39,16 +39,23 @@ last_words() { mark "$*"; stty -echo </dev/console; }
 # ACPI's devices only pvpanic wants a module.
 sort -u /sys/bus/pci/devices/*/modalias /sys/bus/acpi/devices/QEMU*/modalias 2>/dev/null | xargs modprobe -qa
 
-# Any event of the ACPI power button is a press: its device reports nothing else.
-watch_power_button() {
+# A press that nobody has the device open for is lost, so it is open before the guest says a word.
+open_power_button() {
     modprobe -q button
     modprobe -q evdev
     for input in /sys/class/input/event*; do
         [ "$(cat "$input/device/name" 2>/dev/null)" = "Power Button" ] || continue
-        head -c 24 "/dev/input/${input##*/}" >/dev/null
-        last_words power button
-        poweroff -f
+        exec 9<"/dev/input/${input##*/}"
+        return
     done
+    exec 9</dev/null
+}
+
+# Any event of the ACPI power button is a press: its device reports nothing else.
+watch_power_button() {
+    [ "$(head -c 24 <&9 | wc -c)" = 24 ] || return
+    last_words power button
+    poweroff -f
 }
 
 net() {
@@ -114,6 +121,7 @@ wait_for_end() {
     [ "$line" = "end" ] || sleep 100000
 }
 
+open_power_button
 watch_power_button &
 # shellcheck disable=SC2034 # for commands from the console, which may end it
 watcher=$!

@@ -43,7 +43,7 @@ pub use target::Target;
 pub use virtual_functions::{check_settable, no_ports, ports, sriov};
 
 use crate::advice::parameters;
-use crate::host::{Functions, HostUse, Identity, Persisted, Root, System};
+use crate::host::{Among, Functions, HostUse, Identity, Persisted, Root, RunningMachine, System};
 use crate::units::PageSize;
 use host_control::LiveHost;
 use journal::{Entry, Journal};
@@ -159,8 +159,12 @@ pub fn restore(target: &Target, options: BindOptions) -> Result<RestoreReport, B
         let lives = |owner: &str| owner::is_alive(journal.folder(), owner);
         return Ok(RestoreReport::planned(journal.entries(), lives, obsolete).with(notes));
     }
-    let owned: Vec<_> =
-        session.journal.entries().iter().filter(|entry| entry.owner.is_some()).cloned().collect();
+    // Those of runs that are over are among what was recovered, whatever became of them.
+    let runs = |entry: &&Entry| {
+        let owner = entry.owner.as_deref();
+        owner.is_some_and(|owner| owner::is_alive(session.journal.folder(), owner))
+    };
+    let owned: Vec<_> = session.journal.entries().iter().filter(runs).cloned().collect();
     let held = if options.force { BTreeMap::new() } else { session.held()? };
     let Session { kernel, journal, recovered, obsolete, .. } = &mut session;
     let restored = execute::restore(kernel, journal, &held, |entry| entry.owner.is_none())?;
@@ -238,6 +242,10 @@ impl Session {
             .filter(|owner| !owner::is_alive(session.journal.folder(), owner))
             .collect();
         if !dead.is_empty() {
+            // Who was killed has its devices open until the kernel has ended it.
+            if session.root.is_live() && !session.held()?.is_empty() {
+                RunningMachine::wait_for_orphans(Among::Processes);
+            }
             session.recovered = session.give_back(|owner| dead.contains(owner))?;
         }
         Ok(session)

@@ -6,7 +6,6 @@
 //! cannot be opened, the devices go back.
 
 use std::path::Path;
-use std::time::Duration;
 
 use berth::binding::{self, Lease, RunDevice, Target};
 use berth::config::Config;
@@ -18,9 +17,6 @@ use berth::placement_lock::PlacementLock;
 use berth::plan::{Plan, PlanError};
 use berth::sandbox::{Mode, Restrictions, Role};
 use berth_devices::pci::HostBdf;
-
-/// How long machines are waited for that have lost the process that started them.
-const ORPHANS: Duration = Duration::from_secs(20);
 
 /// Runs the machine of the config file at `path` to its end. The machine has a process of its own,
 /// whose exit code this one's is; in that process this returns, too.
@@ -87,12 +83,12 @@ fn prepare(path: &Path, options: RunOptions) -> Result<(Plan, Option<Lease>), Er
     let target = Target::live();
     binding::recover(&target);
     let root = Root::live();
-    RunningMachine::wait_for_orphans(Among::Machines, ORPHANS);
+    RunningMachine::wait_for_orphans(Among::Machines);
     let (mut host, mut plan) = match make_plan(&config, &root) {
         // One that has lost its virtual machine is looked for where something is missing, and may
         // have gone since.
         Err(_) => {
-            RunningMachine::wait_for_orphans(Among::Processes, ORPHANS);
+            RunningMachine::wait_for_orphans(Among::Processes);
             make_plan(&config, &root)?
         }
         Ok(plan) => plan,

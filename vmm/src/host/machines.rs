@@ -14,6 +14,9 @@ use serde::Serialize;
 use super::id_set::IdSet;
 use super::root::Root;
 
+/// How long is waited for machines that are being ended: to free a page of 1 GiB takes long.
+const ORPHANS: Duration = Duration::from_secs(20);
+
 /// What berth's processes are called: the file name of the program.
 const PROGRAM: &str = "berth";
 
@@ -47,8 +50,8 @@ impl RunningMachine {
     }
 
     /// Waits for machines that have lost the process that started them: the kernel is ending those,
-    /// and until it has they have CPUs and devices. No longer than `limit`.
-    pub fn wait_for_orphans(among: Among, limit: Duration) {
+    /// and until it has they have CPUs and devices. No longer than 20 s.
+    pub fn wait_for_orphans(among: Among) {
         let root = Root::live();
         let are_left = || {
             let pids = match among {
@@ -59,7 +62,7 @@ impl RunningMachine {
                 pids.into_iter().filter_map(|pid| Relation::read(&root, pid)).collect();
             has_orphans(&berths)
         };
-        let deadline = Instant::now() + limit;
+        let deadline = Instant::now() + ORPHANS;
         while are_left() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(20));
         }
