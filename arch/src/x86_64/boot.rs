@@ -44,14 +44,96 @@ pub enum Entry {
     },
 }
 
-/// Loads a kernel with all that it needs to start, and says how to enter it.
-///
-/// `mem` holds zeros and has the regions `ram` ([`ram_regions`](super::ram::ram_regions));
-/// `cmdline` has no terminating zero. Writes the ACPI tables too, to the place they were built for,
-/// which must be within [`layout::ACPI_TABLES`].
+/// A kernel and an initial RAM disk, and where in guest memory they go. Nothing is written yet.
+pub struct Loading<'a> {
+    kernel: &'a mut File,
+    image: KernelImage,
+    initrd: Option<(&'a mut File, Range<u64>)>,
+    ram: &'a [Range<u64>],
+}
+
+impl<'a> Loading<'a> {
+    /// Finds the places, in the RAM of a guest ([`ram_regions`](super::ram::ram_regions)).
+    ///
+    /// # Errors
+    /// [`BootError`]: it is no kernel, or does not fit.
+    pub fn new(
+        kernel: &'a mut File,
+        initrd: Option<&'a mut File>,
+        ram: &'a [Range<u64>],
+    ) -> Result<Self, BootError> {
+        let image = probe(kernel)?;
+        let initrd = match initrd {
+            Some(file) => {
+                let metadata = file.metadata().map_err(BootError::read("initial RAM disk"))?;
+                Some((file, metadata.len()))
+            }
+            None => None,
+        };
+        let placed = place(&image, initrd.as_ref().map(|(_, size)| *size), ram)?;
+        let initrd = initrd.zip(placed).map(|((file, _), range)| (file, range));
+        Ok(Self { kernel, image, initrd, ram })
+    }
+
+    /// Guest physical addresses that [`load`](Self::load) and
+    /// [`regs::set_up_entry`](super::regs::set_up_entry) write to, and the BSS of the kernel.
+    #[must_use]
+    pub fn ranges(&self) -> Vec<Range<u64>> {
+        let initrd = self.initrd.iter().map(|(_, range)| range.clone());
+        [0..layout::HIGH_MEMORY, self.image.memory.clone()].into_iter().chain(initrd).collect()
+    }
+
+    /// Loads all that the kernel needs to start, and says how to enter it.
+    ///
+    /// `mem` holds zeros and has the RAM that the places were found in; `cmdline` has no terminating
+    /// zero. Writes the ACPI tables too, to the place they were built for, which must be within
+    /// [`layout::ACPI_TABLES`].
+    ///
+    /// # Errors
+    /// [`BootError`]; guest memory is then in no defined state.
+    pub fn load(
+        self,
+        mem: &GuestMemoryMmap,
+        cmdline: &str,
+        tables: &AcpiTables,
+    ) -> Result<Entry, BootError> {
+        let Self { kernel, image, initrd, ram } = self;
+        write_cmdline(mem, cmdline, image.cmdline_max)?;
+        write_tables(mem, tables)?;
+        let mut placed = None;
+        if let Some((file, range)) = initrd {
+            let size = usize::try_from(range.end - range.start).expect("usize has 64 bits");
+            file.rewind().map_err(BootError::read("initial RAM disk"))?;
+            mem.read_exact_volatile_from(GuestAddress(range.start), file, size)
+                .map_err(BootError::write("initial RAM disk"))?;
+            placed = Some(range);
+        }
+        let loaded = load_kernel(mem, kernel, &image)?;
+
+        let map = memory_map::memory_map(ram, tables);
+        let handover = handover::Handover { mem, map: &map, initrd: placed, rsdp: tables.rsdp };
+        match image.format {
+            Format::ElfPvh { entry } => {
+                handover.pvh()?;
+                Ok(Entry::Pvh { eip: GuestAddress(entry.into()) })
+            }
+            Format::Elf64 { entry } => {
+                handover.linux64(None)?;
+                Ok(Entry::Linux64 { rip: GuestAddress(entry) })
+            }
+            Format::BzImage => {
+                handover.linux64(loaded.setup_header)?;
+                // boot.rst, "64-bit boot protocol".
+                Ok(Entry::Linux64 { rip: GuestAddress(image.memory.start + 0x200) })
+            }
+        }
+    }
+}
+
+/// [`Loading`] in one step, into memory that is there.
 ///
 /// # Errors
-/// [`BootError`]; guest memory is then in no defined state.
+/// As [`Loading::new`] and [`Loading::load`].
 pub fn load(
     mem: &GuestMemoryMmap,
     kernel: &mut File,
@@ -60,43 +142,7 @@ pub fn load(
     ram: &[Range<u64>],
     tables: &AcpiTables,
 ) -> Result<Entry, BootError> {
-    let image = probe(kernel)?;
-    let initrd = match initrd {
-        Some(file) => {
-            let metadata = file.metadata().map_err(BootError::read("initial RAM disk"))?;
-            Some((file, metadata.len()))
-        }
-        None => None,
-    };
-    let placed = place(&image, initrd.as_ref().map(|(_, size)| *size), ram)?;
-
-    write_cmdline(mem, cmdline, image.cmdline_max)?;
-    write_tables(mem, tables)?;
-    if let (Some((file, _)), Some(range)) = (initrd, &placed) {
-        let size = usize::try_from(range.end - range.start).expect("usize has 64 bits");
-        file.rewind().map_err(BootError::read("initial RAM disk"))?;
-        mem.read_exact_volatile_from(GuestAddress(range.start), file, size)
-            .map_err(BootError::write("initial RAM disk"))?;
-    }
-    let loaded = load_kernel(mem, kernel, &image)?;
-
-    let map = memory_map::memory_map(ram, tables);
-    let handover = handover::Handover { mem, map: &map, initrd: placed, rsdp: tables.rsdp };
-    match image.format {
-        Format::ElfPvh { entry } => {
-            handover.pvh()?;
-            Ok(Entry::Pvh { eip: GuestAddress(entry.into()) })
-        }
-        Format::Elf64 { entry } => {
-            handover.linux64(None)?;
-            Ok(Entry::Linux64 { rip: GuestAddress(entry) })
-        }
-        Format::BzImage => {
-            handover.linux64(loaded.setup_header)?;
-            // boot.rst, "64-bit boot protocol".
-            Ok(Entry::Linux64 { rip: GuestAddress(image.memory.start + 0x200) })
-        }
-    }
+    Loading::new(kernel, initrd, ram)?.load(mem, cmdline, tables)
 }
 
 /// Least guest RAM, in bytes, with which [`load`] finds room for a kernel and an initial RAM disk
@@ -118,7 +164,9 @@ pub fn minimal_ram(image: &KernelImage, initrd_size: u64) -> u64 {
 
 /// Checks that the kernel is in RAM and finds the place of the initial RAM disk.
 ///
-/// The highest place, as boot loaders do: early allocations of the kernel come from below.
+/// The highest place, as boot loaders do: early allocations of the kernel come from below. A place in
+/// the kernel's own GiB comes first, because what is loaded has to be there before the guest starts,
+/// and a page of 1 GiB more takes as long as all the rest of a start.
 fn place(
     image: &KernelImage,
     initrd_size: Option<u64>,
@@ -143,6 +191,20 @@ fn place(
         return Err(BootError::InitrdEmpty);
     }
     let ceiling = image.initrd_ceiling.min(layout::RAM_LOW.end);
+    let near = kernel.end.next_multiple_of(layout::GIB).min(ceiling);
+    place_initrd(kernel, size, ram, near)
+        .or_else(|_| place_initrd(kernel, size, ram, ceiling))
+        .map(Some)
+        .map_err(|free| BootError::InitrdDoesNotFit { size, ceiling, free })
+}
+
+/// The highest place below `ceiling`, or the largest gap that there is.
+fn place_initrd(
+    kernel: &Range<u64>,
+    size: u64,
+    ram: &[Range<u64>],
+    ceiling: u64,
+) -> Result<Range<u64>, u64> {
     let mut free = 0;
     for region in ram.iter().rev() {
         let gaps = [
@@ -152,12 +214,12 @@ fn place(
         for gap in gaps {
             let start = gap.end.saturating_sub(size) / PAGE * PAGE;
             if start >= gap.start {
-                return Ok(Some(start..start + size));
+                return Ok(start..start + size);
             }
             free = free.max(gap.end.saturating_sub(gap.start));
         }
     }
-    Err(BootError::InitrdDoesNotFit { size, ceiling, free })
+    Err(free)
 }
 
 fn write_cmdline(mem: &GuestMemoryMmap, cmdline: &str, kernel_max: usize) -> Result<(), BootError> {

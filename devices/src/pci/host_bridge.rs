@@ -1,4 +1,7 @@
 //! The host bridge, function 0 of the root bus: an identity, and nothing that can be set.
+//!
+//! It has the 256 bytes of a conventional function. Beyond them reads give ones, at which a guest's
+//! search for extended capabilities ends; zeros would say that there are none, each time anew.
 
 use super::config::ConfigSpace;
 use super::regs::CONFIG_SIZE;
@@ -26,7 +29,7 @@ impl Default for HostBridge {
 
 impl PciFunction for HostBridge {
     fn config_read(&mut self, offset: u16, data: &mut [u8]) {
-        data.fill(0);
+        data.fill(0xff);
         self.0.read(offset, data);
     }
 

@@ -3,6 +3,7 @@
 mod bars;
 pub mod capability;
 mod config;
+mod gate;
 mod guest_bdf;
 mod host_bdf;
 mod host_bridge;
@@ -21,6 +22,7 @@ use std::ops::{BitOr, BitOrAssign};
 
 pub use bars::{Bar, BarDecode, BarHit, BarKind, BarRoutes, BarSpec, Refused, Space};
 pub use config::ConfigSpace;
+pub use gate::DmaGate;
 pub use guest_bdf::{GuestBdf, RoutedBdf};
 pub use host_bdf::{HostBdf, ParseBdfError};
 pub use host_bridge::HostBridge;

@@ -21,9 +21,9 @@ use serde::Serialize;
 
 use super::config::ConfigSpace;
 use super::regs::{
-    CAP_EXPRESS, CAP_MSI, CAP_POWER, CAPABILITY_POINTER, COMMAND, COMMAND_MASTER,
-    EXTENDED_CONFIG_SIZE, HEADER_TYPE, INTERRUPT_LINE, MSI_64_BIT, MSI_ADDRESS, MSI_CONTROL,
-    MSI_ENABLE, MSI_ENABLED, POWER_CONTROL, POWER_NO_SOFT_RESET, POWER_STATE, STATUS,
+    CAP_EXPRESS, CAP_MSI, CAP_POWER, CAPABILITY_POINTER, COMMAND, COMMAND_MASTER, CONFIG_SIZE,
+    EXTENDED, EXTENDED_CONFIG_SIZE, HEADER_TYPE, INTERRUPT_LINE, MSI_64_BIT, MSI_ADDRESS,
+    MSI_CONTROL, MSI_ENABLE, MSI_ENABLED, POWER_CONTROL, POWER_NO_SOFT_RESET, POWER_STATE, STATUS,
     STATUS_CAPABILITY_LIST,
 };
 use super::root_bus::BusNumbers;
@@ -106,8 +106,11 @@ impl RootPort {
     #[must_use]
     pub fn new(port: &RootPortConfig, hot_plug: Option<HotPlug>) -> Self {
         let mut config = ConfigSpace::default();
-        // No extended capabilities: the first header reads zero (section 7.6.1).
-        config.fix(0, &[0; EXTENDED_CONFIG_SIZE]);
+        // No extended capabilities. A header of zeros would say so by the book (section 7.6.1), to a
+        // guest that looks for one after the other there: more than thirty exits of a boot of Linux.
+        // Ones say that nothing is there at all, as below a bridge that forwards 256 bytes only.
+        config.fix(0, &[0; CONFIG_SIZE]);
+        config.fix(EXTENDED, &[0xff; EXTENDED_CONFIG_SIZE - CONFIG_SIZE]);
         header(&mut config, port);
         windows(&mut config, &port.windows);
         express(&mut config, port);

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::regs::EXTENDED_CONFIG_SIZE;
 use super::{
-    Attention, BarRoutes, Freed, GuestBdf, LinkState, PciFunction, ResetBuses, ResetCause, RootBus,
-    RootPort, RoutedBdf, Space,
+    Attention, BarRoutes, DmaGate, Freed, GuestBdf, LinkState, PciFunction, ResetBuses, ResetCause,
+    RootBus, RootPort, RoutedBdf, Space,
 };
 
 /// A function's place; empty when the function was taken out of the machine.
@@ -29,12 +29,13 @@ struct Port {
 /// Lock order: a port, then one function, then [`BarRoutes`] or the MSI router. Never two
 /// functions, never two ports. On the way to a function behind a port the port is not locked; it
 /// stays locked while the functions behind it follow a write to it, so that they end up where the
-/// last of several writes wants them.
+/// last of several writes wants them. A write that waits at the [`DmaGate`] holds none of them.
 pub struct Segment {
     functions: BTreeMap<GuestBdf, Mutex<Occupant>>,
     ports: BTreeMap<GuestBdf, Port>,
     roots: Vec<RootBus>,
     routes: Arc<BarRoutes>,
+    gate: Arc<DmaGate>,
 }
 
 impl Segment {
@@ -50,7 +51,20 @@ impl Segment {
             let (home, _) = port.buses().get();
             (bdf, Port { home, port: Mutex::new(port) })
         });
-        Self { functions: functions.collect(), ports: ports.collect(), roots, routes }
+        let (functions, ports) = (functions.collect(), ports.collect());
+        Self { functions, ports, roots, routes, gate: Arc::default() }
+    }
+
+    /// No function becomes a bus master before `gate` lets it.
+    #[must_use]
+    pub fn with_gate(self, gate: Arc<DmaGate>) -> Self {
+        Self { gate, ..self }
+    }
+
+    /// The gate that functions are behind.
+    #[must_use]
+    pub fn gate(&self) -> &DmaGate {
+        &self.gate
     }
 
     /// Presses the attention button of the slot that `function` is in.
@@ -169,6 +183,7 @@ impl Segment {
         let Some(name) = self.access(target, offset, data.len()) else { return };
         let freed = match self.ports.get(&name) {
             Some(port) => self.write_port(port, offset, data),
+            None if !self.gate.wait_before(offset, data) => return,
             None => {
                 let written = self.with(name, |function| function.config_write(offset, data));
                 written.unwrap_or(Freed::Nothing)

@@ -10,7 +10,7 @@ use serde::de::{self, Deserializer, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::visit::{bounded, parsed};
-use super::{ConsoleConfig, ConsoleFile, MemoryConfig};
+use super::{ConsoleConfig, ConsoleFile, MemoryConfig, MemoryFill};
 use crate::units::PageSize;
 
 /// Longest name: the kernel cuts a thread's name after 15 bytes (TASK_COMM_LEN).
@@ -212,6 +212,8 @@ pub(super) struct Memory {
     size_mib: MemorySize,
     #[serde(default = "default_page_size", deserialize_with = "page_size")]
     page_size: PageSize,
+    #[serde(default)]
+    fill: MemoryFill,
 }
 
 fn default_page_size() -> PageSize {
@@ -222,7 +224,7 @@ impl TryFrom<Memory> for MemoryConfig {
     type Error = String;
 
     fn try_from(memory: Memory) -> Result<Self, String> {
-        let Memory { size_mib, page_size } = memory;
+        let Memory { size_mib, page_size, fill } = memory;
         if !size_mib.bytes().is_multiple_of(page_size.bytes()) {
             let page_mib = page_size.bytes() >> 20;
             let below = size_mib.mib() / page_mib * page_mib;
@@ -234,7 +236,7 @@ impl TryFrom<Memory> for MemoryConfig {
                 size_mib.mib()
             ));
         }
-        Ok(Self { size_mib, page_size })
+        Ok(Self { size_mib, page_size, fill })
     }
 }
 

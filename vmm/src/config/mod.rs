@@ -89,6 +89,19 @@ pub struct MemoryConfig {
     pub size_mib: MemorySize,
     /// Size of the pages that back it.
     pub page_size: PageSize,
+    /// When it is filled.
+    pub fill: MemoryFill,
+}
+
+/// When guest memory is filled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemoryFill {
+    /// Behind the guest's start, where nothing speaks against it.
+    #[default]
+    Auto,
+    /// Before the guest starts.
+    Before,
 }
 
 /// What maps the devices' DMA.

@@ -167,7 +167,7 @@ fn unknown_and_missing_fields_are_refused_with_the_known_ones() {
     );
     assert_eq!(
         refused("\"size_mib\": 2048", "\"size\": 2048"),
-        "vm.json:5:20: memory.size: unknown field `size`, expected `size_mib` or `page_size`"
+        "vm.json:5:20: memory.size: unknown field `size`, expected one of `size_mib`, `page_size`, `fill`"
     );
     assert_eq!(refused("\"kernel\": \"vmlinuz\",", ""), "vm.json:9:1: missing field `kernel`");
 }

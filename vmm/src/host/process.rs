@@ -35,6 +35,8 @@ pub enum Capability {
     DacOverride = 1,
     /// Locks memory beyond RLIMIT_MEMLOCK.
     IpcLock = 14,
+    /// Raises its own limits.
+    SysResource = 24,
 }
 
 impl Process {

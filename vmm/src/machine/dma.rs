@@ -1,13 +1,12 @@
-//! The devices' way to memory: opens them into one I/O address space and maps guest RAM there.
+//! The devices' way to memory: opens them into one I/O address space.
 
 use std::iter;
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 use std::thread;
 
-use berth_devices::vfio::{AddressSpace, DmaPort, KernelDevice};
+use berth_devices::vfio::{AddressSpace, KernelDevice};
 use vfio_ioctls::VfioDeviceFd;
-use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use super::BuildError;
 use crate::machine::kvm::Vm;
@@ -55,24 +54,11 @@ pub fn open(plan: &Plan, iommu: &IommuPlan, vm: &Vm) -> Result<Opened, BuildErro
     Ok(Opened { space: space.clone(), devices: devices? })
 }
 
-/// Maps guest memory at its guest addresses, after [`open`].
-pub fn map_memory(
-    space: &AddressSpace,
-    plan: &MemoryPlan,
-    memory: &GuestMemoryMmap,
-) -> Result<(), BuildError> {
-    check_usable(space, plan)?;
-    for region in memory.iter() {
-        let (iova, length) = (region.start_addr().0, region.len());
-        // SAFETY: guest memory outlives the address space and is never borrowed.
-        let mapped = unsafe { space.map(iova, region.as_ptr(), length) };
-        mapped.map_err(|source| BuildError::MapDma { range: iova..iova + length, source })?;
-    }
-    Ok(())
-}
-
 /// Holds the plan's memory map against what the kernel says now that the devices are there.
-fn check_usable(space: &AddressSpace, plan: &MemoryPlan) -> Result<(), BuildError> {
+///
+/// # Errors
+/// Some of guest memory cannot be mapped.
+pub fn check_usable(space: &AddressSpace, plan: &MemoryPlan) -> Result<(), BuildError> {
     let usable = space.usable().map_err(BuildError::system("read what the IOMMU can map"))?;
     let Some(usable) = usable else { return Ok(()) };
     log::debug!("the IOMMU can map {usable:x?}");

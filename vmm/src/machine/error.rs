@@ -197,6 +197,9 @@ pub enum RunError {
     /// A vCPU cannot go on.
     #[error(transparent)]
     Vcpu(#[from] VcpuError),
+    /// What was still to be built cannot be had.
+    #[error(transparent)]
+    Build(#[from] BuildError),
     /// A layer of the sandbox cannot be had.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
@@ -216,6 +219,7 @@ impl RunError {
     pub fn code(&self) -> Code {
         match self {
             Self::Vcpu(_) => Code::VcpuFailed,
+            Self::Build(error) => error.code(),
             Self::Sandbox(_) => Code::SandboxFailed,
             Self::System { .. } => Code::SystemRefused,
         }
@@ -224,6 +228,7 @@ impl RunError {
     /// What to do about it.
     pub fn help(&self) -> Option<String> {
         match self {
+            Self::Build(error) => error.help(),
             Self::Sandbox(error) => error.help(),
             Self::Vcpu(_) | Self::System { .. } => None,
         }

@@ -58,7 +58,7 @@ mod tests {
         }
         let now = || (getrlimit(Resource::Nofile), getrlimit(Resource::Memlock));
         let before = now();
-        raise(&Limits { memlock: 0, open_files: 1, file_size: 1, address_space: 1 })
+        raise(&Limits { memlock: 0, open_files: 1, file_size: 1, address_space: 1, bars: 0 })
             .expect("nothing to raise");
         assert_eq!(now(), before);
     }

@@ -8,6 +8,7 @@ mod console;
 mod control;
 mod dma;
 mod error;
+mod footprint;
 mod hierarchy;
 mod kick;
 mod kvm;
@@ -21,30 +22,33 @@ mod watch;
 
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, Sender};
 
 use berth_arch::acpi::{AcpiConfig, AcpiTables};
+use berth_arch::boot::{BootError, Loading};
 use berth_arch::cpuid::CpuidConfig;
 use berth_arch::topology::Topology;
-use berth_arch::{boot, cpuid, layout, regs};
+use berth_arch::{cpuid, layout, regs};
 use berth_devices::eventfd;
 use berth_devices::irq::{Gsi, MsiRouter, VmPort};
-use berth_devices::pci::{BarRoutes, ResetBuses, Segment};
+use berth_devices::pci::{BarRoutes, DmaGate, ResetBuses, Segment};
 use berth_devices::power::PowerRegisters;
 use berth_devices::vfio::{
     AddressSpace, DeviceState, FunctionReset, FunctionSite, KernelDevice, PeerAccess, VfioFunction,
     Wiring,
 };
 use kvm_ioctls::VcpuFd;
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use control::Requests;
 use dma::Opened;
 pub use error::{BuildError, RunError};
 use hierarchy::Fabric;
+use memory::{Behind, Filling, Go, Ram, Ready};
 pub use parent::{ChildEnd, Parent, WaitError};
 use parent::{Leaving, Side, Signals, Ties};
 use watch::{Watch, Watched};
@@ -53,19 +57,21 @@ use crate::advice::Code;
 use crate::child;
 use crate::exit::Exit;
 use crate::placement_lock::PlacementLock;
-use crate::plan::{BootPlan, PciPlan, Plan, VcpuPlan};
+use crate::plan::{Fill, PciPlan, Plan, VcpuPlan};
 use crate::sandbox::{Confinement, Mode, Reporter, Restrictions, Role};
 use chipset::Chipset;
 use console::{Console, Input, Keyboard, SerialConsole};
 use kvm::{BAR_SLOTS, HostKvm, RAM_SLOTS, Vm};
 use steering::Steering;
-use vcpu::{Ended, Shared, VcpuThread};
+use vcpu::{Ended, First, Shared, VcpuThread, Work};
 
 /// A machine that is ready to run.
 ///
 /// The order of the fields is the order in which they are dropped: the devices are reset and
 /// closed while the machine and its memory are still there.
 pub struct Machine {
+    filling: Option<Filling>,
+    behind: Option<Behind>,
     vcpus: Vec<VcpuFd>,
     threads: Vec<VcpuThread>,
     shared: Arc<Shared>,
@@ -80,7 +86,7 @@ pub struct Machine {
     plan: Plan,
     _address_space: Option<AddressSpace>,
     _vm: Arc<Vm>,
-    _memory: GuestMemoryMmap,
+    _ram: Ram,
 }
 
 /// How a machine is run, beside its plan.
@@ -123,6 +129,7 @@ pub fn split(
     placement_lock: PlacementLock,
 ) -> Result<Process, BuildError> {
     child::keep_memory_private().map_err(BuildError::system("switch core dumps off"))?;
+    footprint::share_one_heap();
     let restrictions = Restrictions::new(options.seccomp, &plan.sandbox);
     let keyboard = Keyboard::prepare(&plan.console, &restrictions.of(Role::Terminal))?;
     // Before the first thread, which inherits both.
@@ -218,18 +225,42 @@ impl Machine {
         // Others find a machine by its virtual machine, and see its CPUs by its threads.
         let threads = reserve_cpus(&plan)?;
         drop(placement_lock);
+        let ram = Ram::reserve(&plan.memory)?;
+        map_ram(&vm, &ram)?;
+        let mut images = Images::open(&plan)?;
+        let loading = images.loading()?;
+        let (chunks, gate) = (ram.chunks(), Arc::new(DmaGate::closed()));
+        let first = match plan.memory.fill {
+            Fill::Behind => ram.pages_of(&loading.ranges()),
+            Fill::Before { .. } => chunks.clone(),
+        };
+        let (page_size, locked) = (plan.memory.page_size, plan.memory.locked);
+        let mut ready = Ready { page_size, locked, space: None };
         let open = || plan.iommu.as_ref().map(|iommu| dma::open(&plan, iommu, &vm)).transpose();
-        let (memory, opened) = memory::allocate(&plan.memory, &plan.vcpus, open)?;
-        map_ram(&vm, &memory)?;
-        let Assigned { segment, address_space, watch } =
-            assign(&plan, &vm, &memory, opened?, steering)?;
+        let (filled, opened) = memory::fill(&first, &ready, &plan.vcpus, open);
+        let opened = opened?;
+        filled?;
+        if let Some(Opened { space, .. }) = &opened {
+            dma::check_usable(space, &plan.memory)?;
+            ready.space = Some(space.clone());
+        }
+        let behind = match plan.memory.fill {
+            Fill::Behind => Some(Behind::new(&chunks, ready, &plan.vcpus, gate.clone())),
+            Fill::Before { .. } => {
+                chunks.iter().try_for_each(|chunk| ready.finish(chunk))?;
+                gate.open();
+                None
+            }
+        };
+        let Assigned { segment, address_space, watch } = assign(&plan, &vm, opened, steering)?;
+        let segment = segment.with_gate(gate);
 
         let eventfd = || eventfd().map_err(BuildError::system("make an eventfd"));
         let (serial_irq, sci, ended) = (eventfd()?, eventfd()?, eventfd()?);
         for (gsi, fd) in [(chipset::SERIAL_GSI, &serial_irq), (chipset::SCI_GSI, &sci)] {
             vm.attach_irqfd(gsi, fd).map_err(BuildError::system("connect an interrupt"))?;
         }
-        let vcpus = make_vcpus(&plan, &kvm, &vm, &memory)?;
+        let vcpus = make_vcpus(&plan, &kvm, &vm, &ram, loading)?;
         // Last: from here on a terminal is raw.
         let console = Console::open(&plan.console, keyboard)?;
         let serial = SerialConsole::new(serial_irq, console.output);
@@ -237,6 +268,8 @@ impl Machine {
         let chipset = Chipset::new(segment, serial, PowerRegisters::new(sci));
         let shared = Shared { chipset: Arc::new(chipset), stop: AtomicBool::new(false), ended };
         Ok(Self {
+            filling: None,
+            behind,
             vcpus,
             threads,
             shared: Arc::new(shared),
@@ -251,15 +284,30 @@ impl Machine {
             plan,
             _address_space: address_space,
             _vm: vm,
-            _memory: memory,
+            _ram: ram,
         })
     }
 
     /// Lets the guest run until it ends or is ended.
     pub fn run(mut self) -> Result<Exit, RunError> {
         let threads = self.start()?;
-        let result = control::supervise(&mut self);
+        let mut result = control::supervise(&mut self);
+        if let Err(RunError::Vcpu(_)) = result
+            && let Some(filling) = self.filling.take()
+        {
+            // Memory that cannot be had stops a vCPU, too, whose error says less.
+            filling.complete();
+            let cause = |ended| match ended {
+                Err(error @ RunError::Build(_)) => Some(error),
+                _ => None,
+            };
+            if let Some(error) = self.ended.1.try_iter().find_map(cause) {
+                result = Err(error);
+            }
+        }
+        self.shared.chipset.segment.gate().shut();
         let counts = control::stop(&self.shared, threads);
+        self.filling = None;
         self.shared.chipset.segment.shut_down();
         log::info!("exits to user space by vCPU: {counts:?}");
         result
@@ -272,19 +320,29 @@ impl Machine {
                 .tell(&self.requests)
                 .map_err(|source| RunError::System { doing: "end with its parent", source })?;
         }
-        let restriction = self.restrictions.of(Role::Vcpu);
-        if let Some(boot_vcpu) = self.vcpus.first_mut() {
-            vcpu::start_kernel_workers(boot_vcpu, &restriction)
-                .map_err(|source| RunError::System { doing: "start KVM's threads", source })?;
-        }
-        let threads = std::mem::take(&mut self.threads);
+        let mut threads = std::mem::take(&mut self.threads);
         let (restricted, all_restricted) = mpsc::channel();
-        for ((thread, planned), fd) in
-            threads.iter().zip(&self.plan.vcpus).zip(std::mem::take(&mut self.vcpus))
-        {
-            let (shared, ended) = (self.shared.clone(), self.ended.0.clone());
-            let restriction = (restriction.clone(), restricted.clone());
-            thread.start(planned.index, fd, shared, ended, restriction);
+        let mut gos = match self.behind.take() {
+            Some(behind) => self.fill_behind(behind, &restricted)?,
+            None => Vec::new(),
+        };
+        let restriction = self.restrictions.of(Role::Vcpu);
+        let vcpus = std::mem::take(&mut self.vcpus);
+        for ((thread, planned), fd) in threads.iter_mut().zip(&self.plan.vcpus).zip(vcpus) {
+            let work = Work {
+                index: planned.index,
+                fd,
+                shared: self.shared.clone(),
+                ended: self.ended.0.clone(),
+                restriction: restriction.clone(),
+                restricted: restricted.clone(),
+                first: None,
+            };
+            if planned.index == 0 {
+                *thread = self.start_first(planned, work, std::mem::take(&mut gos))?;
+            } else {
+                thread.start(work);
+            }
         }
         drop(restricted);
         // A report is on threads that are restricted. One that cannot be ends the machine.
@@ -292,6 +350,48 @@ impl Machine {
             all_restricted.iter().for_each(drop);
         }
         Ok(threads)
+    }
+
+    /// Starts the boot vCPU. Its thread is on berth's own CPUs until KVM has its threads, which inherit
+    /// that; the one that has reserved its CPU stays until it is there.
+    fn start_first(
+        &self,
+        planned: &VcpuPlan,
+        work: Work,
+        behind: Vec<Go>,
+    ) -> Result<VcpuThread, RunError> {
+        let failed = |source| RunError::System { doing: "start KVM's threads", source };
+        let name = thread_name(&self.plan.name, planned.index);
+        let thread = VcpuThread::start_here(name).map_err(failed)?;
+        let (started, tid) = mpsc::channel();
+        let (go, pinned) = mpsc::channel();
+        thread.start(Work { first: Some(First { started, pinned, behind }), ..work });
+        // Where there is none, the thread has said why.
+        if let Ok(tid) = tid.recv() {
+            pin::pin_thread(tid, &[planned.cpu]).map_err(failed)?;
+        }
+        drop(go);
+        Ok(thread)
+    }
+
+    fn fill_behind(
+        &mut self,
+        behind: Behind,
+        restricted: &Sender<()>,
+    ) -> Result<Vec<Go>, RunError> {
+        let (shared, ended) = (self.shared.clone(), self.ended.0.clone());
+        let failed = move |error| {
+            // Nobody listens any more when a vCPU has ended the machine before.
+            let _ = ended.send(Err(RunError::Build(error)));
+            let _ = shared.ended.write(1);
+        };
+        let started = behind.start(&self.restrictions.of(Role::Memory), restricted, failed);
+        let (filling, gos) = started.map_err(|source| RunError::System {
+            doing: "start a thread that fills memory",
+            source,
+        })?;
+        self.filling = Some(filling);
+        Ok(gos)
     }
 }
 
@@ -313,8 +413,8 @@ fn thread_name(machine: &str, index: u8) -> String {
     machine[..length].to_owned() + &role
 }
 
-fn map_ram(vm: &Vm, memory: &GuestMemoryMmap) -> Result<(), BuildError> {
-    for (slot, region) in RAM_SLOTS.zip(memory.iter()) {
+fn map_ram(vm: &Vm, ram: &Ram) -> Result<(), BuildError> {
+    for (slot, region) in RAM_SLOTS.zip(ram.memory().iter()) {
         let guest = region.start_addr().0;
         // SAFETY: guest memory lives as long as the machine, which drops it last, and is reached
         // through vm-memory's volatile accesses only.
@@ -334,7 +434,6 @@ struct Assigned {
 fn assign(
     plan: &Plan,
     vm: &Arc<Vm>,
-    memory: &GuestMemoryMmap,
     opened: Option<Opened>,
     steering: Option<Steering>,
 ) -> Result<Assigned, BuildError> {
@@ -348,7 +447,6 @@ fn assign(
     let (mut address_space, mut watched) = (None, Vec::new());
     // All of them, before any is reset: a hot reset is allowed to who holds all that it hits.
     if let Some(Opened { space: opened, devices }) = opened {
-        dma::map_memory(&opened, &plan.memory, memory)?;
         let resets = reset(&plan.pci, &devices)?;
         let peers = match plan.iommu.as_ref().and_then(|iommu| iommu.peer_to_peer) {
             Some(true) => PeerAccess::Iommu {
@@ -420,7 +518,8 @@ fn make_vcpus(
     plan: &Plan,
     kvm: &HostKvm,
     vm: &Vm,
-    memory: &GuestMemoryMmap,
+    ram: &Ram,
+    loading: Loading<'_>,
 ) -> Result<Vec<VcpuFd>, BuildError> {
     let topology = Topology::of(plan.vcpus.iter().map(|vcpu| vcpu.place).collect());
     let tables = AcpiTables::new(
@@ -431,7 +530,8 @@ fn make_vcpus(
         },
         GuestAddress(layout::ACPI_TABLES.start),
     );
-    let entry = load(plan, memory, &tables)?;
+    let memory = ram.memory();
+    let entry = loading.load(memory, &plan.boot.cmdline, &tables).map_err(not_booted(plan))?;
     let supported = kvm.supported_cpuid()?;
     let config = CpuidConfig { topology, tsc_deadline: kvm.has_tsc_deadline(), dedicated: true };
     let mut vcpus = Vec::new();
@@ -447,21 +547,34 @@ fn make_vcpus(
     Ok(vcpus)
 }
 
-fn load(
-    plan: &Plan,
-    memory: &GuestMemoryMmap,
-    tables: &AcpiTables,
-) -> Result<boot::Entry, BuildError> {
-    let BootPlan { kernel, initrd, cmdline } = &plan.boot;
-    let mut kernel_file = open(kernel)?;
-    let mut initrd_file = initrd.as_ref().map(open).transpose()?;
-    let ram: Vec<_> = plan.memory.regions.iter().map(|region| region.guest.clone()).collect();
-    boot::load(memory, &mut kernel_file, initrd_file.as_mut(), cmdline, &ram, tables)
-        .map_err(|source| BuildError::Boot { kernel: kernel.clone(), source })
+/// What the guest boots from, open.
+struct Images<'a> {
+    plan: &'a Plan,
+    kernel: File,
+    initrd: Option<File>,
+    ram: Vec<Range<u64>>,
 }
 
-fn open(path: &PathBuf) -> Result<File, BuildError> {
-    let failed = |source: io::Error| BuildError::File { path: path.clone(), source };
+impl<'a> Images<'a> {
+    fn open(plan: &'a Plan) -> Result<Self, BuildError> {
+        let kernel = open(&plan.boot.kernel)?;
+        let initrd = plan.boot.initrd.as_deref().map(open).transpose()?;
+        let ram = plan.memory.regions.iter().map(|region| region.guest.clone()).collect();
+        Ok(Self { plan, kernel, initrd, ram })
+    }
+
+    fn loading(&mut self) -> Result<Loading<'_>, BuildError> {
+        let Self { plan, kernel, initrd, ram } = self;
+        Loading::new(kernel, initrd.as_mut(), ram).map_err(not_booted(plan))
+    }
+}
+
+fn not_booted(plan: &Plan) -> impl FnOnce(BootError) -> BuildError {
+    |source| BuildError::Boot { kernel: plan.boot.kernel.clone(), source }
+}
+
+fn open(path: &Path) -> Result<File, BuildError> {
+    let failed = |source: io::Error| BuildError::File { path: path.to_owned(), source };
     File::open(path).map_err(failed)
 }
 

@@ -7,14 +7,22 @@ use std::io;
 /// # Errors
 /// `EINVAL` when none of `cpus` is online and in the process's cpuset (sched_setaffinity(2)).
 pub fn pin_this_thread(cpus: &[u32]) -> io::Result<()> {
+    pin_thread(0, cpus)
+}
+
+/// The same for the thread of that number, and 0 for the calling one.
+///
+/// # Errors
+/// As before; `ESRCH` when there is none.
+pub fn pin_thread(tid: i32, cpus: &[u32]) -> io::Result<()> {
     // Not `rustix::thread::CpuSet`, which like `cpu_set_t` ends at 1,024 CPUs.
     let words = cpus.iter().max().map_or(1, |max| *max as usize / 64 + 1);
     let mut mask = vec![0u64; words];
     for cpu in cpus {
         mask[*cpu as usize / 64] |= 1 << (cpu % 64);
     }
-    // SAFETY: `mask` holds the bytes that the size announces; 0 is the calling thread.
-    match unsafe { libc::sched_setaffinity(0, words * 8, mask.as_ptr().cast()) } {
+    // SAFETY: `mask` holds the bytes that the size announces.
+    match unsafe { libc::sched_setaffinity(tid, words * 8, mask.as_ptr().cast()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

@@ -1,9 +1,10 @@
 //! vCPU threads: pinned, named, and in KVM_RUN nearly all the time.
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 
 use kvm_bindings::kvm_run;
@@ -11,8 +12,10 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::exit::Exit;
+use crate::machine::RunError;
 use crate::machine::chipset::Chipset;
 use crate::machine::kick::{self, KickTarget};
+use crate::machine::memory::Go;
 use crate::machine::pin;
 use crate::sandbox::Restriction;
 
@@ -59,8 +62,8 @@ pub struct Shared {
     pub ended: EventFd,
 }
 
-/// A vCPU's last word.
-pub type Ended = Result<Exit, VcpuError>;
+/// The last word of a vCPU, or of what was still to be built.
+pub type Ended = Result<Exit, RunError>;
 
 /// What [`handle`] wants next.
 #[derive(Debug, PartialEq, Eq)]
@@ -107,28 +110,21 @@ pub fn handle(
     Next::Run
 }
 
-/// Has KVM start the threads of its own that the first KVM_RUN starts, away from the vCPUs.
+/// Has KVM start the threads of its own that the first KVM_RUN starts, on the CPUs of this thread.
 ///
 /// Since Linux 6.12 the worker that gives huge pages back after the iTLB multihit mitigation
 /// splits them belongs to the process, and inherits CPUs and filter from the thread that first
-/// runs a vCPU (`kvm_mmu_post_init_vm`): without this it would share a vCPU's CPU. With
-/// `immediate_exit` KVM_RUN does that and nothing else.
-pub fn start_kernel_workers(boot_vcpu: &mut VcpuFd, restriction: &Restriction) -> io::Result<()> {
-    let first_run = || {
-        restriction.apply().map_err(io::Error::other)?;
-        boot_vcpu.set_kvm_immediate_exit(1);
-        let result = boot_vcpu.run().map(drop);
-        boot_vcpu.set_kvm_immediate_exit(0);
-        match result {
-            Err(error) if error.errno() != libc::EINTR => Err(error.into()),
-            _ => Ok(()),
-        }
-    };
-    thread::scope(|scope| {
-        let starter = thread::Builder::new().name("kvm-start".to_owned());
-        let starter = starter.spawn_scoped(scope, first_run)?;
-        starter.join().expect("the starter does not panic")
-    })
+/// runs a vCPU (`kvm_mmu_post_init_vm`). With `immediate_exit` KVM_RUN does that and nothing else. A
+/// vCPU that is run by another thread afterwards waits for a grace period of RCU, some 10 ms
+/// (`kvm_vcpu_ioctl` in virt/kvm/kvm_main.c).
+fn start_kernel_workers(boot_vcpu: &mut VcpuFd) -> io::Result<()> {
+    boot_vcpu.set_kvm_immediate_exit(1);
+    let result = boot_vcpu.run().map(drop);
+    boot_vcpu.set_kvm_immediate_exit(0);
+    match result {
+        Err(error) if error.errno() != libc::EINTR => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// A vCPU's thread.
@@ -138,41 +134,68 @@ pub struct VcpuThread {
 }
 
 /// What a vCPU's thread runs.
-struct Work {
-    index: u8,
-    fd: VcpuFd,
-    shared: Arc<Shared>,
-    ended: Sender<Ended>,
-    restriction: Restriction,
-    restricted: Sender<()>,
+pub struct Work {
+    /// vCPU.
+    pub index: u8,
+    /// The same in KVM.
+    pub fd: VcpuFd,
+    /// What it shares with the others.
+    pub shared: Arc<Shared>,
+    /// Who listens to its last word.
+    pub ended: Sender<Ended>,
+    /// What it may do.
+    pub restriction: Restriction,
+    /// Told when it may do no more than that.
+    pub restricted: Sender<()>,
+    /// Of the vCPU that runs first.
+    pub first: Option<First>,
 }
+
+/// What the vCPU that runs first does before.
+pub struct First {
+    /// Told the thread's number when KVM has its threads, and nothing if it does not get them; it is on
+    /// berth's own CPUs until then.
+    pub started: Sender<Tid>,
+    /// Closed when it is on its own CPU.
+    pub pinned: Receiver<Infallible>,
+    /// What starts with the guest.
+    pub behind: Vec<Go>,
+}
+
+/// A thread's number.
+pub type Tid = i32;
 
 impl VcpuThread {
     /// Starts it on host CPU `cpu`, without a vCPU yet: from now on others see that the CPU is
     /// taken. It ends when it is dropped before it gets one.
     pub fn reserve(name: String, cpu: u32) -> io::Result<Self> {
+        Self::spawn(name, Some(cpu))
+    }
+
+    /// The same on the CPUs of the thread that calls.
+    pub fn start_here(name: String) -> io::Result<Self> {
+        Self::spawn(name, None)
+    }
+
+    fn spawn(name: String, cpu: Option<u32>) -> io::Result<Self> {
         let (work, orders) = mpsc::channel::<Work>();
         let (pinned, result) = mpsc::channel();
         let body = move || {
-            let _ = pinned.send(pin::pin_this_thread(&[cpu]));
+            let _ = pinned.send(cpu.map_or(Ok(()), |cpu| pin::pin_this_thread(&[cpu])));
             let mut counts = ExitCounts::default();
-            let Ok(Work { index, mut fd, shared, ended, restriction, restricted }) = orders.recv()
-            else {
-                return counts;
-            };
+            let Ok(work) = orders.recv() else { return counts };
+            let Work { index, mut fd, shared, ended, restriction, restricted, first } = work;
             let failed = |source| VcpuError::Run { index, source };
-            let result = match restriction.apply() {
-                Ok(()) => {
-                    // Nobody may ask.
-                    let _ = restricted.send(());
-                    drop(restricted);
-                    run(index, &mut fd, &shared, &mut counts)
-                }
-                Err(error) => Err(failed(io::Error::other(error))),
-            };
+            let tid = rustix::thread::gettid().as_raw_nonzero().get();
+            let applied = restriction.apply().map_err(io::Error::other);
+            // Nobody may ask.
+            let _ = restricted.send(());
+            drop(restricted);
+            let result = applied.and_then(|()| be_first(first, tid, &mut fd)).map_err(failed);
+            let result = result.and_then(|()| run(index, &mut fd, &shared, &mut counts));
             if let Some(result) = result.transpose() {
                 // Nobody listens any more when another vCPU has ended the machine before.
-                let _ = ended.send(result);
+                let _ = ended.send(result.map_err(RunError::from));
                 let _ = shared.ended.write(1);
             }
             counts
@@ -182,16 +205,8 @@ impl VcpuThread {
         Ok(Self { thread, work })
     }
 
-    /// Lets it run the vCPU, once it is restricted; then it sends to `restricted`.
-    pub fn start(
-        &self,
-        index: u8,
-        fd: VcpuFd,
-        shared: Arc<Shared>,
-        ended: Sender<Ended>,
-        (restriction, restricted): (Restriction, Sender<()>),
-    ) {
-        let work = Work { index, fd, shared, ended, restriction, restricted };
+    /// Lets it run the vCPU, once it is restricted.
+    pub fn start(&self, work: Work) {
         assert!(self.work.send(work).is_ok(), "a thread waits for its vCPU");
     }
 
@@ -210,6 +225,16 @@ impl VcpuThread {
         drop(self.work);
         self.thread.join().expect("a vCPU thread does not panic")
     }
+}
+
+fn be_first(first: Option<First>, tid: Tid, fd: &mut VcpuFd) -> io::Result<()> {
+    let Some(First { started, pinned, behind }) = first else { return Ok(()) };
+    start_kernel_workers(fd)?;
+    // Who waits for it is there until the guest runs.
+    let _ = started.send(tid);
+    let _ = pinned.recv();
+    drop(behind);
+    Ok(())
 }
 
 /// How often in a row KVM may find no memory behind a BAR. Another vCPU may be about to switch the

@@ -6,6 +6,7 @@ use super::{Limits, MemoryPlan, Note, PciPlan, PlanError};
 use crate::advice::limits::{SizeLimit, cgroup_limit, cgroup_needs};
 use crate::config::Config;
 use crate::host::{Capability, HostProfile};
+use crate::units::PageSize;
 
 /// A vector's eventfd, twice more while a route of it is replaced.
 const FILES_PER_VECTOR: u64 = 3;
@@ -24,8 +25,11 @@ const FILES_PER_VCPU: u64 = 2;
 /// control, the guest's files at boot, libraries' own.
 const FILES_FIXED: u64 = 64;
 
+/// Threads that fill memory while the guest runs: a few CPUs clear as much as memory takes.
+pub const FILLERS: u64 = 4;
+
 /// Control, console, and the two children that give devices back and steer interrupts.
-const THREADS_FIXED: u64 = 8;
+const THREADS_FIXED: u64 = 4 + FILLERS;
 
 /// Threads that a machine has at most.
 pub fn threads(vcpus: u64) -> u64 {
@@ -43,7 +47,7 @@ pub(super) fn plan(
     let ports = pci.roots.iter().flat_map(|root| &root.ports);
     let hot_plug_slots = ports.filter(|port| port.hot_plug).count() as u64;
     let bars = pci.functions.iter().flat_map(|function| &function.bars);
-    let bars = bars.filter(|bar| bar.kind != BarKind::Io).map(|bar| bar.size);
+    let bars = bars.filter(|bar| bar.kind != BarKind::Io).map(|bar| bar.size).sum();
     let limits = Limits {
         // VFIO pins all RAM and counts every page of it, hugetlb or not, against the limit that
         // mlock(2) has; BARs are reserved pages, which it does not count
@@ -54,8 +58,10 @@ pub(super) fn plan(
             + FILES_PER_FUNCTION * pci.functions.len() as u64
             + FILES_PER_HOT_PLUG_SLOT * hot_plug_slots
             + FILES_PER_VECTOR * vectors,
-        file_size: memory.size,
-        address_space: memory.size + bars.sum::<u64>(),
+        // The memfd of huge pages.
+        file_size: if memory.page_size == PageSize::Size4K { 0 } else { memory.size },
+        address_space: memory.size + bars,
+        bars,
     };
     let threads = threads(config.vcpus.get().into());
     for (resource, need) in cgroup_needs(memory.page_size, memory.size, threads) {

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use berth_arch::ram;
+use berth_devices::vfio::IommuBackend;
 
 use super::devices::Assigned;
-use super::{MemoryPlan, NodePages, PlanError, RamRegion, Share};
-use crate::config::Config;
-use crate::host::HostProfile;
+use super::{Fill, FillReason, MemoryPlan, NodePages, PlanError, RamRegion, Share};
+use crate::config::{Config, MemoryFill};
+use crate::host::{Capability, HostProfile};
 use crate::units::PageSize;
 
 /// Nested paging with four levels, which hosts use unless they need five, translates 48 bits.
@@ -25,6 +26,7 @@ pub(super) fn plan(
     host: &HostProfile,
     shares: &[Share],
     assigned: &[Assigned],
+    backend: Option<IommuBackend>,
 ) -> Result<MemoryPlan, PlanError> {
     let size = config.memory.size_mib.bytes();
     let page_size = config.memory.page_size;
@@ -79,8 +81,29 @@ pub(super) fn plan(
             })
             .collect(),
         locked: page_size == PageSize::Size4K && config.devices.is_empty(),
+        fill: fill(config, host, backend),
         regions,
     })
+}
+
+/// Behind the guest's start, unless that could fail where before it does not: by then berth is no
+/// longer the user that it was started as, and may not lock memory beyond its limit.
+fn fill(config: &Config, host: &HostProfile, backend: Option<IommuBackend>) -> Fill {
+    let locks = backend.is_some() || config.memory.page_size == PageSize::Size4K;
+    let size = config.memory.size_mib.bytes();
+    let is_short = host.process.memlock.is_some_and(|limit| limit < size);
+    let before = |why| Fill::Before { why };
+    if config.memory.fill == MemoryFill::Before {
+        before(FillReason::Asked)
+    } else if backend == Some(IommuBackend::Iommufd) && config.sandbox.uid.is_some() {
+        // iommufd counts what a user has pinned in all processes (`IOPT_PAGES_ACCOUNT_USER` in
+        // drivers/iommu/iommufd/pages.c).
+        before(FillReason::SharedUser)
+    } else if locks && is_short && !host.process.has(Capability::SysResource) {
+        before(FillReason::LockLimit)
+    } else {
+        Fill::Behind
+    }
 }
 
 /// Width of the guest physical addresses that the host's CPUs translate.
@@ -142,7 +165,7 @@ fn check_room(
     Ok(())
 }
 
-/// The regions follow each other in the memfd. Each part goes on where the one before ends, so
+/// The regions follow each other in the file of huge pages. Each part goes on where the one before ends, so
 /// that a node's memory is as much in one piece as the holes let it be.
 fn place(
     regions: Vec<Range<u64>>,

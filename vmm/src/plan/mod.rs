@@ -36,7 +36,7 @@ use serde::{Serialize, Serializer};
 pub use device_choice::choose;
 pub use error::{PlanError, Refusal};
 pub use iommu::IommuPlan;
-pub use limits::threads;
+pub use limits::{FILLERS, threads};
 pub use locality::{KindShare, Locality};
 pub use note::Note;
 pub use numa::NumaPlan;
@@ -107,7 +107,8 @@ impl Plan {
         let iommu = iommu::plan(config, host, &mut assigned, &mut notes)?;
         let placement = placement::place(config, host, &assigned, &mut notes)?;
         interrupts::steer(config, host, &placement, &mut assigned)?;
-        let memory = memory::plan(config, host, &placement.shares, &assigned)?;
+        let backend = iommu.as_ref().map(|iommu| iommu.backend);
+        let memory = memory::plan(config, host, &placement.shares, &assigned, backend)?;
         let nodes = assigned.iter().map(|device| device.function.node);
         let numa = NumaPlan::new(&memory.pages, &placement.vcpus, nodes);
         let mut pci = pci::plan(&assigned, host, &memory, &numa, &mut notes)?;
@@ -174,8 +175,36 @@ pub struct MemoryPlan {
     pub pages: Vec<NodePages>,
     /// Locked with mlock(2): neither hugetlb nor a device's pins keep it from being swapped.
     pub locked: bool,
+    /// When it is filled.
+    pub fill: Fill,
     /// Guest RAM in address order; the parts are consecutive in the memfd.
     pub regions: Vec<RamRegion>,
+}
+
+/// When guest memory is filled and mapped for the devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "when")]
+pub enum Fill {
+    /// What the guest boots from before it starts, the rest while it runs. A device waits with its
+    /// first access to memory until all is done.
+    Behind,
+    /// All of it before the guest starts.
+    Before {
+        /// Why.
+        why: FillReason,
+    },
+}
+
+/// Why guest memory is filled before the guest starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FillReason {
+    /// The config asks for it.
+    Asked,
+    /// Its locked memory would be counted together with that of others.
+    SharedUser,
+    /// Only what berth may do before the guest starts lets it lock as much.
+    LockLimit,
 }
 
 /// Pages that a node of the host gives.
@@ -194,7 +223,7 @@ pub struct NodePages {
 pub struct RamRegion {
     /// Guest physical addresses.
     pub guest: Range<u64>,
-    /// Where it starts in the memfd, in bytes.
+    /// Where it starts in the file in memory that huge pages are, in bytes.
     pub file_offset: u64,
     /// Host NUMA node that it is bound to.
     pub node: Option<u32>,
@@ -284,10 +313,12 @@ pub struct Limits {
     pub memlock: u64,
     /// Open files.
     pub open_files: u64,
-    /// Bytes of the largest file that it writes: guest RAM is a file in memory.
+    /// Bytes of the largest file that it writes: guest RAM in huge pages is a file in memory.
     pub file_size: u64,
     /// Bytes of address space that guest RAM and the devices' memory take; berth's own come on top.
     pub address_space: u64,
+    /// The devices' part of it.
+    pub bars: u64,
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, UnshareFlags};
 
 use super::{SandboxError, cores};
-use crate::plan::{Limits, SandboxPlan, threads};
+use crate::plan::{FILLERS, Limits, SandboxPlan, threads};
 use crate::units::Layer;
 
 /// Numbers of users that nothing hands out (systemd, "Users, Groups, UIDs and GIDs on systemd
@@ -158,9 +158,9 @@ impl Confinement {
             lower(Resource::Memlock, all(self.limits.memlock))?;
         }
         if let Some(mapped) = mapped {
-            let heaps = HEAP_OF_THREAD * self.vcpus;
-            let more = self.limits.address_space.saturating_sub(self.limits.file_size);
-            lower(Resource::As, all(mapped + OWN_MAPPINGS + heaps + more))?;
+            let fillers = if self.vcpus == 0 { 0 } else { FILLERS };
+            let heaps = HEAP_OF_THREAD * (self.vcpus + fillers);
+            lower(Resource::As, all(mapped + OWN_MAPPINGS + heaps + self.limits.bars))?;
         }
         if let Some(size) = self.plan.file_size {
             lower(Resource::Fsize, all(size))?;

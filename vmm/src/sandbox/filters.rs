@@ -21,6 +21,7 @@ pub fn program(role: Role, mode: Mode) -> BpfProgram {
         Role::Parent => &PARENT,
         Role::Control => &CONTROL,
         Role::Vcpu => &VCPU,
+        Role::Memory => &MEMORY,
         Role::Interrupts => &INTERRUPTS,
         Role::Guard => &GUARD,
         Role::Terminal => &TERMINAL,

@@ -48,6 +48,8 @@ pub enum Role {
     Control,
     /// Runs a vCPU.
     Vcpu,
+    /// Fills memory while the guest runs already, and ends then.
+    Memory,
     /// Steers the devices' interrupts, in a process of its own.
     Interrupts,
     /// Gives the devices back, in a process of its own.
@@ -62,8 +64,15 @@ const OF_INTERRUPTS: Files =
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Parent, Self::Control, Self::Vcpu, Self::Interrupts, Self::Guard, Self::Terminal];
+    pub const ALL: [Self; 7] = [
+        Self::Parent,
+        Self::Control,
+        Self::Vcpu,
+        Self::Memory,
+        Self::Interrupts,
+        Self::Guard,
+        Self::Terminal,
+    ];
 
     /// As the filters have it.
     pub fn name(self) -> &'static str {
@@ -71,6 +80,7 @@ impl Role {
             Self::Parent => "parent",
             Self::Control => "control",
             Self::Vcpu => "vcpu",
+            Self::Memory => "memory",
             Self::Interrupts => "interrupts",
             Self::Guard => "guard",
             Self::Terminal => "terminal",
@@ -86,7 +96,9 @@ impl Role {
     /// the same rules (Landlock, "Ptrace restrictions"). What it can write to, its mounts say.
     fn files(self) -> Files {
         match self {
-            Self::Parent | Self::Control | Self::Vcpu | Self::Terminal => Files::None,
+            Self::Parent | Self::Control | Self::Vcpu | Self::Memory | Self::Terminal => {
+                Files::None
+            }
             Self::Interrupts => OF_INTERRUPTS,
             Self::Guard => Files::Any,
         }

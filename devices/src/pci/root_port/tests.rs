@@ -68,6 +68,16 @@ fn starts_as_firmware_leaves_a_port() {
     assert_eq!(port.buses().get(), (3, 3));
 }
 
+/// At ones a guest's search for extended capabilities ends.
+#[test]
+fn there_is_nothing_behind_the_first_256_bytes() {
+    let mut port = port();
+    assert_eq!([0x100, 0x104, 0xffc].map(|offset| read(&mut port, offset)), [!0; 3]);
+    port.config_write(0x100, &[0; 4]);
+    assert_eq!(read(&mut port, 0x100), !0);
+    assert_ne!(read(&mut port, 0xfc), !0);
+}
+
 #[test]
 fn closed_windows_are_implemented() {
     let (link, windows) = (port_link(), PortWindows::default());

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::pci::root_port::{PortWindows, RootPort, RootPortConfig};
-use crate::pci::{Bar, HostBridge, Link, LinkSpeed, LinkWidth, Payload};
+use crate::pci::{Bar, DmaGate, HostBridge, Link, LinkSpeed, LinkWidth, Payload};
 
 const WIDTH: LinkWidth = LinkWidth { speed: LinkSpeed::Gt8, lanes: 8 };
 const LINK: Link = Link {
@@ -137,4 +137,21 @@ fn functions_follow_their_bus_number() {
     renumber(bdf(0, 1, 0), 0, 255);
     assert_eq!(id(&segment, bdf(0, 3, 0)), 0x0000_0300);
     assert_eq!(id(&segment, bdf(3, 1, 0)), 0x000c_1b36);
+}
+
+/// A vCPU that waits holds no other up, not even at the same function.
+#[test]
+fn a_bus_master_to_be_waits_at_the_gate_and_holds_no_lock() {
+    let gate = Arc::new(DmaGate::closed());
+    let segment = Arc::new(segment().with_gate(gate.clone()));
+    let name = bdf(2, 0, 2);
+    let waiting = segment.clone();
+    let writer = std::thread::spawn(move || waiting.ecam_write(ecam(name) + 4, &[0x06, 0x00]));
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    assert!(!writer.is_finished());
+    assert_eq!(id(&segment, name), 0x0002_0002);
+    // A port does no DMA of its own.
+    segment.ecam_write(ecam(bdf(0, 2, 0)) + 4, &[0x06, 0x00]);
+    gate.open();
+    writer.join().expect("it does not panic");
 }

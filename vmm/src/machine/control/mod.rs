@@ -14,7 +14,7 @@ mod vcpus;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{Machine, RunError};
+use super::{Machine, RunError, footprint};
 use crate::exit::Exit;
 use crate::machine::vcpu::{ExitCounts, Shared, VcpuThread};
 use crate::sandbox::Role;
@@ -55,6 +55,7 @@ pub fn supervise(machine: &mut Machine) -> Result<Exit, RunError> {
     if let Some(reporter) = machine.reporter.take() {
         reporter.report();
     }
+    footprint::shrink();
     let mut shutdown = Shutdown::new(machine.plan.shutdown_timeout);
     loop {
         let requests = events.wait(shutdown.deadline())?;

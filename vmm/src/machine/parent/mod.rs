@@ -22,6 +22,7 @@ use rustix::process::{
 };
 
 use crate::child;
+use crate::machine::footprint;
 use crate::sandbox::{Confinement, Restriction, SandboxError};
 
 use patience::Patience;
@@ -193,6 +194,7 @@ impl Parent {
             self.confinement.leave_root()?;
             self.restriction.apply()?;
             drop(parent_has);
+            footprint::shrink();
         }
         Ok(())
     }

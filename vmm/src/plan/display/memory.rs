@@ -6,7 +6,21 @@ use std::ops::Range;
 use berth_arch::layout;
 
 use super::super::text::Bytes;
-use super::super::{NodePages, Plan, RamRegion, RootPlan};
+use super::super::{Fill, FillReason, NodePages, Plan, RamRegion, RootPlan};
+
+impl fmt::Display for FillReason {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Asked => "the config asks for it",
+            Self::SharedUser => {
+                "iommufd counts what sandbox.uid has pinned in all of its processes together"
+            }
+            Self::LockLimit => {
+                "RLIMIT_MEMLOCK is below its size, and berth has CAP_IPC_LOCK until then only"
+            }
+        })
+    }
+}
 
 /// What is at some addresses.
 struct Area {
@@ -43,7 +57,10 @@ impl Plan {
             let bytes = Bytes(pages * size.bytes());
             writeln!(f, "  {place}  {pages} of {free} free {size} pages, {bytes}")?;
         }
-        Ok(())
+        match self.memory.fill {
+            Fill::Behind => writeln!(f, "  filled behind the guest's start"),
+            Fill::Before { why } => writeln!(f, "  filled before the guest starts: {why}"),
+        }
     }
 
     fn areas(&self) -> Vec<Area> {

@@ -10,7 +10,7 @@ use super::{config, golden, plan};
 use crate::host::iommu::ReservedRegion;
 use crate::host::memory::Pool;
 use crate::host::{Access, CpuVendor, Holder, HostProfile};
-use crate::plan::{IommuPlan, Plan, PlanError};
+use crate::plan::{Fill, FillReason, IommuPlan, Plan, PlanError};
 use crate::units::PageSize;
 
 /// The server with a kernel that has iommufd too.
@@ -47,6 +47,20 @@ fn of_both_the_container_is_taken_unless_told_otherwise() {
     let told = iommu(both_nics("iommufd"), &modern());
     assert_eq!((told.backend, &*told.reason), (IommuBackend::Iommufd, "as the config says"));
     assert_eq!(told.peer_to_peer, Some(false));
+}
+
+/// iommufd counts what a user has pinned in all processes.
+#[test]
+fn memory_of_a_user_that_others_may_be_is_filled_before_the_guest() {
+    let fill = |backend: &str, sandbox: serde_json::Value| {
+        let mut fields = both_nics(backend);
+        fields["sandbox"] = sandbox;
+        plan(fields, &modern()).memory.fill
+    };
+    let shared = Fill::Before { why: FillReason::SharedUser };
+    assert_eq!(fill("iommufd", json!({ "uid": 1000 })), shared);
+    assert_eq!(fill("iommufd", json!({})), Fill::Behind);
+    assert_eq!(fill("container", json!({ "uid": 1000 })), Fill::Behind);
 }
 
 #[test]

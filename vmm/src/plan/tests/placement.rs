@@ -8,7 +8,7 @@ use super::hosts::{assign, igb};
 use super::shapes::{Shape, Smt, ids, machine, smt, vcpus};
 use super::{config, plan};
 use crate::host::{CoreKind, HostProfile, IdSet};
-use crate::plan::{Plan, PlanError};
+use crate::plan::{Fill, FillReason, Plan, PlanError};
 
 const TWO: [(u32, &str, u64); 2] = [(0, "0-7,16-23", 64), (1, "8-15,24-31", 64)];
 
@@ -150,6 +150,28 @@ fn small_pages_are_locked_unless_devices_pin_them() {
     assert!(plan(alone, &host(|_| ())).memory.locked);
     assert!(!plan(json!({ "memory": memory }), &host(|_| ())).memory.locked);
     assert!(!plan(json!({ "devices": [] }), &host(|_| ())).memory.locked, "huge pages stay");
+}
+
+/// What it takes is had before berth gives up what it was started with.
+#[test]
+fn memory_is_filled_behind_the_guest_unless_that_could_fail_where_before_it_could_not() {
+    let of = |fields, change: fn(&mut HostProfile)| plan(fields, &host(change)).memory.fill;
+    let before = |why| Fill::Before { why };
+    assert_eq!(of(json!({}), |_| ()), Fill::Behind);
+    assert_eq!(of(json!({ "devices": [] }), |_| ()), Fill::Behind);
+    let asked = json!({ "memory": { "size_mib": 2048, "fill": "before" } });
+    assert_eq!(of(asked, |_| ()), before(FillReason::Asked));
+    // The limit does not bind who has CAP_IPC_LOCK, and may not be raised.
+    let only_locks = |host: &mut HostProfile| host.process.capabilities = 1 << 14;
+    assert_eq!(of(json!({}), only_locks), before(FillReason::LockLimit));
+    assert_eq!(of(json!({ "devices": [] }), only_locks), Fill::Behind, "nothing is locked");
+    assert_eq!(
+        of(json!({}), |host| {
+            host.process.capabilities = 0;
+            host.process.memlock = None;
+        }),
+        Fill::Behind
+    );
 }
 
 /// A node of three caches: one of two cores, two of four.
