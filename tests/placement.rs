@@ -42,17 +42,22 @@ pub fn threads(host: &Host, berth: &Process) -> Result<Vec<Thread>> {
     lines.lines().map(|line| thread(line).with_context(|| format!("a thread: {line}"))).collect()
 }
 
-/// KiB of guest RAM by page size in KiB (smaps), and its pages by node (numa_maps). Guest RAM is
-/// what maps a memfd.
+/// What no heap of berth's is as large as.
+const LEAST_KIB: u64 = 100_000;
+
+/// KiB of guest RAM by page size in KiB (smaps), and its pages by node (numa_maps). Guest RAM maps a
+/// memfd where pages are huge, and nothing, but much of it, where they are not.
 pub fn ram(host: &Host, berth: &Process) -> Result<(BTreeMap<u64, u64>, BTreeMap<u32, u64>)> {
     let proc = format!("/proc/{}", berth.machine()?);
     let sizes = host.run(&format!(
-        "awk '/^[0-9a-f]+-/ {{ram = /memfd:/}} /^Size:/ {{size = $2}}
+        "awk '/^[0-9a-f]+-/ {{named = /memfd:/; bare = $2 ~ /^rw-p/ && NF == 5}}
+              /^Size:/ {{size = $2; ram = named || bare && size >= {LEAST_KIB}}}
               ram && /^KernelPageSize:/ {{sum[$2] += size}}
               END {{for (page in sum) print page, sum[page]}}' {proc}/smaps"
     ))?;
     let nodes = host.run(&format!(
-        "awk '/memfd:/ {{for (i = 1; i <= NF; i++) if ($i ~ /^N[0-9]+=/) print substr($i, 2)}}' \
+        "awk '/memfd:/ || /anon=/ && / bind/ \
+              {{for (i = 1; i <= NF; i++) if ($i ~ /^N[0-9]+=/) print substr($i, 2)}}' \
              {proc}/numa_maps | sed 's/=/ /'"
     ))?;
     let pair = |line: &str| {

@@ -154,7 +154,7 @@ check_policies() {
 print_calls() {
     awk '
         /^  "[a-z]+": \{/ { role = $1; gsub(/[":]/, "", role) }
-        (role == "control" || role == "vcpu") && /"syscall":/ {
+        (role == "control" || role == "vcpu" || role == "memory") && /"syscall":/ {
             name = $0
             sub(/.*"syscall": "/, "", name)
             sub(/".*/, "", name)

@@ -47,6 +47,8 @@ pub struct VfioFunction {
     reset: FunctionReset,
     /// Nobody used the device since it was reset.
     clean: bool,
+    /// A reset of it has failed.
+    has_failed: bool,
     warnings: Warnings,
     /// Of resets that the guest causes.
     reset_warnings: Warnings,
@@ -91,6 +93,7 @@ impl VfioFunction {
             link: LinkState::Up,
             reset: place.reset,
             clean: false,
+            has_failed: false,
             warnings: Warnings::about(place.bdf),
             reset_warnings: Warnings::about(place.reset.host),
         };
@@ -345,9 +348,14 @@ impl PciFunction for VfioFunction {
             ResetCause::Port => &mut self.reset_warnings,
             ResetCause::Start | ResetCause::End => &mut last_words,
         };
-        let state = self.reset.run(&*self.device, cause, warnings, done);
+        let (device, has_failed) = (&*self.device, self.has_failed);
+        let state = match cause {
+            ResetCause::End => self.reset.run_at_end(device, has_failed, warnings, done),
+            ResetCause::Start | ResetCause::Port => self.reset.run(device, cause, warnings, done),
+        };
         // A reset that failed is tried again: at the next one, at the end, and on drop.
         self.clean = state != DeviceState::Unknown;
+        self.has_failed |= !self.clean;
         // It is off whatever half a reset has left of it.
         if state == DeviceState::Unknown {
             self.clear_command();
@@ -370,7 +378,8 @@ impl Drop for VfioFunction {
         }
         let alone = FunctionReset { method: self.reset.alone, ..self.reset };
         let warnings = &mut Warnings::about(self.reset.host);
-        alone.run(&*self.device, ResetCause::End, warnings, &mut ResetBuses::default());
+        let done = &mut ResetBuses::default();
+        alone.run_at_end(&*self.device, self.has_failed, warnings, done);
     }
 }
 

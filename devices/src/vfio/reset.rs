@@ -7,6 +7,10 @@
 //!
 //! What the kernel knows of a device may be out of date, so that its word is asked for once more
 //! when the device is open: [`FunctionReset::confirmed`].
+//!
+//! The kernel resets a function that it can reset alone by itself when it is opened and when it is
+//! closed (`vfio_pci_core_enable` and `vfio_pci_core_disable` in drivers/vfio/pci/vfio_pci_core.c).
+//! An FLR takes 100 ms, so that what the kernel is about to do is not done here before.
 
 mod method;
 
@@ -170,6 +174,29 @@ impl FunctionReset {
         DeviceState::Unknown
     }
 
+    /// Whether the kernel resets the function by itself, when it is opened and when it is closed, as
+    /// it is to be reset.
+    fn is_the_kernels(self, device: &dyn VfioPort) -> bool {
+        let alone = !matches!(self.method, ResetMethod::Hot | ResetMethod::None);
+        device.profile().can_be_reset && alone
+    }
+
+    /// The same for a device that is closed next. Unless a reset of it has failed before, the kernel's
+    /// own is enough.
+    pub(super) fn run_at_end(
+        self,
+        device: &dyn VfioPort,
+        has_failed: bool,
+        warnings: &mut Warnings,
+        done: &mut ResetBuses,
+    ) -> DeviceState {
+        if has_failed || !self.is_the_kernels(device) {
+            return self.run(device, ResetCause::End, warnings, done);
+        }
+        log::info!("{}: reset {}: {}, when it is closed", self.host, ResetCause::End, self.method);
+        DeviceState::Reset
+    }
+
     /// The same for a device that no guest has yet. It is no bus master afterwards, whatever came
     /// of the reset: the kernel opens it as none.
     ///
@@ -178,8 +205,7 @@ impl FunctionReset {
     /// has used it since, so that once more would only cost the time of an FLR: 100 ms.
     pub fn run_at_start(self, device: &dyn VfioPort, done: &mut ResetBuses) -> DeviceState {
         let Self { host, method, .. } = self;
-        if device.profile().can_be_reset && !matches!(method, ResetMethod::Hot | ResetMethod::None)
-        {
+        if self.is_the_kernels(device) {
             log::info!("{host}: reset {}: {method}, when it was opened", ResetCause::Start);
             return DeviceState::Reset;
         }

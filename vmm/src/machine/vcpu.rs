@@ -127,6 +127,16 @@ fn start_kernel_workers(boot_vcpu: &mut VcpuFd) -> io::Result<()> {
     }
 }
 
+/// The machine's name and the vCPU in the 15 bytes that Linux gives a thread's name.
+pub fn thread_name(machine: &str, index: u8) -> String {
+    let role = format!("/vcpu{index}");
+    let mut length = machine.len().min(15 - role.len());
+    while !machine.is_char_boundary(length) {
+        length -= 1;
+    }
+    machine[..length].to_owned() + &role
+}
+
 /// A vCPU's thread.
 pub struct VcpuThread {
     thread: JoinHandle<ExitCounts>,
@@ -347,5 +357,12 @@ mod tests {
         let unknown = next(VcpuExit::FailEntry(7, 0));
         assert!(matches!(unknown, Next::Stop(reason) if reason.contains('7')));
         assert_eq!(counts, ExitCounts { port: 1, mmio: 0, other: 1 });
+    }
+
+    #[test]
+    fn thread_names_fit_and_keep_the_vcpu() {
+        assert_eq!(thread_name("router", 0), "router/vcpu0");
+        assert_eq!(thread_name("a-very-long-machine", 12), "a-very-l/vcpu12");
+        assert_eq!(thread_name("größenwahn", 255), "größe/vcpu255");
     }
 }

@@ -9,7 +9,7 @@ use super::*;
 const ROLES: [Role; 5] =
     [Role::Parent, Role::Control, Role::Vcpu, Role::Interrupts, Role::Terminal];
 /// Those that share berth's address space.
-const BERTHS_OWN: [Role; 2] = [Role::Control, Role::Vcpu];
+const BERTHS_OWN: [Role; 3] = [Role::Control, Role::Vcpu, Role::Memory];
 
 /// A system call by its number, with its arguments.
 type Attempt = (c_long, [c_long; 6]);
@@ -249,7 +249,7 @@ fn what_a_thread_needs_is_left_to_it() {
         };
         assert_eq!(act_out(role, Mode::Kill, attempts), End::Exit, "{role:?}");
     }
-    for role in BERTHS_OWN {
+    for role in [Role::Control, Role::Vcpu] {
         let attempts = |_| vec![call(libc::SYS_pread64, &[-1]), call(libc::SYS_pwrite64, &[-1])];
         assert_eq!(act_out(role, Mode::Kill, attempts), End::Exit, "{role:?}");
     }
@@ -279,7 +279,8 @@ fn the_figures_that_are_published_are_those_of_the_filters() {
     for row in [
         row("vCPU", &[Role::Vcpu]),
         row("control", &[Role::Control]),
-        row("both: they share one address space", &BERTHS_OWN),
+        row("memory, until it is filled", &[Role::Memory]),
+        row("all three: they share one address space", &BERTHS_OWN),
         row("parent, a process of its own", &[Role::Parent]),
         row("`berth-irq`, a process of its own", &[Role::Interrupts]),
         row("`berth-guard`, a process of its own", &[Role::Guard]),

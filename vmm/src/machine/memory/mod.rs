@@ -1,5 +1,5 @@
-//! Guest RAM, each part bound to its node, and who fills it: [`fill`] before the guest starts, and
-//! [`behind`] it.
+//! Guest RAM, each part bound to its node, and who fills it: [`mod@fill`] before the guest starts, and
+//! [`mod@behind`] it.
 //!
 //! Filled with `MADV_POPULATE_WRITE`, which reports a short pool as an error; a touch would be a
 //! SIGBUS in the middle of a guest. hugetlb pages and those that VFIO pins are never swapped; others

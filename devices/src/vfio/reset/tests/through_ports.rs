@@ -288,11 +288,23 @@ fn a_device_without_a_way_to_reset_it_is_not_asked_again() {
 fn a_reset_that_fails_ends_nothing() {
     let card = Card::new(ResetMethod::Flr, false);
     card.devices[0].refuse_reset(libc::EAGAIN);
+    card.set(LINK_CONTROL, 0x10);
+    assert_eq!(card.take(), [vec![off(), off()], vec![off(), VfioCall::Reset]]);
     let Card { segment, devices, .. } = card;
     segment.shut_down();
     drop(segment);
-    assert_eq!(devices[0].take(), [off(), off()]);
-    assert_eq!(devices[1].take(), [off(), VfioCall::Reset]);
+    // Tried once more, and as little a bus master afterwards.
+    assert_eq!(devices[0].take(), [off()]);
+    assert_eq!(devices[1].take(), []);
+}
+
+#[test]
+fn what_the_kernel_resets_when_it_is_closed_is_not_reset_before() {
+    let card = Card::new(ResetMethod::Flr, false);
+    let Card { segment, devices, .. } = card;
+    segment.shut_down();
+    drop(segment);
+    assert!(devices.iter().all(|device| device.take() == [off()]));
 }
 
 #[test]
