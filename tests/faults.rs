@@ -36,7 +36,7 @@ pub struct Call {
     /// The call.
     pub call: i64,
     /// The request of an ioctl, in hexadecimal.
-    request: String,
+    pub request: String,
 }
 
 impl Call {

@@ -27,6 +27,7 @@ mod refusals;
 mod removal;
 mod resets;
 mod sandbox;
+mod start;
 mod steering;
 mod topology;
 mod two_machines;

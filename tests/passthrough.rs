@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::harness::{self, Frame, GuestConfig, Host, Process};
+use crate::postconditions;
 
 const LIMIT: Duration = Duration::from_secs(240);
 const PINGS: usize = 100;
@@ -152,4 +153,31 @@ fn pings_need_no_exit_to_user_space() -> Result<()> {
     assert!(difference["exits"] > 0, "these are not the counters of a running guest");
     guest.send("end\n")?;
     guest.must_end(0, LIMIT)
+}
+
+/// HLT exits of a guest that idles, in 5 s.
+fn halts(host: &Host, dedicated: bool) -> Result<u64> {
+    host.bind_vfio()?;
+    let cpu = serde_json::json!({ "dedicated": dedicated });
+    let guest = host.run_guest(&GuestConfig::new(host).set("/cpu", cpu).verbs("wait"))?;
+    guest.wait_for("L2: waiting", LIMIT)?;
+    let file = format!("/sys/kernel/debug/kvm/{}-*/halt_exits", guest.machine()?);
+    let halts = || -> Result<u64> { Ok(host.run(&format!("cat {file}"))?.trim().parse()?) };
+    let before = halts()?;
+    std::thread::sleep(Duration::from_secs(5));
+    let during = halts()? - before;
+    guest.send("end\n")?;
+    guest.must_end(0, LIMIT)?;
+    Ok(during)
+}
+
+/// 40 s, two guests.
+#[test]
+fn a_vcpu_with_a_cpu_of_its_own_idles_without_exits() -> Result<()> {
+    let host = harness::host("nic");
+    let [shared, dedicated] = [false, true].map(|dedicated| halts(&host, dedicated));
+    let (shared, dedicated) = (shared?, dedicated?);
+    println!("HLT exits of an idle guest in 5 s: {shared}, and {dedicated} on dedicated CPUs");
+    ensure!(shared > 0 && dedicated == 0, "{shared} and {dedicated} exits");
+    postconditions::nic_is_free(&host)
 }

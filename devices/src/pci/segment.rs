@@ -95,6 +95,12 @@ impl Segment {
         self.behind(above.home).filter_map(|place| lock(place).take()).collect()
     }
 
+    /// Takes all functions out, after [`shut_down`](Self::shut_down). To drop one gives its device back.
+    #[must_use]
+    pub fn take_all(&self) -> Vec<Box<dyn PciFunction>> {
+        self.functions.values().filter_map(|place| lock(place).take()).collect()
+    }
+
     /// Switches every function off and resets it, or its bus once. For the end: the guest runs no
     /// more.
     pub fn shut_down(&self) {

@@ -223,6 +223,8 @@ codes! {
         "each vCPU gets a CPU of its own"
     CpuCount Refusal "CPU-COUNT" "placement.cpus"
         "each vCPU needs a CPU"
+    CpuNotDedicated Refusal "CPU-NOT-DEDICATED" "cpu.dedicated"
+        "who shares a CPU with a vCPU that never gives it away would not run"
     CpuOffline Refusal "CPU-OFFLINE" "placement"
         "a CPU that the config names is not online"
     MemoryShort Refusal "MEMORY-SHORT" "memory of the node"

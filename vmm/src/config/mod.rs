@@ -67,6 +67,9 @@ pub struct Config {
     /// Where on the host the machine lives.
     #[serde(default, deserialize_with = "visit::object")]
     pub placement: PlacementConfig,
+    /// How vCPUs use their host CPUs.
+    #[serde(default, deserialize_with = "visit::object")]
+    pub cpu: CpuConfig,
     /// What keeps berth in, beside the filters of system calls.
     #[serde(default, deserialize_with = "visit::object")]
     pub sandbox: SandboxConfig,
@@ -79,6 +82,15 @@ pub struct Config {
     /// The file that it was read from, if any.
     #[serde(skip)]
     pub origin: Option<PathBuf>,
+}
+
+/// How vCPUs use their host CPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CpuConfig {
+    /// A vCPU keeps its CPU while it idles: it wakes without the host, and the host's CPU is as busy as
+    /// one that works.
+    pub dedicated: bool,
 }
 
 /// Guest RAM.

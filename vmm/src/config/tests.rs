@@ -163,7 +163,7 @@ fn unknown_and_missing_fields_are_refused_with_the_known_ones() {
         refused("\"vcpus\": 2", "\"cpus\": 2"),
         "vm.json:4:8: cpus: unknown field `cpus`, expected one of `name`, `kernel`, `initrd`, \
          `cmdline`, `vcpus`, `memory`, `devices`, `iommu_backend`, `peer_to_peer`, `console`, \
-         `placement`, `sandbox`, `shutdown_timeout_s`, `unplug_timeout_s`"
+         `placement`, `cpu`, `sandbox`, `shutdown_timeout_s`, `unplug_timeout_s`"
     );
     assert_eq!(
         refused("\"size_mib\": 2048", "\"size\": 2048"),

@@ -52,7 +52,7 @@ impl Machine {
         limits::raise(&plan.limits).map_err(BuildError::system("raise its resource limits"))?;
         // Closed before the guest runs: its virtual machine is all that is needed then.
         let kvm = HostKvm::open()?;
-        let vm = Arc::new(kvm.create_vm()?);
+        let vm = Arc::new(kvm.create_vm(plan.dedicated)?);
         // Others find a machine by its virtual machine, and see its CPUs by its threads.
         let threads = reserve_cpus(&plan)?;
         drop(placement_lock);
@@ -113,9 +113,9 @@ impl Machine {
             requests: ties.requests.into(),
             leaving: Some(ties.leaving),
             plan,
-            _address_space: address_space,
+            address_space,
             _vm: vm,
-            _ram: ram,
+            ram,
         })
     }
 }

@@ -7,10 +7,12 @@ use std::ops::Range;
 use berth_arch::layout;
 use berth_devices::irq::{Gsi, MsiMessage, VmPort};
 use kvm_bindings::{
-    CpuId, KVM_API_VERSION, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC,
-    KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY,
-    KVMIO, KvmIrqRouting, kvm_create_device, kvm_device_type_KVM_DEV_TYPE_VFIO,
-    kvm_irq_routing_entry, kvm_pit_config, kvm_userspace_memory_region,
+    CpuId, KVM_API_VERSION, KVM_CAP_X86_DISABLE_EXITS, KVM_IRQ_ROUTING_IRQCHIP,
+    KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
+    KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, KVM_X86_DISABLE_EXITS_HLT,
+    KVM_X86_DISABLE_EXITS_PAUSE, KVMIO, KvmIrqRouting, kvm_create_device,
+    kvm_device_type_KVM_DEV_TYPE_VFIO, kvm_enable_cap, kvm_irq_routing_entry, kvm_pit_config,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, DeviceFd, Kvm, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::EventFd;
@@ -55,9 +57,12 @@ impl HostKvm {
         Ok(Self(kvm))
     }
 
-    /// Creates a virtual machine.
-    pub fn create_vm(&self) -> Result<Vm, KvmError> {
+    /// Creates a virtual machine, whose vCPUs keep their CPUs while they idle if they are `dedicated`.
+    pub fn create_vm(&self, dedicated: bool) -> Result<Vm, KvmError> {
         let fd = self.0.create_vm().map_err(refused("create a virtual machine"))?;
+        if dedicated {
+            keep_cpus(&fd)?;
+        }
         fd.set_tss_address(layout::KVM_TSS as usize).map_err(refused("set the TSS address"))?;
         fd.create_irq_chip().map_err(refused("create the interrupt controllers"))?;
         let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
@@ -75,6 +80,26 @@ impl HostKvm {
     pub fn has_tsc_deadline(&self) -> bool {
         self.0.check_extension(Cap::TscDeadlineTimer)
     }
+}
+
+/// Lets HLT and PAUSE not exit, as far as KVM allows (`kvm_vm_ioctl_enable_cap` in arch/x86/kvm/x86.c):
+/// HLT not on CPUs whose threads would learn from each other. MWAIT is hidden from guests: one that
+/// halts needs no second way to.
+fn keep_cpus(fd: &VmFd) -> Result<(), KvmError> {
+    let allowed = fd.check_extension_raw(KVM_CAP_X86_DISABLE_EXITS.into()).unsigned_abs();
+    let wanted = KVM_X86_DISABLE_EXITS_HLT | KVM_X86_DISABLE_EXITS_PAUSE;
+    let kept = allowed & wanted;
+    if kept & KVM_X86_DISABLE_EXITS_HLT == 0 {
+        log::warn!(
+            "KVM does not let an idle vCPU keep its CPU: HLT exits (a CPU with an SMT fault?)"
+        );
+    }
+    if kept == 0 {
+        return Ok(());
+    }
+    let mut cap = kvm_enable_cap { cap: KVM_CAP_X86_DISABLE_EXITS, ..Default::default() };
+    cap.args[0] = kept.into();
+    fd.enable_cap(&cap).map_err(refused("let vCPUs keep their CPUs"))
 }
 
 /// A virtual machine with its interrupt controllers, still without memory and vCPUs.

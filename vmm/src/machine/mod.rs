@@ -24,7 +24,7 @@ mod watch;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 
-use berth_devices::vfio::AddressSpace;
+use berth_devices::vfio::{AddressSpace, DmaPort};
 use kvm_ioctls::VcpuFd;
 
 use control::Requests;
@@ -43,7 +43,7 @@ use crate::sandbox::{Confinement, Mode, Reporter, Restrictions, Role};
 use console::{Input, Keyboard};
 use kvm::Vm;
 use steering::Steering;
-use vcpu::{Ended, First, Shared, VcpuThread, Work, thread_name};
+use vcpu::{Ended, ExitCounts, First, Shared, VcpuThread, Work, thread_name};
 
 /// A machine that is ready to run.
 ///
@@ -64,9 +64,9 @@ pub struct Machine {
     requests: Requests,
     leaving: Option<Leaving>,
     plan: Plan,
-    _address_space: Option<AddressSpace>,
+    address_space: Option<AddressSpace>,
     _vm: Arc<Vm>,
-    _ram: Ram,
+    ram: Ram,
 }
 
 /// How a machine is run, beside its plan.
@@ -203,11 +203,37 @@ impl Machine {
             }
         }
         self.shared.chipset.segment.gate().shut();
-        let counts = control::stop(&self.shared, threads);
+        control::stop(&self.shared, &threads);
         self.filling = None;
-        self.shared.chipset.segment.shut_down();
+        let counts = self.give_back(threads);
         log::info!("exits to user space by vCPU: {counts:?}");
         result
+    }
+
+    /// Closes the devices, which the kernel resets each, and meanwhile takes guest memory from them.
+    fn give_back(&self, threads: Vec<VcpuThread>) -> Vec<ExitCounts> {
+        let segment = &self.shared.chipset.segment;
+        segment.shut_down();
+        let mut shares: Vec<Vec<_>> = threads.iter().map(|_| Vec::new()).collect();
+        let count = shares.len().max(1);
+        for (index, function) in segment.take_all().into_iter().enumerate() {
+            // A machine has a vCPU.
+            if let Some(share) = shares.get_mut(index % count) {
+                share.push(function);
+            }
+        }
+        for (thread, functions) in threads.iter().zip(shares) {
+            if !functions.is_empty() {
+                thread.send(Box::new(move || drop(functions)));
+            }
+        }
+        if let Some(space) = &self.address_space {
+            for chunk in self.ram.chunks() {
+                // What was not mapped yet cannot be unmapped.
+                let _ = space.unmap(chunk.guest, chunk.length as u64);
+            }
+        }
+        threads.into_iter().map(VcpuThread::join).collect()
     }
 
     fn start(&mut self) -> Result<Vec<VcpuThread>, RunError> {

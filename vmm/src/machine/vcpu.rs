@@ -141,6 +141,9 @@ pub fn thread_name(machine: &str, index: u8) -> String {
 pub struct VcpuThread {
     thread: JoinHandle<ExitCounts>,
     work: Sender<Work>,
+    errand: Sender<Errand>,
+    /// Its vCPU runs no more, and it waits for an errand.
+    has_left: Arc<AtomicBool>,
 }
 
 /// What a vCPU's thread runs.
@@ -160,6 +163,9 @@ pub struct Work {
     /// Of the vCPU that runs first.
     pub first: Option<First>,
 }
+
+/// What a thread does when its vCPU runs no more, behind the same filter.
+pub type Errand = Box<dyn FnOnce() + Send>;
 
 /// What the vCPU that runs first does before.
 pub struct First {
@@ -189,6 +195,9 @@ impl VcpuThread {
 
     fn spawn(name: String, cpu: Option<u32>) -> io::Result<Self> {
         let (work, orders) = mpsc::channel::<Work>();
+        let (errand, errands) = mpsc::channel::<Errand>();
+        let has_left = Arc::new(AtomicBool::new(false));
+        let leaves = has_left.clone();
         let (pinned, result) = mpsc::channel();
         let body = move || {
             let _ = pinned.send(cpu.map_or(Ok(()), |cpu| pin::pin_this_thread(&[cpu])));
@@ -208,11 +217,17 @@ impl VcpuThread {
                 let _ = ended.send(result.map_err(RunError::from));
                 let _ = shared.ended.write(1);
             }
+            // All that it had of the machine goes before others learn that it has left.
+            drop((fd, shared));
+            leaves.store(true, Ordering::Release);
+            if let Ok(errand) = errands.recv() {
+                errand();
+            }
             counts
         };
         let thread = thread::Builder::new().name(name).spawn(body)?;
         result.recv().expect("the thread tells before it waits")?;
-        Ok(Self { thread, work })
+        Ok(Self { thread, work, errand, has_left })
     }
 
     /// Lets it run the vCPU, once it is restricted.
@@ -220,19 +235,24 @@ impl VcpuThread {
         assert!(self.work.send(work).is_ok(), "a thread waits for its vCPU");
     }
 
-    /// Takes the vCPU out of the guest, unless its thread has ended; returns whether it has not.
+    /// Takes the vCPU out of the guest, unless it has left it for good; returns whether it has not.
     /// The vCPU sees the stop flag, which is set by now.
     pub fn kick(&self) -> bool {
-        if self.thread.is_finished() {
+        if self.has_left.load(Ordering::Acquire) {
             return false;
         }
         kick::kick(&self.thread);
         true
     }
 
-    /// Waits for its end.
+    /// Has it do something, once its vCPU runs no more.
+    pub fn send(&self, errand: Errand) {
+        assert!(self.errand.send(errand).is_ok(), "a thread waits for an errand");
+    }
+
+    /// Waits for its end, after an errand if it has one.
     pub fn join(self) -> ExitCounts {
-        drop(self.work);
+        drop((self.work, self.errand));
         self.thread.join().expect("a vCPU thread does not panic")
     }
 }

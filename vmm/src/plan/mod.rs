@@ -61,6 +61,8 @@ pub struct Plan {
     pub memory: MemoryPlan,
     /// One entry per vCPU, by index.
     pub vcpus: Vec<VcpuPlan>,
+    /// vCPUs keep their CPUs while they idle.
+    pub dedicated: bool,
     /// What the vCPUs' CPUs have in common.
     pub locality: Locality,
     /// Host CPUs for berth's own threads.
@@ -122,6 +124,7 @@ impl Plan {
             memory,
             locality: Locality::of(host, &placement.vcpus),
             vcpus: placement.vcpus,
+            dedicated: config.cpu.dedicated,
             vmm_cpus: placement.vmm_cpus,
             avoided: placement.avoided,
             numa,
@@ -146,6 +149,7 @@ impl Plan {
             notes,
         };
         plan.shortfalls = shortfalls::find(config, host, &assigned, &plan);
+        placement::check_dedicated(&plan)?;
         Ok(plan)
     }
 }

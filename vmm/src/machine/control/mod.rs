@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::{Machine, RunError, footprint};
 use crate::exit::Exit;
-use crate::machine::vcpu::{ExitCounts, Shared, VcpuThread};
+use crate::machine::vcpu::{Shared, VcpuThread};
 use crate::sandbox::Role;
 use console::ConsoleInput;
 use devices::Devices;
@@ -28,16 +28,15 @@ use vcpus::Vcpus;
 /// How long a kicked vCPU gets before it is kicked again.
 const KICK_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Takes every vCPU out of the guest and waits for its thread.
+/// Takes every vCPU out of the guest for good.
 ///
 /// One kick is enough for a vCPU in the guest. One that is about to write to a console that nobody
 /// reads would miss it, so kicks are repeated.
-pub fn stop(shared: &Shared, threads: Vec<VcpuThread>) -> Vec<ExitCounts> {
+pub fn stop(shared: &Shared, threads: &[VcpuThread]) {
     shared.stop.store(true, Ordering::Release);
     while threads.iter().filter(|thread| thread.kick()).count() > 0 {
         std::thread::sleep(KICK_INTERVAL);
     }
-    threads.into_iter().map(VcpuThread::join).collect()
 }
 
 /// Waits for the machine's end, and brings it about when asked to.

@@ -22,6 +22,12 @@ impl Plan {
             self.fmt_many(f)?;
         }
         writeln!(f, "  within   {}", self.locality)?;
+        if self.dedicated {
+            writeln!(
+                f,
+                "  idle     in the guest: HLT and PAUSE do not exit, as far as KVM lets them"
+            )?;
+        }
         let own: IdSet = self.vmm_cpus.iter().copied().collect();
         writeln!(f, "  berth    CPU {own}")?;
         for Avoided { cpus, why } in &self.avoided {

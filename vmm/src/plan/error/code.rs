@@ -45,6 +45,7 @@ impl PlanError {
             Self::SeveralNodes { .. } => Code::NodesSeveral,
             Self::TooFewCpus { .. } => Code::CpusFew,
             Self::CpuCount { .. } => Code::CpuCount,
+            Self::CpuShared { .. } => Code::CpuNotDedicated,
             Self::CpuNotOnline { .. } | Self::InterruptCpuNotOnline { .. } => Code::CpuOffline,
             Self::CpuNotAllowed { .. } | Self::CpuPartitioned { .. } => Code::CpuNotAllowed,
             Self::TooFewPages { need, free, others, .. } => {

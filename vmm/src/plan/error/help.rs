@@ -143,6 +143,10 @@ impl PlanError {
                 let isolated = enough(isolated).unwrap_or_default();
                 fewer_vcpus(cpus, &isolated, &elsewhere, *whole_cores, *only_isolated)
             }
+            Self::CpuShared { steps, .. } => {
+                let without = "or leave cpu.dedicated out".to_owned();
+                steps.iter().cloned().chain([without]).collect()
+            }
             Self::CpuCount { vcpus, .. } => one(format!(
                 "name {vcpus} CPUs in placement.cpus, one per vCPU, or set it to \"auto\""
             ))?,

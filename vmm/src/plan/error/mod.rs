@@ -166,6 +166,9 @@ pub enum PlanError {
     /// Not one CPU per vCPU.
     #[error("placement.cpus names {cpus} CPUs for {vcpus} vCPUs")]
     CpuCount { cpus: usize, vcpus: u8 },
+    /// Somebody else would wait for a vCPU that never gives its CPU away.
+    #[error("cpu.dedicated keeps CPUs from all others, and {shared}")]
+    CpuShared { shared: String, steps: Vec<String> },
     /// A CPU is not there.
     #[error("placement.cpus names CPU {cpu}, and CPUs {online} are online")]
     CpuNotOnline { cpu: u32, online: IdSet },

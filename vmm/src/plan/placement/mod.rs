@@ -4,6 +4,7 @@
 mod choose;
 mod cores;
 mod cpus;
+mod dedicated;
 mod nodes;
 mod topology;
 mod vmm_cpus;
@@ -13,6 +14,7 @@ use super::{Avoided, Note, PlanError, Share, VcpuPlan};
 use crate::config::Config;
 use crate::host::{HostProfile, IdSet};
 
+pub(super) use dedicated::check_dedicated;
 pub(super) use vmm_cpus::interrupt_cpus;
 
 /// Where a machine lives.

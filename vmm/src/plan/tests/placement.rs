@@ -7,7 +7,7 @@ use serde_json::json;
 use super::hosts::{assign, igb};
 use super::shapes::{Shape, Smt, ids, machine, smt, vcpus};
 use super::{config, plan};
-use crate::host::{CoreKind, HostProfile, IdSet};
+use crate::host::{CoreKind, HostProfile, IdSet, RunningMachine};
 use crate::plan::{Fill, FillReason, Plan, PlanError};
 
 const TWO: [(u32, &str, u64); 2] = [(0, "0-7,16-23", 64), (1, "8-15,24-31", 64)];
@@ -172,6 +172,24 @@ fn memory_is_filled_behind_the_guest_unless_that_could_fail_where_before_it_coul
         }),
         Fill::Behind
     );
+}
+
+/// Somebody else's threads would not run on a CPU that is never given away.
+#[test]
+fn dedicated_cpus_are_those_of_nobody_else() {
+    let fields = json!({ "cpu": { "dedicated": true } });
+    let text = plan(fields.clone(), &host(|_| ())).to_string();
+    assert!(text.contains("HLT and PAUSE do not exit"), "{text}");
+    let shared = host(|host| {
+        let (name, own) = ("other".to_owned(), IdSet::default());
+        host.machines = vec![RunningMachine { pid: 70, name, vcpus: ids("8-15,24-31"), own }];
+    });
+    let named = |dedicated| json!({ "placement": { "cpus": [8, 9] }, "cpu": { "dedicated": dedicated }, "vcpus": 2 });
+    match Plan::new(&config(named(true)), &shared) {
+        Err(PlanError::CpuShared { shared, .. }) => assert!(shared.contains("machine other")),
+        other => panic!("{other:?}"),
+    }
+    assert!(!plan(named(false), &shared).dedicated);
 }
 
 /// A node of three caches: one of two cores, two of four.

@@ -57,6 +57,7 @@ variants!(PlanError:
     SeveralNodes
     TooFewCpus
     CpuCount
+    CpuShared
     CpuNotOnline
     InterruptCpuNotOnline
     CpuNotAllowed
@@ -229,6 +230,9 @@ fn refusals() -> Vec<Case> {
                 }
             },
         ),
+        ("dedicated CPUs, and none for berth", json!({ "cpu": { "dedicated": true } }), |host| {
+            host.process.cpus = "4-5".parse().expect("a list");
+        }),
         ("no interrupt remapping", none(), |host| {
             host.iommu.interrupt_remapping = Some(false);
         }),
