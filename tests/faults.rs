@@ -69,24 +69,28 @@ pub fn calls() -> Result<&'static [Call]> {
     static CALLS: OnceLock<Result<Vec<Call>, String>> = OnceLock::new();
     let made = || -> Result<Vec<Call>> {
         let host = harness::host("nic");
-        let script = format!(
-            "export BERTH_STATE_DIR={STATE}
-             {} faults list {} run {} 2>/run/err </dev/null || {{ cat /run/err; exit 1; }}
-             rm -rf {STATE}",
-            host.probe()?,
-            host.berth()?,
-            config(&host)?
-        );
-        let said = host.exec_with(&script, &[], Duration::from_secs(120))?.success()?;
-        // The C library's first calls come before any of berth's own instructions; then Rust's
-        // runtime looks at the standard descriptors.
-        let calls = said.lines().filter_map(Call::parse);
-        let calls: Vec<Call> = calls.skip_while(|call| call.call != libc::SYS_poll).collect();
-        ensure!(calls.len() > 500, "{} calls\n{said}", calls.len());
-        Ok(calls)
+        list(&host, &config(&host)?)
     };
     let calls = CALLS.get_or_init(|| made().map_err(|error| format!("{error:#}")));
     calls.as_deref().map_err(|error| anyhow!("{error}"))
+}
+
+/// All calls of a run of the config at `path`, under ptrace(2).
+pub fn list(host: &Host, path: &str) -> Result<Vec<Call>> {
+    let script = format!(
+        "export BERTH_STATE_DIR={STATE}
+         {} faults list {} run {path} 2>/run/err </dev/null || {{ cat /run/err; exit 1; }}
+         rm -rf {STATE}",
+        host.probe()?,
+        host.berth()?,
+    );
+    let said = host.exec_with(&script, &[], Duration::from_secs(120))?.success()?;
+    // The C library's first calls come before any of berth's own instructions; then Rust's
+    // runtime looks at the standard descriptors.
+    let calls = said.lines().filter_map(Call::parse);
+    let calls: Vec<Call> = calls.skip_while(|call| call.call != libc::SYS_poll).collect();
+    ensure!(calls.len() > 500, "{} calls\n{said}", calls.len());
+    Ok(calls)
 }
 
 /// Those that differ, and of each the first few.

@@ -178,7 +178,7 @@ const SLACK: [(&str, usize); 6] = [
     ("parent", 16),
     ("control", 20),
     ("vcpu", 16),
-    ("memory", 14),
+    ("memory", 16),
     ("interrupts", 20),
     ("guard", 30),
 ];

@@ -110,6 +110,7 @@ pub fn split(
 ) -> Result<Process, BuildError> {
     child::keep_memory_private().map_err(BuildError::system("switch core dumps off"))?;
     footprint::share_one_heap();
+    Confinement::give_up_programs(&plan.sandbox);
     let restrictions = Restrictions::new(options.seccomp, &plan.sandbox);
     let keyboard = Keyboard::prepare(&plan.console, &restrictions.of(Role::Terminal))?;
     // Before the first thread, which inherits both.

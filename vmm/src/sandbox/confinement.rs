@@ -79,11 +79,15 @@ impl Confinement {
         if plan.has(Layer::Namespaces) {
             leave_processes().map_err(layer(Layer::Namespaces, NAMESPACES))?;
         }
+        Ok(begun)
+    }
+
+    /// Before the first helper is started, which inherits that: no program that any of them could run
+    /// would be privileged. What they have of capabilities now is needed until the end of the build.
+    pub fn give_up_programs(plan: &SandboxPlan) {
         if plan.has(Layer::User) {
-            // While it may; what it has of them now is needed until the end of the build.
             super::empty_bounding_set(CapabilitySet::empty());
         }
-        Ok(begun)
     }
 
     /// The second part, in the machine's process, which has one thread: the other namespaces. The

@@ -16,6 +16,7 @@ mod mounts;
 mod report;
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use seccompiler::BpfProgram;
@@ -281,14 +282,22 @@ fn keep_capabilities(kept: CapabilitySet) -> io::Result<()> {
     Ok(rustix::thread::set_capabilities(None, sets)?)
 }
 
+/// Whether it is empty already, in this process and those that it makes. It takes a system call for
+/// each capability.
+static BOUNDING_SET_IS_EMPTY: AtomicBool = AtomicBool::new(false);
+
 /// No program that this thread could run would get others than `kept`.
 fn empty_bounding_set(kept: CapabilitySet) {
+    if BOUNDING_SET_IS_EMPTY.load(Ordering::Relaxed) {
+        return;
+    }
     let now = rustix::thread::capabilities(None);
     if now.is_ok_and(|now| now.effective.contains(CapabilitySet::SETPCAP)) {
         for capability in (CapabilitySet::all() - kept).iter() {
             // Older kernels lack the newest.
             let _ = rustix::thread::remove_capability_from_bounding_set(capability);
         }
+        BOUNDING_SET_IS_EMPTY.store(kept.is_empty(), Ordering::Relaxed);
     }
 }
 
