@@ -6,6 +6,7 @@
 mod harness;
 
 mod backends;
+mod bench;
 mod binding;
 mod boot;
 mod check;
