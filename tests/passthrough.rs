@@ -155,17 +155,27 @@ fn pings_need_no_exit_to_user_space() -> Result<()> {
     guest.must_end(0, LIMIT)
 }
 
-/// HLT exits of a guest that idles, in 5 s.
-fn halts(host: &Host, dedicated: bool) -> Result<u64> {
+/// How often berth's own threads have run, in all of its processes: those of vCPUs and of the kernel are
+/// not its own.
+const WAKEUPS: &str =
+    "cat $(grep -l ^berth /proc/[0-9]*/comm | sed 's,comm$,task/*/status,') 2>/dev/null |
+    awk '/^Name:/ {own = $2 ~ /^berth/} own && /ctxt_switches:/ {sum += $2} END {print sum}'";
+
+/// HLT exits of a guest that idles, in 5 s, and wakeups of berth's own threads.
+fn halts(host: &Host, dedicated: bool) -> Result<(u64, u64)> {
     host.bind_vfio()?;
     let cpu = serde_json::json!({ "dedicated": dedicated });
     let guest = host.run_guest(&GuestConfig::new(host).set("/cpu", cpu).verbs("wait"))?;
     guest.wait_for("L2: waiting", LIMIT)?;
     let file = format!("/sys/kernel/debug/kvm/{}-*/halt_exits", guest.machine()?);
-    let halts = || -> Result<u64> { Ok(host.run(&format!("cat {file}"))?.trim().parse()?) };
-    let before = halts()?;
+    let number = |script: &str| -> Result<u64> { Ok(host.run(script)?.trim().parse()?) };
+    let now = || -> Result<_> { Ok((number(&format!("cat {file}"))?, number(WAKEUPS)?)) };
+    // Its console has told the last by then.
+    std::thread::sleep(Duration::from_secs(2));
+    let before = now()?;
     std::thread::sleep(Duration::from_secs(5));
-    let during = halts()? - before;
+    let after = now()?;
+    let during = (after.0 - before.0, after.1 - before.1);
     guest.send("end\n")?;
     guest.must_end(0, LIMIT)?;
     Ok(during)
@@ -176,8 +186,10 @@ fn halts(host: &Host, dedicated: bool) -> Result<u64> {
 fn a_vcpu_with_a_cpu_of_its_own_idles_without_exits() -> Result<()> {
     let host = harness::host("nic");
     let [shared, dedicated] = [false, true].map(|dedicated| halts(&host, dedicated));
-    let (shared, dedicated) = (shared?, dedicated?);
+    let ((shared, wakeups), (dedicated, wakeups_beside)) = (shared?, dedicated?);
     println!("HLT exits of an idle guest in 5 s: {shared}, and {dedicated} on dedicated CPUs");
+    println!("wakeups of berth's own threads meanwhile: {wakeups} and {wakeups_beside}");
     ensure!(shared > 0 && dedicated == 0, "{shared} and {dedicated} exits");
+    ensure!(wakeups == 0 && wakeups_beside == 0, "{wakeups} and {wakeups_beside} wakeups");
     postconditions::nic_is_free(&host)
 }
