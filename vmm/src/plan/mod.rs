@@ -209,6 +209,8 @@ pub enum FillReason {
     SharedUser,
     /// Only what berth may do before the guest starts lets it lock as much.
     LockLimit,
+    /// A driver of the guest would wait for it longer than kernels think healthy.
+    Large,
 }
 
 /// Pages that a node of the host gives.

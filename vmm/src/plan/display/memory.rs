@@ -15,6 +15,7 @@ impl fmt::Display for FillReason {
             Self::SharedUser => {
                 "iommufd counts what sandbox.uid has pinned in all of its processes together"
             }
+            Self::Large => "the guest's drivers would have to wait for so much for too long",
             Self::LockLimit => {
                 "RLIMIT_MEMLOCK is below its size, and berth has CAP_IPC_LOCK until then only"
             }
