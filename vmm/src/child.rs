@@ -15,6 +15,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{DumpableBehavior, Pid, Resource, Rlimit};
 use rustix::thread::CapabilitySet;
 
+use crate::footprint;
+
 /// Signals that end or stop a job. `SIGTTOU` stops a process of the background that sets a
 /// terminal's modes, `SIGXFSZ` comes to who writes to a file that is as large as it may be.
 const IGNORED: [libc::c_int; 7] = [
@@ -40,6 +42,7 @@ pub fn start(name: &CStr, kept: &[RawFd], body: impl FnOnce()) -> io::Result<()>
     }
     let whole = panic::catch_unwind(AssertUnwindSafe(|| {
         detach(name, kept);
+        footprint::shrink();
         body();
     }));
     // SAFETY: ends this process, without running what berth has registered for its own end.

@@ -108,6 +108,7 @@ pub mod config;
 pub mod device_list;
 pub mod error;
 pub mod exit;
+mod footprint;
 pub mod host;
 pub mod machine;
 pub mod netlink;

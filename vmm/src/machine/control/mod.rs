@@ -14,8 +14,9 @@ mod vcpus;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{Machine, RunError, footprint};
+use super::{Machine, RunError};
 use crate::exit::Exit;
+use crate::footprint;
 use crate::machine::vcpu::{Shared, VcpuThread};
 use crate::sandbox::Role;
 use console::ConsoleInput;

@@ -22,7 +22,7 @@ use rustix::process::{
 };
 
 use crate::child;
-use crate::machine::footprint;
+use crate::footprint;
 use crate::sandbox::{Confinement, Restriction, SandboxError};
 
 use patience::Patience;
