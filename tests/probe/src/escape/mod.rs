@@ -43,6 +43,11 @@ pub fn run(thread: u64, mode: &str, scene: &[&str]) -> Result<()> {
     let mut copier = Copier::of_thread(i32::try_from(thread)?)?;
     for attempt in attempts::all() {
         let mut copy = copier.copy(filtered)?;
+        // Its namespace has numbers of its own: what is done to that one would be done to itself.
+        while number_inside(copy.pid()) == Some(scene.victim) {
+            let next = copier.copy(filtered)?;
+            copier.end(std::mem::replace(&mut copy, next));
+        }
         let outcome = match (attempt.make)(&mut copy, &scene) {
             Ok(outcome) => outcome,
             Err(ended) => Outcome::Killed(ended.0),
@@ -53,4 +58,11 @@ pub fn run(thread: u64, mode: &str, scene: &[&str]) -> Result<()> {
     copier.finish()?;
     std::fs::remove_file(&scene.socket)?;
     Ok(())
+}
+
+/// The number of process `pid` in the innermost of its PID namespaces.
+fn number_inside(pid: i32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    numbers.split_whitespace().last()?.parse().ok()
 }
